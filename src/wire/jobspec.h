@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A job as its user describes it, and its JSON form: the body of POST /v1/jobs, the `spec` that
+ * the core stores unread, and what the agent gets. The CLI makes the same JSON from a YAML file.
+ */
+#ifndef YADO_WIRE_JOBSPEC_H
+#define YADO_WIRE_JOBSPEC_H
+
+#include "base/str.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    JOBSPEC_ARGS_MAX = 4096,
+    JOBSPEC_ARG_BYTES_MAX = 128 * 1024, /* all of argv and env together */
+    JOBSPEC_INPUTS_MAX = 4096,
+    JOBSPEC_PARTS_MAX = 100000,
+    JOBSPEC_CPUS_MAX = 64,
+};
+#define JOBSPEC_MEMORY_MIN (64ull << 20)
+#define JOBSPEC_MEMORY_MAX (1ull << 40)
+#define JOBSPEC_MEMORY_DEFAULT (256ull << 20)
+
+struct jobspec_input {
+    char *path;       /* where it appears in the guest, relative to /in: "a/b.npy" */
+    char digest[65];  /* SHA-256 of the blob, hexadecimal */
+    uint64_t size;    /* bytes of the blob */
+    uint32_t mode;    /* permission bits of a file, e.g. 0755 */
+    bool tar;         /* the blob is a tar, unpacked into directory `path` */
+};
+
+struct jobspec_env {
+    char *name;
+    char *value;
+};
+
+/* Zero means "not given" for optional numbers; jobspec_defaults() fills them in. */
+struct jobspec {
+    char *name;
+    char *image;
+    char **argv; /* NULL-terminated */
+    size_t count_argv;
+    struct jobspec_env *env;
+    size_t count_env;
+    struct jobspec_input *inputs;
+    size_t count_inputs;
+    uint32_t parts;
+    uint64_t memory_bytes;
+    uint32_t cpus;
+    bool network_nat; /* "network": "nat"; the default is "none" */
+    uint32_t retries;
+    uint64_t time_limit_ms; /* guest run time */
+    int32_t priority;
+    struct jobspec *then; /* the combining job: its inputs gain part-0/ ... part-N-1/ */
+};
+
+struct jobspec *jobspec_new(void);
+void jobspec_free(struct jobspec *spec);
+void jobspec_defaults(struct jobspec *spec);
+
+/* Checks every bound; -EINVAL with a text that names the key and the remedy. */
+int jobspec_check(const struct jobspec *spec, struct err *ret_err);
+
+/* Strict: unknown keys and wrong types are -EINVAL with the key's path in the text
+ * ("then.memory: a size such as \"512M\", not a list"). memory and time_limit are numbers of
+ * bytes and of ms, or texts ("512M", "2h"). Runs jobspec_defaults() and jobspec_check(). */
+int jobspec_from_json(const json_t *json, struct jobspec **ret_spec, struct err *ret_err);
+
+/* A new reference; jobspec_from_json() of it gives the same. */
+json_t *jobspec_to_json(const struct jobspec *spec);
+
+#endif

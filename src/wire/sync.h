@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The one exchange between agent and master: POST /v1/agent/sync. The agent posts what it
+ * observes, the master answers what it desires (docs/protocol.md). Level-triggered: each message
+ * is whole, so a lost or repeated one is mended by the next.
+ */
+#ifndef YADO_WIRE_SYNC_H
+#define YADO_WIRE_SYNC_H
+
+#include "base/str.h"
+#include "wire/jobspec.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { SYNC_VERSION = 1, SYNC_VMS_MAX = 1024, SYNC_TEXT_MAX = 256 };
+
+struct sync_class {
+    char machine[64];
+    char cpu[64];
+    char accel[16];
+    uint32_t qemu_version; /* 70222 for 7.2.22 */
+};
+
+struct sync_layer {
+    char digest[65]; /* "" when none */
+    uint64_t size;
+    uint64_t output_offset;
+    uint64_t run_ms;
+    struct sync_class cls;
+};
+
+/* One VM as the agent sees it; states are the names of grid_vm_state_name(). */
+struct sync_vm {
+    uint64_t job, part, epoch;
+    char state[16];
+    char reason[64];
+    char note[SYNC_TEXT_MAX];
+    struct sync_layer layer;
+    int32_t exit_status;
+    bool oom;
+    char result[65];
+    uint64_t result_bytes;
+    uint64_t output_bytes;
+    uint64_t run_ms;
+    uint64_t peak_bytes;
+    uint32_t stop_ms, save_ms, upload_ms, resume_ms;
+};
+
+struct sync_report {
+    uint32_t version;
+    uint64_t seq;          /* grows with each sync of one agent process */
+    uint64_t seen;         /* `serial` of the last answer that was applied, 0 for none */
+    bool wait;             /* may be held until something changes */
+    char agent[33];        /* random per agent process */
+    bool available;
+    char reason[64];       /* why not available */
+    uint64_t memory_bytes; /* share that guests may have together */
+    uint32_t cpus;
+    uint32_t speed;
+    struct sync_class cls;
+    struct sync_vm *vms;
+    size_t count_vms;
+};
+
+struct sync_blob {
+    char digest[65];
+    uint64_t size;
+};
+
+struct sync_image {
+    char name[64];
+    struct sync_blob kernel, initrd;
+    struct sync_blob root; /* erofs; digest "" when the image has none */
+};
+
+struct sync_desired {
+    uint64_t job, part, epoch; /* job 0: a golden build */
+    char want[16];             /* "run", "suspend", "drop" */
+    char reason[64];           /* of suspend: "drain", "hold" */
+    char grant[65];            /* bearer token of this placement's data requests */
+    struct sync_image image;
+    struct sync_layer golden;  /* digest "" for a golden build */
+    struct sync_layer layer;   /* digest "" when it starts from golden */
+    uint64_t output_have;      /* bytes of output that are durable at the master */
+    uint64_t memory_bytes;
+    uint32_t cpus;
+    struct jobspec *spec;      /* NULL for a golden build */
+};
+
+struct sync_reply {
+    uint32_t version;
+    uint64_t serial;   /* of this answer; to be sent back as `seen` */
+    uint64_t term;     /* of the master process; grows with each start */
+    uint64_t step;
+    uint64_t lease_ms; /* vCPUs stop when this long has passed since this sync was sent */
+    char cpu_model[64];   /* the pool's baseline CPU model and machine type */
+    char machine[64];
+    struct sync_desired *vms;
+    size_t count_vms;
+};
+
+/* All return 0 or -EINVAL with the key's path in the text; decoded records are owned by the
+ * caller and released by the deinit functions, also after an error. */
+json_t *sync_report_to_json(const struct sync_report *r);
+int sync_report_from_json(const json_t *json, struct sync_report *ret, struct err *ret_err);
+void sync_report_deinit(struct sync_report *r);
+json_t *sync_reply_to_json(const struct sync_reply *r);
+int sync_reply_from_json(const json_t *json, struct sync_reply *ret, struct err *ret_err);
+void sync_reply_deinit(struct sync_reply *r);
+
+/* One VM and one desired VM alone: what supervisor and agent say to each other. */
+json_t *sync_vm_to_json(const struct sync_vm *vm);
+int sync_vm_from_json(const json_t *json, struct sync_vm *ret, struct err *ret_err);
+json_t *sync_desired_to_json(const struct sync_desired *d);
+int sync_desired_from_json(const json_t *json, struct sync_desired *ret, struct err *ret_err);
+void sync_desired_deinit(struct sync_desired *d);
+
+#endif
