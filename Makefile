@@ -1,0 +1,72 @@
+# The front door. Every target does its own set-up; a second run of any of them installs nothing.
+#
+#   make          build/yado and the guest's built-in image
+#   make demo     the whole grid on this PC: four agents, real guests, two moves
+#   make test     everything that must hold, under AddressSanitizer and UBSan
+#   make soak     the same faults for longer      make bench   figures, tables and plots
+#   make lint     clang-format, clang-tidy, cppcheck, man pages
+#   make fmt      format all sources              make install DESTDIR= PREFIX=
+
+BUILD := build
+TEST := build-test
+FUZZ := build-fuzz
+PYTEST := /usr/bin/python3 -m pytest -p no:cacheprovider
+FUZZ_SECONDS ?= 30
+PREFIX ?= /usr
+
+.PHONY: all setup images demo test unit e2e fuzz soak bench lint fmt install clean
+all: $(BUILD)/build.ninja images
+	ninja -C $(BUILD)
+
+setup:
+	@scripts/setup
+
+$(BUILD)/build.ninja: | setup
+	meson setup $(BUILD) >/dev/null
+
+$(TEST)/build.ninja: | setup
+	meson setup $(TEST) -Db_sanitize=address,undefined -Db_lundef=false >/dev/null
+
+$(FUZZ)/build.ninja: | setup
+	CC=clang meson setup $(FUZZ) -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false >/dev/null
+
+# The guest's kernel and initrd, and the matrix program: the same files for every build.
+images: setup
+	@images/build-tiny $(BUILD)/images
+
+demo: all
+	$(BUILD)/yado demo $(DEMO_ARGS)
+
+test: unit fuzz e2e
+
+unit: $(TEST)/build.ninja
+	ninja -C $(TEST)
+	meson test -C $(TEST) --no-rebuild --print-errorlogs
+
+e2e: $(TEST)/build.ninja images
+	ninja -C $(TEST)
+	YADO=$(CURDIR)/$(TEST)/yado YADO_IMAGES=$(CURDIR)/$(BUILD)/images $(PYTEST) -q tests/e2e $(E2E_ARGS)
+
+fuzz: $(FUZZ)/build.ninja
+	ninja -C $(FUZZ)
+	tests/fuzz/run $(FUZZ) $(FUZZ_SECONDS)
+
+soak: $(TEST)/build.ninja images
+	ninja -C $(TEST)
+	$(TEST)/src/grid/test_histories --count 200000
+	YADO_SOAK=1 $(MAKE) e2e
+
+bench: all
+	bench/run $(BUILD)
+
+lint: $(TEST)/build.ninja
+	scripts/lint $(TEST)
+
+fmt: setup
+	git ls-files '*.c' '*.h' | xargs clang-format -i
+
+install: all
+	DESTDIR=$(DESTDIR) scripts/install $(BUILD) $(PREFIX)
+
+clean:
+	rm -rf $(BUILD) $(TEST) $(FUZZ)
