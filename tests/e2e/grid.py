@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole grid on loopback for end-to-end tests: one real master, any number of real agents with
+their own state folders, real QEMU guests. Leaving the `with` block kills everything it started,
+supervisors, pagers and QEMUs included, also after a failure, and unmounts what they mounted."""
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+YADO = os.environ.get("YADO", str(ROOT / "build/yado"))
+IMAGES = os.environ.get("YADO_IMAGES", str(ROOT / "build/images"))
+# A sanitizer's report must not hide: it goes to files that close() looks at.
+SANITIZER = {"ASAN_OPTIONS": "handle_segv=2:detect_leaks=0:log_path={dir}/sanitizer",
+             "UBSAN_OPTIONS": "print_stacktrace=1:log_path={dir}/sanitizer"}
+
+
+class Failed(AssertionError):
+    pass
+
+
+def wait_for(what, check, timeout=60, every=0.05):
+    """Polls check() until it returns something true; that value is returned."""
+    end = time.monotonic() + timeout
+    while True:
+        value = check()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise Failed(f"waited {timeout} s for {what}")
+        time.sleep(every)
+
+
+class Process:
+    """A daemon of the grid: started, killed, restarted; its log is a file."""
+
+    def __init__(self, grid, name, args):
+        self.grid, self.name, self.args = grid, name, args
+        self.log = grid.dir / f"{name}.log"
+        self.proc = None
+
+    def start(self):
+        with open(self.log, "ab") as log:
+            self.proc = subprocess.Popen([YADO, *self.args], stdin=subprocess.DEVNULL, stdout=log,
+                                         stderr=log, env=self.grid.env, start_new_session=True)
+        return self
+
+    @property
+    def pid(self):
+        return self.proc.pid
+
+    def alive(self):
+        return self.proc is not None and self.proc.poll() is None
+
+    def kill(self, sig=signal.SIGKILL, wait=True):
+        if self.alive():
+            self.proc.send_signal(sig)
+        if wait and self.proc:
+            return self.proc.wait(60)
+
+    def text(self):
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+
+class Grid:
+    def __init__(self, pcs=2, memory="600M", cpus="2", master_args=(), agent_args=(), builder=True):
+        self.count_pcs, self.memory, self.cpus = pcs, memory, cpus
+        self.master_args, self.agent_args, self.builder = list(master_args), list(agent_args), builder
+        self.agents = {}
+        self.failed = False
+
+    def __enter__(self):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="yado-e2e-", dir="/var/tmp"))
+        os.chmod(self.dir, 0o755)
+        self.env = dict(os.environ, YADO_CONFIG_DIR=str(self.dir / "client"), YADO_IMAGES=IMAGES,
+                        **{k: v.format(dir=self.dir) for k, v in SANITIZER.items()})
+        try:
+            self.master = Process(self, "master", ["master", "--state", str(self.dir / "master"),
+                                                   "--listen", "127.0.0.1:0", *self.master_args])
+            self.start_master()
+            # The port stays the same over restarts.
+            self.master.args[self.master.args.index("127.0.0.1:0")] = self.url.split("//")[1]
+            token = (self.dir / "master/admin.token").read_text().strip()
+            self.yado("login", self.url, token)
+            for i in range(self.count_pcs):
+                self.add_pc(f"pc-{i + 1}", builder=self.builder and i == 0)
+        except BaseException:
+            self.__exit__(Failed, None, None)
+            raise
+        return self
+
+    def __exit__(self, kind, value, trace):
+        self.kill_all()
+        reports = [p.read_text(errors="replace") for p in self.dir.glob("sanitizer*")]
+        if kind is not None or reports:
+            for log in sorted(self.dir.glob("*.log")) + sorted(self.dir.glob("pc-*/vm/*/*.log")):
+                print(f"==== {log.relative_to(self.dir)}\n" + log.read_text(errors="replace")[-6000:])
+        if not os.environ.get("YADO_KEEP"):
+            shutil.rmtree(self.dir, ignore_errors=True)
+        if reports and kind is None:
+            raise Failed("sanitizer report:\n" + "\n".join(reports))
+
+    # -- processes ---------------------------------------------------------------------------
+
+    def start_master(self):
+        known = len(re.findall(r"ready at (https://\S+)", self.master.text()))
+        self.master.start()
+
+        def ready():
+            if not self.master.alive():
+                raise Failed("the master ended:\n" + self.master.text()[-3000:])
+            found = re.findall(r"ready at (https://\S+)", self.master.text())
+            return found[known:] and found[-1]
+        self.url = wait_for("the master to be ready", ready, 30)
+
+    def add_pc(self, name, builder=False):
+        args = ["pcs", "token", "--json"] + (["--builder"] if builder else [])
+        token = json.loads(self.yado(*args))["token"]
+        state = str(self.dir / name)
+        self.yado("enroll", self.url, token, "--name", name, "--state", state)
+        self.agents[name] = Process(self, name, [
+            "agent", "--state", state, "--idle-grace", "0", "--owner-sources", "none",
+            "--memory-share", self.memory, "--cpu-share", self.cpus, *self.agent_args]).start()
+        return self.agents[name]
+
+    def pids(self, *words):
+        """Processes of this grid whose command line holds every word."""
+        found = []
+        for p in pathlib.Path("/proc").iterdir():
+            if not p.name.isdigit() or int(p.name) == os.getpid():
+                continue
+            try:
+                line = (p / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(self.dir) in line and all(w in line for w in words):
+                found.append(int(p.name))
+        return found
+
+    def kill_all(self):
+        for _ in range(20):
+            pids = self.pids()
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            for p in [self.master, *self.agents.values()]:
+                if p.proc:
+                    p.proc.poll()
+            if not pids:
+                break
+            time.sleep(0.05)
+        for line in pathlib.Path("/proc/self/mounts").read_text().splitlines()[::-1]:
+            if line.split()[1].startswith(str(self.dir)):
+                subprocess.run(["umount", "-l", line.split()[1]], check=False)
+        left = self.pids()
+        if left:
+            print(f"left behind: {left}")
+
+    # -- the command line --------------------------------------------------------------------
+
+    def run(self, *args, timeout=120, input=None):
+        return subprocess.run([YADO, *map(str, args)], env=self.env, capture_output=True,
+                              text=True, timeout=timeout, input=input)
+
+    def yado(self, *args, timeout=120):
+        r = self.run(*args, timeout=timeout)
+        if r.returncode:
+            raise Failed(f"yado {' '.join(map(str, args))}: status {r.returncode}\n{r.stderr}{r.stdout}")
+        return r.stdout
+
+    def json(self, *args):
+        return json.loads(self.yado(*args, "--json"))
+
+    def submit(self, *args):
+        return int(self.json("submit", *args)["id"])
+
+    def job(self, job):
+        return self.json("job", job)
+
+    def parts(self, job):
+        return self.job(job)["parts_list"]
+
+    def wait_state(self, job, *states, timeout=120):
+        """Waits until every part of the job is in one of the states."""
+        def check():
+            parts = self.parts(job)
+            return parts and all(p["state"] in states for p in parts) and parts
+        try:
+            return wait_for(f"job {job} to be {states}", check, timeout, 0.1)
+        except Failed as e:
+            raise Failed(f"{e}: {self.parts(job)}") from None
+
+    def log(self, job, part=0, stream=None):
+        args = ["logs", job, part] + (["--stream", stream] if stream else [])
+        return self.yado(*args)
+
+    def moves(self, job=None):
+        return [m for m in self.json("moves")["moves"] if job is None or m["job"] == job]
+
+    def owner(self, pc, *words):
+        return self.yado("owner", *words, "--state", self.dir / pc)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A running guest moves to another PC; a counter inside it is watched from outside."""
+import re
+import signal
+
+from grid import Grid, wait_for
+
+# busybox sh: a counter that ticks about 20 times a second, in guest memory only.
+COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 50000; done"
+
+
+def ticks(grid, job):
+    return [int(n) for n in re.findall(r"^tick (\d+)$", grid.log(job), re.M)]
+
+
+def assert_no_break(numbers):
+    assert numbers and numbers == list(range(1, len(numbers) + 1)), \
+        [(a, b) for a, b in zip(numbers, numbers[1:]) if b != a + 1][:5]
+
+
+def other(pc):
+    return "pc-2" if pc == "pc-1" else "pc-1"
+
+
+def test_job_runs_and_its_output_and_result_come_back(tmp_path):
+    with Grid(pcs=1) as g:
+        job = g.submit("--memory", "128M", "--", "sh", "-c",
+                       "echo hello; echo part $YADO_PART of $YADO_PARTS; echo oops >&2; "
+                       "echo result > $YADO_OUT/answer; mkdir $YADO_OUT/d; echo x > $YADO_OUT/d/y")
+        g.wait_state(job, "done")
+        assert g.log(job, 0, "out") == "hello\npart 0 of 1\n"
+        g.yado("results", job, tmp_path / "r")
+        assert (tmp_path / "r/answer").read_text() == "result\n"
+        assert (tmp_path / "r/d/y").read_text() == "x\n"
+
+
+def test_counter_over_moves_by_owner_shutdown_and_drain():
+    with Grid(pcs=2) as g:
+        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+
+        def running_on(*names):
+            p = g.parts(job)[0]
+            return p["state"] == "running" and p["pc"] in names and p["pc"]
+
+        def ticking(beyond):
+            return len(ticks(g, job)) > beyond
+
+        pc = wait_for("the job to run", lambda: running_on("pc-1", "pc-2"), 90)
+        wait_for("ticks", lambda: ticking(10))
+        # The owner comes back.
+        g.owner(pc, "leave")
+        to = wait_for("the move by the owner", lambda: running_on(other(pc)))
+        wait_for("ticks after the move", lambda: ticking(len(ticks(g, job)) + 5))
+        g.owner(pc, "auto")
+        # The other PC shuts down: the agent hands over and ends.
+        g.agents[to].kill(signal.SIGPWR)
+        pc = wait_for("the move by the shutdown", lambda: running_on(other(to)))
+        seen = len(ticks(g, job))
+        wait_for("ticks after the second move", lambda: ticking(seen + 5))
+        g.agents[to].start()
+        wait_for("the PC to be back", lambda: [p for p in g.json("pcs")["pcs"]
+                                               if p["name"] == to and p["available"]])
+        g.yado("drain", pc)
+        wait_for("the move by the drain", lambda: running_on(other(pc)))
+        seen = len(ticks(g, job))
+        wait_for("ticks after the third move", lambda: ticking(seen + 5))
+        g.yado("cancel", job)
+        g.wait_state(job, "cancelled")
+        assert_no_break(ticks(g, job))
+        moves = g.moves(job)
+        assert [m["reason"] for m in moves] == ["owner", "shutdown", "drain"]
+        assert all(m["total_ms"] > 0 and m["bytes"] > 0 for m in moves)
