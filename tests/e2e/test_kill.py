@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kill -9 of the master, of agents, of pagers and of QEMUs at random moments loses no acknowledged
+job, never gives two results for one part, and leaves logs that are those of one run.
+
+Seed: YADO_SEED, printed first. Kills of each kind: 8, or 50 with YADO_SOAK."""
+import os
+import random
+import re
+import signal
+import time
+
+from grid import Grid, wait_for
+
+KILLS = 50 if os.environ.get("YADO_SOAK") else 8
+SEED = int(os.environ.get("YADO_SEED", random.SystemRandom().randrange(1 << 32)))
+STEPS = 60
+
+# Every run draws a number of its own: lines of two runs in one log, or a result that is of
+# another run than the log, cannot go unseen.
+JOB = f"""id=$(head -c 8 /dev/urandom | od -An -tx8 | tr -d ' ')
+i=0; while [ $i -lt {STEPS} ]; do i=$((i+1)); echo $id $i; usleep 100000; done
+echo $id > $YADO_OUT/id"""
+
+
+def kill_some(grid, rng, what):
+    """Kills one process of the kind; False when there is none just now."""
+    if what == "master":
+        grid.master.kill()
+        time.sleep(rng.random())  # how long a master is away is part of the random history
+        grid.start_master()
+        return True
+    if what == "agent":
+        agent = grid.agents[rng.choice(sorted(grid.agents))]
+        agent.kill()
+        time.sleep(rng.random())
+        agent.start()
+        return True
+    words = {"pager": [" pager"], "qemu": ["qemu-system"]}[what]
+    pids = sorted(grid.pids(*words))
+    if not pids:
+        return False
+    try:
+        os.kill(rng.choice(pids), signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def tend(grid):
+    """What an administrator does after faults that are not his: let jobs and PCs go on."""
+    for pc in grid.json("pcs")["pcs"]:
+        if pc["draining"]:
+            grid.run("drain", pc["name"], "--undo")
+    for job in grid.json("jobs")["jobs"]:
+        if job["state"] == "held":
+            grid.run("release", job["id"])
+
+
+def test_kill_matrix(tmp_path):
+    print(f"seed {SEED}")
+    rng = random.Random(SEED)
+    todo = [w for w in ("master", "agent", "pager", "qemu") for _ in range(KILLS)]
+    rng.shuffle(todo)
+    jobs, killed = [], {}
+    with Grid(pcs=3, memory="300M", master_args=["--lease", "12s"]) as g:
+        def unfinished():
+            return [j for j in g.json("jobs")["jobs"]
+                    if j["state"] not in ("done", "failed", "cancelled")]
+
+        def submit_until(n):
+            while len(unfinished()) < n:
+                jobs.append(g.submit("--memory", "128M", "--", "sh", "-c", JOB))
+
+        submit_until(3)
+        wait_for("a first guest to run", lambda: g.pids("qemu-system"), 60)
+        while todo:
+            time.sleep(rng.random() * 2.5)
+            if kill_some(g, rng, todo[0]):
+                what = todo.pop(0)
+                killed[what] = killed.get(what, 0) + 1
+            else:
+                rng.shuffle(todo)
+            tend(g)
+            submit_until(3)
+        print(f"killed {killed}, {len(jobs)} jobs")
+
+        def all_done():
+            tend(g)
+            return not unfinished()
+        wait_for("all jobs to finish", all_done, 240, 1)
+
+        for job in jobs:
+            part = g.parts(job)[0]
+            assert part["state"] == "done", (job, part)
+            lines = re.findall(r"^(\w+) (\d+)$", g.log(job, 0, "out"), re.M)
+            ids = {i for i, _ in lines}
+            assert len(ids) == 1, f"job {job}: the log splices runs {ids}"
+            assert [int(n) for _, n in lines] == list(range(1, STEPS + 1)), f"job {job}"
+            g.yado("results", job, tmp_path / str(job))
+            assert (tmp_path / str(job) / "id").read_text().strip() in ids, \
+                f"job {job}: result and log are of different runs"
