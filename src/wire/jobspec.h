@@ -22,6 +22,7 @@ enum {
 };
 #define JOBSPEC_MEMORY_MIN (64ull << 20)
 #define JOBSPEC_MEMORY_MAX (1ull << 40)
+#define JOBSPEC_MEMORY_STEP (32ull << 20) /* sizes are rounded up to it: one golden layer a step */
 #define JOBSPEC_MEMORY_DEFAULT (256ull << 20)
 
 struct jobspec_input {
@@ -54,7 +55,8 @@ struct jobspec {
     uint32_t retries;
     uint64_t time_limit_ms; /* guest run time */
     int32_t priority;
-    struct jobspec *then; /* the combining job: its inputs gain part-0/ ... part-N-1/ */
+    struct jobspec *then; /* the combining job, without one of its own: its inputs gain part-0/ ...
+                             part-N-1/ */
 };
 
 struct jobspec *jobspec_new(void);
@@ -66,7 +68,9 @@ int jobspec_check(const struct jobspec *spec, struct err *ret_err);
 
 /* Strict: unknown keys and wrong types are -EINVAL with the key's path in the text
  * ("then.memory: a size such as \"512M\", not a list"). memory and time_limit are numbers of
- * bytes and of ms, or texts ("512M", "2h"). Runs jobspec_defaults() and jobspec_check(). */
+ * bytes and of ms, or texts ("512M", "2h"). Keys: name, image, command, env, inputs[] {path,
+ * digest, size, mode, tar}, parts, memory, cpus, network, retries, time_limit, priority, then.
+ * Runs jobspec_defaults() and jobspec_check(). */
 int jobspec_from_json(const json_t *json, struct jobspec **ret_spec, struct err *ret_err);
 
 /* A new reference; jobspec_from_json() of it gives the same. */
