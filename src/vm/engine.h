@@ -5,7 +5,8 @@
  * One struct vm is one guest process (QEMU); its caller is the supervisor, which is the parent of
  * the process, so that reading its memory needs no more rights than that. All calls are blocking
  * and made by one thread at a time, except vm_stop_now(), which any thread may call at any
- * moment, also while another call is under way.
+ * moment, also while another call is under way. QEMU dies with the thread that launched it
+ * (PR_SET_PDEATHSIG): call vm_launch() from one that lives as long as the process.
  *
  * A guest never ticks before vm_cont(): QEMU is always started with -S.
  */
@@ -44,6 +45,20 @@ struct vm_config {
     const char *cgroup;     /* directory whose cgroup.procs it joins, or NULL */
 };
 
+/* ---- layer files and plain memory files on disk ---------------------------------------------- */
+
+struct layer_file;
+/* Maps a layer file and checks its header, page table and footer (see layer/layer.h for the rest).
+ * Page data is checked frame by frame when it is used. */
+int vm_layer_open(const char *path, struct layer_file **ret_layer, struct err *ret_err);
+void vm_layer_close(struct layer_file *layer);
+/* Makes the plain memory file `path` (sparse, replaced when it exists): first the content of
+ * `base_memory` (shared blocks where the file system can; NULL: zeros), then the pages of `layer`
+ * (NULL: none). Golden's memory is vm_compose(NULL, golden, path): made once a PC, read only. A
+ * VM's own file is vm_compose(golden's memory, its last layer or NULL, path). */
+int vm_compose(const char *base_memory, const struct layer_file *layer, const char *path,
+               struct err *ret_err);
+
 /* Size of the input drive, the same for every guest: golden has seen it at boot. Sparse. */
 #define VM_INPUT_BYTES (1ull << 40)
 
@@ -58,7 +73,6 @@ const struct vm_class *vm_class_of(const struct vm *vm);
 
 /* Loads device state and small memory blocks from an opened layer (see layer/layer.h); main
  * memory is the memory_file. Afterwards the guest stands stopped at the moment of its save. */
-struct layer_file;
 int vm_restore(struct vm *vm, const struct layer_file *layer, struct err *ret_err);
 
 int vm_cont(struct vm *vm, struct err *ret_err);
@@ -76,6 +90,7 @@ int vm_stop_drain(struct vm *vm, uint64_t deadline_ms, struct err *ret_err);
 struct vm_save_info {
     uint64_t output_offset; /* goes into the layer's metadata */
     uint64_t run_ms;
+    const char *base_digest; /* SHA-256 of the golden layer, hexadecimal; NULL for a full layer */
 };
 struct vm_save_stats {
     uint64_t pages;        /* pages in the layer */
