@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A running guest moves to another PC; a counter inside it is watched from outside."""
+import os
 import re
 import signal
+import statistics
 
 from grid import Grid, wait_for
 
@@ -70,3 +72,29 @@ def test_counter_over_moves_by_owner_shutdown_and_drain():
         moves = g.moves(job)
         assert [m["reason"] for m in moves] == ["owner", "shutdown", "drain"]
         assert all(m["total_ms"] > 0 and m["bytes"] > 0 for m in moves)
+
+
+MOVES = 200 if os.environ.get("YADO_SOAK") else 50
+
+
+def test_counter_over_fifty_moves_in_a_row():
+    """Two PCs whose owners come back in turn; no tick is lost, repeated or out of order."""
+    with Grid(pcs=2, memory="300M") as g:
+        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+        wait_for("ticks", lambda: len(ticks(g, job)) > 3, 90)
+        for move in range(MOVES):
+            pc = wait_for(f"move {move}", lambda: [
+                p["pc"] for p in g.parts(job) if p["state"] == "running"], 60)[0]
+            g.owner(pc, "leave")
+            wait_for(f"move {move} to another PC", lambda: [
+                p for p in g.parts(job) if p["state"] == "running" and p["pc"] == other(pc)], 60)
+            g.owner(pc, "auto")
+        seen = len(ticks(g, job))
+        wait_for("ticks after the last move", lambda: len(ticks(g, job)) > seen + 3)
+        g.yado("cancel", job)
+        g.wait_state(job, "cancelled")
+        assert_no_break(ticks(g, job))
+        moves = g.moves(job)
+        assert len(moves) == MOVES
+        total = [m["total_ms"] for m in moves]
+        print(f"{MOVES} moves, ms: median {statistics.median(total)}, most {max(total)}")

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a job's own misbehaviour and dying PCs get."""
+import os
+import re
+import signal
+
+from grid import Grid, wait_for
+
+RANDOM = ("i=0; while [ $i -lt 60 ]; do i=$((i+1)); "
+          "echo $i $(head -c 4 /dev/urandom | od -An -tu4) | tee -a $YADO_OUT/all; "
+          "usleep 100000; done")
+
+
+def test_log_of_a_random_program_whose_pc_dies_is_of_one_run(tmp_path):
+    """A PC that dies unsaved restarts its parts from golden: the log must not splice two runs."""
+    with Grid(pcs=2, memory="200M", master_args=["--lease", "8s"]) as g:
+        job = g.submit("--memory", "128M", "--", "sh", "-c", RANDOM)
+        wait_for("some numbers", lambda: len(g.log(job, 0, "out").splitlines()) > 20, 90)
+        first = g.log(job, 0, "out").splitlines()
+        pc = g.parts(job)[0]["pc"]
+        for pid in g.pids(f"{g.dir}/{pc}"):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        g.wait_state(job, "done", timeout=120)
+        part = g.parts(job)[0]
+        assert part["pc"] != pc
+        g.yado("results", job, tmp_path / "r")
+        log = g.log(job, 0, "out")
+        assert log == (tmp_path / "r/all").read_text()
+        assert [int(n) for n in re.findall(r"^(\d+) ", log, re.M)] == list(range(1, 61))
+        assert log.splitlines()[0] != first[0], "two runs drew the same random number"
+
+
+def test_jobs_that_misbehave(tmp_path):
+    with Grid(pcs=1, memory="500M") as g:
+        fork = g.submit("--memory", "128M", "--time-limit", "5s", "--", "sh", "-c",
+                        "f() { f | f & sleep 1; }; f; while :; do sleep 1; done")
+        full = g.submit("--memory", "128M", "--", "sh", "-c",
+                        "head -c 500000000 /dev/zero > $YADO_OUT/big; echo head said $?; exit 3")
+        oom = g.submit("--memory", "128M", "--", "sh", "-c",
+                       "x=$(head -c 400000000 /dev/zero | tr '\\0' x); echo ${#x}")
+        status = g.submit("--memory", "128M", "--", "sh", "-c", "exit 7")
+        after = g.submit("--memory", "128M", "--", "echo", "still here")
+        g.wait_state(fork, "failed", timeout=180)
+        assert "time limit" in g.parts(fork)[0]["reason"]
+        g.wait_state(full, "failed", timeout=120)
+        reason = g.parts(full)[0]["reason"]
+        assert "/out" in reason and "memory" in reason, reason
+        g.wait_state(oom, "failed", timeout=120)
+        assert "memory" in g.parts(oom)[0]["reason"]
+        g.wait_state(status, "failed", timeout=120)
+        assert "7" in g.parts(status)[0]["reason"]
+        g.wait_state(after, "done", timeout=120)
+
+
+def test_hostile_results_and_escapes(tmp_path):
+    """Links and escapes in /out and in the log do no harm here."""
+    with Grid(pcs=1, memory="300M") as g:
+        job = g.submit("--memory", "128M", "--", "sh", "-c",
+                       "printf '\\033]0;owned\\007\\033[2J'; cd $YADO_OUT; ln -s /etc evil; "
+                       "ln -s ../../../../tmp up; truncate -s 100G sparse; mkfifo pipe; echo ok > fine")
+        g.wait_state(job, "done", "failed", timeout=120)
+        target = tmp_path / "r"
+        r = g.run("results", job, target)
+        for p in [target, *target.rglob("*")] if target.exists() else []:
+            assert not p.is_symlink() or str(p.resolve()).startswith(str(tmp_path)), p
+        assert r.returncode in (0, 1) and "Traceback" not in r.stderr
+        used = sum(p.lstat().st_blocks * 512 for p in tmp_path.rglob("*"))
+        assert used < 64 << 20, used
