@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Guest frames from a hostile guest: any bytes in any pieces. A frame that is found must be
+ * written back as the very bytes it was found in.
+ */
+#include "base/must.h"
+#include "wire/guest_frame.h"
+
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct guest_reader r = {0};
+    struct guest_frame f;
+    struct guest_state state;
+    struct guest_sync sync;
+    struct buf frames = {0};
+    uint64_t a, b;
+    size_t piece = size ? 1 + data[0] : 1;
+
+    /* As such, and as the payload of a good frame behind a byte of rubbish. */
+    buf_put(&frames, data, size);
+    buf_put_u8(&frames, 'Y');
+    if (size <= GUEST_PAYLOAD_MAX)
+        guest_frame_put(&frames, size ? data[size - 1] : 0, data, (uint32_t)size);
+    for (size_t at = 0; at < frames.len; at += piece) {
+        guest_reader_feed(&r, frames.data + at, frames.len - at < piece ? frames.len - at : piece);
+        while (guest_reader_next(&r, &f)) {
+            struct buf again = {0};
+
+            guest_frame_put(&again, f.type, f.payload, f.len);
+            MUST(memcmp(again.data + GUEST_HEADER_BYTES, f.payload, f.len) == 0);
+            buf_deinit(&again);
+            if (guest_state_get(f.payload, f.len, &state) == 0)
+                MUST(memchr(state.text, 0, sizeof state.text));
+            (void)guest_sync_get(f.payload, f.len, &sync);
+            (void)guest_ack_get(f.payload, f.len, &a, &b);
+        }
+    }
+    while (guest_reader_skip(&r))
+        while (guest_reader_next(&r, &f))
+            ;
+    MUST(r.used <= r.in.len);
+    guest_reader_deinit(&r);
+    buf_deinit(&frames);
+    return 0;
+}
