@@ -205,7 +205,7 @@ struct grid_part {
     uint32_t own_failures;   /* non-zero exits so far */
     uint32_t grid_failures;  /* engine, PC or link failures since progress was last committed */
     uint64_t failed_pcs[3];  /* different PCs on which it failed the grid's way */
-    uint32_t moves;
+    uint32_t moves; /* times it left a PC after it had run there */
     int32_t exit_status; /* wait status of the program; -1 unknown */
     uint64_t peak_bytes;
     uint64_t run_ms;
@@ -217,7 +217,8 @@ struct grid_part {
     char reason[GRID_TEXT_MAX]; /* of the last move, hold or failure, for people */
     /* The move in progress, for the record of moves: */
     uint64_t move_started_ms; /* 0: none */
-    uint64_t move_from;
+    uint64_t move_from; /* kept after the move: another PC is preferred */
+    char move_reason[GRID_NAME_MAX];
     uint64_t move_suspended_ms;
     uint64_t move_placed_ms;
     uint32_t move_stop_ms, move_save_ms, move_upload_ms;
@@ -316,8 +317,14 @@ struct grid_vm_report {
     uint32_t stop_ms, save_ms, upload_ms, resume_ms; /* measured on the PC */
 };
 
-/* What one sync says, reduced to what the core needs. */
+/* What one sync says, reduced to what the core needs.
+ *
+ * seen_epoch: the largest epoch among the VMs of the newest answer that the agent had applied when
+ * it made this report (the master keeps the epochs of its answers by `serial` and looks `seen`
+ * up; 0 when it does not know). Answers are whole and all epochs come from one counter, so the
+ * agent then knew every placement up to that epoch: one that its report lacks is lost. */
 struct grid_report {
+    uint64_t seen_epoch;
     bool available;
     char reason[GRID_NAME_MAX];
     uint64_t memory_bytes;
@@ -329,8 +336,11 @@ struct grid_report {
 };
 
 enum grid_event_kind {
-    GRID_EV_RESTART, /* after load: every lease gets one full term before anything moves */
-    GRID_EV_TICK,    /* time passes: leases lapse, usage decays, retired jobs leave */
+    /* After load, and after the master itself stood still or its wall clock jumped: every lease
+     * gets one full term before anything moves. Repeats TRUNCATE where a crash may have come
+     * between the commit and the effect. */
+    GRID_EV_RESTART,
+    GRID_EV_TICK,    /* time passes: leases lapse, finished jobs retire; see grid_tick_due() */
     GRID_EV_USER,    /* user: created or changed (weight, quota) */
     GRID_EV_SUBMIT,
     GRID_EV_CANCEL,
@@ -342,13 +352,18 @@ enum grid_event_kind {
     GRID_EV_IMAGE,    /* name: creates, or replaces (a new id) */
     GRID_EV_IMAGE_DELETE,
     GRID_EV_REPORT,
+    /* job, part, epoch: the first output of a placement came before the report that it runs. To be
+     * committed before the output is appended: output is taken only from parts that are durably
+     * past STARTING and RESUMING, which is what makes the TRUNCATE of RESTART safe. */
+    GRID_EV_OUTPUT,
 };
 
 struct grid_event {
     enum grid_event_kind kind;
     uint64_t now_ms;
     uint64_t user; /* SUBMIT, USER */
-    uint64_t job;  /* CANCEL, HOLD, RELEASE */
+    uint64_t job;  /* CANCEL, HOLD, RELEASE, OUTPUT */
+    uint64_t part, epoch; /* OUTPUT */
     uint64_t pc;
     const char *name;   /* PC_ENROL, IMAGE; "by whom" for CANCEL and HOLD */
     uint64_t image;     /* IMAGE_DELETE */
@@ -405,23 +420,34 @@ struct grid_config {
     double usage_half_life_s;  /* default 86400 */
     uint32_t failures_to_hold; /* default 3 different PCs */
     uint32_t failures_to_drain; /* default 3 different jobs */
+    /* When at least 3 PCs and more than a fifth of those with leases lapse in one window, nothing
+     * is placed again for that many lease terms; default 10. */
+    uint32_t brake_leases;
 };
 
 struct grid_config grid_config_default(void);
 
+/* What a guest of that size takes of a PC's memory share: its size and a quarter, since page cache
+ * and private copies both count. */
+uint64_t grid_guest_reserve(uint64_t memory_bytes);
+
 struct grid *grid_new(const struct grid_config *config);
 void grid_free(struct grid *g);
 
-/* Puts a stored row into a new grid, before any step. Rows may come in any order of kinds except
- * that META comes first and JOB before its PARTs. 0, or -EINVAL with text when rows contradict. */
+/* Puts a stored row into a new grid, before any step: META first, then users, PCs, images,
+ * goldens, then each job that was not retired, before its parts. LOG and MOVE rows are ignored.
+ * 0, or -EINVAL with text when rows contradict each other. */
 int grid_load(struct grid *g, const struct grid_row *row, struct err *ret_err);
+/* After the last row: whether any part is missing. -EINVAL with text. */
+int grid_load_done(const struct grid *g, struct err *ret_err);
 
 /* Takes one event. Returns an outcome of enum grid_outcome. Appends to fx (cleared first). */
 enum grid_outcome grid_step(struct grid *g, const struct grid_event *event, struct grid_effects *fx);
 
 /* A sync came from this PC: its lease runs from now. Soft: no step, no row, no effect. */
 void grid_renew(struct grid *g, uint64_t pc, uint64_t now_ms);
-/* True when a TICK at now_ms would change something (a lease lapsed, a job may retire). */
+/* True when a TICK at now_ms would change something: a lease lapsed, a job may retire, a PC that
+ * answers again has room for parts that wait. To be asked about once a second. */
 bool grid_tick_due(const struct grid *g, uint64_t now_ms);
 /* True when this report says something the grid does not know yet, so that a step is needed. */
 bool grid_report_is_news(const struct grid *g, uint64_t pc, const struct grid_report *report);
@@ -433,6 +459,7 @@ uint64_t grid_digest(const struct grid *g);
 struct grid_desired {
     uint64_t job, part, epoch; /* job 0: a golden build, part is its id */
     enum grid_want want;
+    const char *reason;            /* of SUSPEND: "drain" or "hold"; else "" */
     const struct grid_job *record;    /* NULL for a golden build */
     const struct grid_part *state;    /* NULL for a golden build */
     const struct grid_golden *golden; /* the base it starts from, or what is to be built */
