@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The PC's cache of blobs: CACHE/DIGEST.data (sparse, the blob's bytes) and CACHE/DIGEST.have (one
+ * byte a 256 KiB block, 1 when it was fetched), shared by all processes of the PC and surviving
+ * them. Nothing is synced: what a power cut or a bad disk leaves is found out, because a block is
+ * compared with the master's list of XXH3-128 sums when a process first uses it, and fetched again
+ * when it differs.
+ *
+ * An open blob holds a shared lock on its .have file; blob_cache_trim() removes only what it can
+ * lock alone. The functions of one struct blob may be called by several threads at once.
+ */
+#ifndef YADO_HOST_BLOB_CACHE_H
+#define YADO_HOST_BLOB_CACHE_H
+
+#include "base/str.h"
+#include "host/http_client.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { BLOB_BLOCK_BYTES = 256 * 1024 };
+
+/* Where blobs come from: `url` + "blobs/DIGEST"; url ends with '/'. */
+struct blob_source {
+    const char *url;
+    const char *ca_file;
+    const char *grant; /* bearer token */
+};
+
+struct http *blob_source_open(const struct blob_source *source);
+
+struct blob;
+
+/* Makes the cache's files when they are missing. cache_dir exists. */
+int blob_open(const char *cache_dir, const char *digest, uint64_t size, struct blob **ret_blob,
+              struct err *ret_err);
+void blob_close(struct blob *b);
+uint64_t blob_size(const struct blob *b);
+uint64_t blob_count_blocks(const struct blob *b);
+/* Of the .data file. The path lives as long as the blob. */
+int blob_fd(const struct blob *b);
+const char *blob_path(const struct blob *b);
+
+/* What the source said, as an error: -ESTALE (409: the placement is over), -ENOENT, -EACCES,
+ * -EAGAIN (5xx, 429: try again), else -EPROTO. */
+int blob_status_error(int status);
+/* True when trying again later may help. */
+bool blob_may_retry(int result);
+
+/* Gets the list of sums once; later calls return at once. */
+int blob_need_list(struct blob *b, struct http *h, const char *url, struct err *ret_err);
+/* True when the block is on the disk and is what the list says; a damaged one is forgotten. The
+ * list must be there. */
+bool blob_check_block(struct blob *b, uint64_t block);
+/* Fetches one block and writes it; -EBADMSG when it is not what the list says. */
+int blob_fetch_block(struct blob *b, struct http *h, const char *url, uint64_t block,
+                     struct err *ret_err);
+/* Gets everything that is missing, list included, and verifies all of it. One attempt: what was
+ * fetched before an error stays. */
+int blob_fetch_all(struct blob *b, struct http *h, const char *url, struct err *ret_err);
+
+/* Removes blobs (and .mem files) that nobody has open, longest unused first, until the cache's
+ * files take at most max_bytes. */
+int blob_cache_trim(const char *cache_dir, uint64_t max_bytes);
+
+#endif
