@@ -25,7 +25,8 @@
 enum {
     GUEST_HEADER_BYTES = 24,
     GUEST_PAYLOAD_MAX = 64 * 1024,
-    GUEST_WINDOW_BYTES = 1024 * 1024,  /* unacknowledged OUTPUT that the guest keeps */
+    GUEST_WINDOW_BYTES =
+        1024 * 1024, /* unacknowledged OUTPUT that the guest keeps; RESULT under way */
     GUEST_START_MAX = 4 * 1024 * 1024, /* bytes of START's JSON */
     GUEST_ENTROPY_BYTES = 64,
 };
@@ -88,7 +89,9 @@ void guest_reader_feed(struct guest_reader *r, const void *data, size_t len);
 /* True with a frame, false when more bytes are needed. Never fails on any input. */
 bool guest_reader_next(struct guest_reader *r, struct guest_frame *ret_frame);
 /* After guest_reader_next() said false and nothing came for a while: gives up the half frame at
- * the front, so that whole ones behind it are found. True when there was something to give up. */
+ * the front, so that whole ones behind it are found. True when there was something to give up.
+ * A host calls it only while it waits for the answer to a SYNC: a program's output, too, may hold
+ * what looks like frames. */
 bool guest_reader_skip(struct guest_reader *r);
 
 enum guest_phase {
