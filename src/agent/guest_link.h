@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The host's side of the guest protocol (docs/formats/guest.md) over a non-blocking descriptor:
+ * SYNC until it is answered, START when the guest is ready, output and result by offset, ACKs.
+ * Used by one thread; knows no clock of its own: the caller says what time it is, and calls
+ * guest_link_tick() only while the guest's vCPUs run.
+ *
+ * The guest may be hostile: whatever it sends costs at most a window of memory, and what makes no
+ * sense is ignored or makes the link ask again with a new SYNC.
+ */
+#ifndef YADO_AGENT_GUEST_LINK_H
+#define YADO_AGENT_GUEST_LINK_H
+
+#include "base/buf.h"
+#include "wire/guest_frame.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What comes from the guest, in order and each byte once. */
+struct guest_link_events {
+    void (*output)(void *arg, const uint8_t *data, size_t len);
+    /* A negative value is -errno of our disk: the link does not acknowledge and asks again. */
+    int (*result)(void *arg, uint64_t offset, const uint8_t *data, size_t len);
+    void (*state)(void *arg, const struct guest_state *state);
+    void *arg;
+};
+
+enum { GUEST_LINK_SYNC_MS = 1000, GUEST_LINK_SILENCE_MS = 60000 };
+
+struct guest_link {
+    int fd; /* borrowed */
+    struct guest_link_events events;
+    struct guest_reader reader;
+    struct buf out;
+    char *start; /* JSON of START; NULL for a golden build */
+    bool synced, start_sent, ack_due;
+    uint64_t nonce;
+    uint64_t bad_seen; /* reader.bad when the SYNC was answered */
+    uint64_t last_tick_ms;
+    uint64_t unanswered_ms;   /* running time since the first SYNC that nobody answered */
+    uint64_t since_sync_ms;   /* running time since the last SYNC */
+    struct guest_state state; /* of the last STATE after a SYNC; phase 0: none yet */
+    uint64_t output_received, output_have;
+    uint64_t result_received;
+};
+
+/* start_json is copied; output_have is how many bytes of output the master has. */
+void guest_link_init(struct guest_link *l, int fd, const struct guest_link_events *events,
+                     const char *start_json, uint64_t output_have);
+void guest_link_deinit(struct guest_link *l);
+
+/* The vCPUs are about to run (again): asks for everything anew. */
+void guest_link_sync(struct guest_link *l, uint64_t now_ms);
+/* Reads and handles what is there. 0, -EPIPE when the other end is gone, or -errno. */
+int guest_link_receive(struct guest_link *l);
+/* Sends what the descriptor takes. */
+int guest_link_flush(struct guest_link *l);
+bool guest_link_wants_write(const struct guest_link *l);
+/* Repeats an unanswered SYNC; -ETIMEDOUT when the guest has been silent for too long. */
+int guest_link_tick(struct guest_link *l, uint64_t now_ms);
+/* The master has output below this offset. */
+void guest_link_ack_output(struct guest_link *l, uint64_t output_have);
+
+#endif
