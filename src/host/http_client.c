@@ -7,6 +7,7 @@
 #include "host/http_client.h"
 #include "base/must.h"
 
+#include <ctype.h>
 #include <curl/curl.h>
 #include <errno.h>
 #include <pthread.h>
@@ -137,6 +138,25 @@ static size_t on_body(char *data, size_t size, size_t count, void *arg)
         return 0;
     }
     buf_put(&x->response->body, data, len);
+    return len;
+}
+
+/* One header line, or the status line, which has no colon before its first space. */
+static size_t on_header(char *line, size_t size, size_t count, void *arg)
+{
+    const struct http_request *q = ((struct exchange *)arg)->request;
+    size_t len = size * count;
+    char *text = xstrndup(line, len), *colon = strchr(text, ':'), *value;
+
+    text[strcspn(text, "\r\n")] = 0;
+    if (colon && memchr(text, ' ', (size_t)(colon - text)) == NULL) {
+        *colon = 0;
+        for (char *p = text; *p; p++)
+            *p = (char)tolower((unsigned char)*p);
+        value = colon + 1 + strspn(colon + 1, " \t");
+        q->header(q->header_arg, text, value);
+    }
+    free(text);
     return len;
 }
 
@@ -272,6 +292,10 @@ static void set_request(struct http *h, const struct http_request *q, struct exc
     curl_easy_setopt(e, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, on_body);
     curl_easy_setopt(e, CURLOPT_WRITEDATA, x);
+    if (q->header) {
+        curl_easy_setopt(e, CURLOPT_HEADERFUNCTION, on_header);
+        curl_easy_setopt(e, CURLOPT_HEADERDATA, x);
+    }
     curl_easy_setopt(e, CURLOPT_NOPROGRESS, 0L);
     curl_easy_setopt(e, CURLOPT_XFERINFOFUNCTION, on_progress);
     curl_easy_setopt(e, CURLOPT_XFERINFODATA, x);

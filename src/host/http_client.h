@@ -66,6 +66,9 @@ struct http_request {
     uint32_t timeout_ms;                              /* of the whole request; default none */
     void (*progress)(void *arg, uint64_t sent_bytes); /* of the request's body */
     void *progress_arg;
+    /* Each header of the answer, before its body; the name is in lower case. */
+    void (*header)(void *arg, const char *name, const char *value);
+    void *header_arg;
 };
 
 struct http_response {

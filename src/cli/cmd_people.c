@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * yado login, whoami, user.
+ */
+#include "cli/text.h"
+#include "cli/view.h"
+#include "base/buf.h"
+#include "base/cleanup.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- login ----------------------------------------------------------------------------------- */
+
+static int run_login(const struct command *cmd, int argc, char **argv)
+{
+    char line[4096];
+    const char *token;
+    struct err e;
+    int c;
+
+    if ((c = cli_option(cmd, argc, argv)) != CLI_END)
+        return cli_option_status(c);
+    if (!cli_words(cmd, argc, 1, 2))
+        return CLI_USAGE;
+    token = argc - optind == 2 ? argv[optind + 1] : line;
+    if (token == line) {
+        if (isatty(STDIN_FILENO))
+            fputs("Token: ", stderr);
+        if (!fgets(line, sizeof line, stdin))
+            return cli_usage(cmd, "no token on standard input");
+        line[strcspn(line, "\r\n")] = 0;
+    }
+    return client_login(argv[optind], token, &e) ? cli_fail(cmd, &e) : CLI_OK;
+}
+
+const struct command cmd_login = {
+    "login",
+    "remember a master and who you are",
+    "URL [TOKEN]",
+    "Stores the master's address, its certificate and your token in ~/.config/yado (or in\n"
+    "$YADO_CONFIG_DIR), readable only by you. Without TOKEN it is read from standard input,\n"
+    "so that no list of processes shows it. The token's first half is the fingerprint of the\n"
+    "master's certificate: another master is not believed.\n"
+    "\n"
+    "The token of the first administrator is printed by `yado master` at its first start.",
+    NULL,
+    NULL,
+    run_login};
+
+/* ---- whoami ---------------------------------------------------------------------------------- */
+
+static int run_whoami(const struct command *cmd, int argc, char **argv)
+{
+    AUTO_CLIENT struct client *client = NULL;
+    AUTO_JSON json_t *reply = NULL;
+    AUTO_FREE char *name = NULL;
+    bool json = false;
+    struct err e;
+    int c;
+
+    while ((c = cli_option(cmd, argc, argv)) == 'j')
+        json = true;
+    if (c != CLI_END)
+        return cli_option_status(c);
+    if (!cli_words(cmd, argc, 0, 0))
+        return CLI_USAGE;
+    if (client_open(&client, &e) || client_get(client, &reply, &e, "/v1/whoami"))
+        return cli_fail(cmd, &e);
+    if (json)
+        return cli_print_json(reply);
+    name = text_clean(cli_text(reply, "name"));
+    printf("%s%s at %s\n", name, cli_bool(reply, "admin") ? " (administrator)" : "",
+           client_url(client));
+    return CLI_OK;
+}
+
+const struct command cmd_whoami = {
+    "whoami",
+    "say who you are to the master",
+    "[--json]",
+    "Your name, whether you are an administrator, and the master's address.\n"
+    "\n"
+    "  --json  the master's whole answer",
+    NULL,
+    view_only_json,
+    run_whoami};
+
+/* ---- user ------------------------------------------------------------------------------------ */
+
+static const struct listing_column user_columns[] = {
+    {"USER", LISTING_SHRINK}, {"ADMIN", 0}, {"TOKENS", LISTING_RIGHT}};
+
+static void user_row(struct listing *l, const json_t *user)
+{
+    listing_add(l, "%s", cli_text(user, "name"));
+    listing_add(l, "%s", cli_bool(user, "admin") ? "yes" : "-");
+    listing_add(l, "%" PRId64, cli_int(user, "tokens"));
+}
+
+static const struct view users_view = {
+    "users", user_columns, sizeof user_columns / sizeof *user_columns, user_row, "No users."};
+
+struct user_args {
+    bool json, admin;
+};
+
+static int add_user(const struct command *cmd, struct client *c, const char *name,
+                    const struct user_args *a)
+{
+    AUTO_JSON json_t *body = json_pack("{s:s, s:b}", "name", name, "admin", (int)a->admin);
+    AUTO_JSON json_t *reply = NULL;
+    struct err e;
+
+    if (!body)
+        return cli_usage(cmd, "the name is no UTF-8 text");
+    if (client_call(c, "POST", body, &reply, &e, "/v1/users"))
+        return cli_fail(cmd, &e);
+    return a->json ? cli_print_json(reply) : CLI_OK;
+}
+
+static int make_token(const struct command *cmd, struct client *c, const char *name,
+                      const struct user_args *a)
+{
+    AUTO_FREE char *escaped = client_escape(name);
+    AUTO_JSON json_t *reply = NULL;
+    struct err e;
+
+    if (client_call(c, "POST", NULL, &reply, &e, "/v1/users/%s/tokens", escaped))
+        return cli_fail(cmd, &e);
+    if (a->json)
+        return cli_print_json(reply);
+    printf("%s\n", cli_text(reply, "token"));
+    fprintf(stderr, "It is shown only now. The user logs in with: yado login %s TOKEN\n",
+            client_url(c));
+    return CLI_OK;
+}
+
+static int remove_user(const struct command *cmd, struct client *c, const char *name)
+{
+    AUTO_FREE char *escaped = client_escape(name);
+    struct err e;
+
+    if (client_call(c, "DELETE", NULL, NULL, &e, "/v1/users/%s", escaped))
+        return cli_fail(cmd, &e);
+    return CLI_OK;
+}
+
+static int run_user(const struct command *cmd, int argc, char **argv)
+{
+    AUTO_CLIENT struct client *client = NULL;
+    struct user_args a = {0};
+    const char *verb, *name;
+    struct err e;
+    int c;
+
+    while ((c = cli_option(cmd, argc, argv)) > 0)
+        *(c == 'j' ? &a.json : &a.admin) = true;
+    if (c != CLI_END)
+        return cli_option_status(c);
+    verb = optind < argc ? argv[optind] : "";
+    name = argc - optind == 2 ? argv[optind + 1] : NULL;
+    if (a.admin && strcmp(verb, "add") != 0)
+        return cli_usage(cmd, "--admin belongs to `yado user add`");
+    if (strcmp(verb, "list") == 0 && argc - optind == 1)
+        return view_show(cmd, &users_view, a.json, "/v1/users");
+    if (!name ||
+        (strcmp(verb, "add") != 0 && strcmp(verb, "rm") != 0 && strcmp(verb, "token") != 0))
+        return cli_usage(cmd, "after user comes list, add NAME, rm NAME or token NAME");
+    if (client_open(&client, &e))
+        return cli_fail(cmd, &e);
+    if (strcmp(verb, "add") == 0)
+        return add_user(cmd, client, name, &a);
+    if (strcmp(verb, "token") == 0)
+        return make_token(cmd, client, name, &a);
+    return remove_user(cmd, client, name);
+}
+
+static const struct option user_options[] = {
+    {"admin", no_argument, NULL, 'a'}, {"json", no_argument, NULL, 'j'}, {NULL, 0, NULL, 0}};
+const struct command cmd_user = {
+    "user",
+    "list, add and remove users; make tokens",
+    "list [--json]\nadd NAME [--admin] [--json]\nrm NAME\ntoken NAME [--json]",
+    "For administrators; everybody may make a token for himself.\n"
+    "\n"
+    "  list        the users\n"
+    "  add NAME    makes a user, who needs a token to do anything\n"
+    "  rm NAME     removes a user and his tokens; his jobs are cancelled\n"
+    "  token NAME  makes a token and prints it, once\n"
+    "\n"
+    "  --admin     may do everything\n"
+    "  --json      the master's whole answer",
+    NULL,
+    user_options,
+    run_user};

@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Job files; see jobfile.h. One table names the keys and what each may hold; every complaint
+ * bears the line of the offending node. libyaml parses; a node is converted only where the table
+ * expects its kind, so aliases cannot make the result larger than the limits of the table.
+ */
+#include "cli/jobfile.h"
+#include "cli/text.h"
+#include "base/buf.h"
+#include "base/cleanup.h"
+#include "base/num.h"
+#include "wire/jobspec.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <yaml.h>
+
+enum { FILE_BYTES_MAX = 1024 * 1024, THEN_DEPTH_MAX = 1 };
+
+struct reader {
+    const char *name;
+    const char *folder;
+    yaml_document_t *doc;
+    int depth; /* in `then`s */
+    struct err *err;
+};
+
+struct field {
+    const char *key;
+    int (*read)(struct reader *r, const struct field *f, const yaml_node_t *node, json_t *job);
+    int64_t min, max;
+    const char *want; /* for texts */
+};
+
+static int complain(struct reader *r, const yaml_node_t *node, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static int complain(struct reader *r, const yaml_node_t *node, const char *fmt, ...)
+{
+    AUTO_FREE char *text = NULL;
+    struct buf b = {0};
+    va_list ap;
+
+    va_start(ap, fmt);
+    buf_vprintf(&b, fmt, ap);
+    va_end(ap);
+    text = buf_take_str(&b);
+    return err_set(r->err, -EINVAL, "%s:%zu: %s%s", r->name, node->start_mark.line + 1,
+                   r->depth ? "then: " : "", text);
+}
+
+static const char *kind_of(const yaml_node_t *node)
+{
+    return node->type == YAML_SEQUENCE_NODE  ? "a list"
+           : node->type == YAML_MAPPING_NODE ? "keys with values"
+                                             : "a single value";
+}
+
+/* The text of a scalar, or NULL when it is none (or holds a NUL, which no program can be given). */
+static const char *scalar(const yaml_node_t *node)
+{
+    const char *s = (const char *)node->data.scalar.value;
+
+    return node->type == YAML_SCALAR_NODE && strlen(s) == node->data.scalar.length ? s : NULL;
+}
+
+static int want(struct reader *r, const struct field *f, const yaml_node_t *node)
+{
+    if (node->type != YAML_SCALAR_NODE)
+        return complain(r, node, "%s: should be %s, not %s", f->key, f->want, kind_of(node));
+    return complain(r, node, "%s: should be %s, not \"%s\"", f->key, f->want,
+                    (const char *)node->data.scalar.value);
+}
+
+/* ---- the kinds of values --------------------------------------------------------------------- */
+
+static int read_text(struct reader *r, const struct field *f, const yaml_node_t *node, json_t *job)
+{
+    const char *s = scalar(node);
+
+    if (!s || !*s)
+        return want(r, f, node);
+    json_object_set_new(job, f->key, json_string(s));
+    return 0;
+}
+
+static int read_name(struct reader *r, const struct field *f, const yaml_node_t *node, json_t *job)
+{
+    const char *s = scalar(node);
+
+    return s && str_is_name(s) ? read_text(r, f, node, job) : want(r, f, node);
+}
+
+static int read_number(struct reader *r, const struct field *f, const yaml_node_t *node,
+                       json_t *job)
+{
+    const char *s = scalar(node);
+    uint64_t v;
+    int64_t n;
+
+    if (!s || num_parse_u64(s[0] == '-' ? s + 1 : s, INT32_MAX, &v) < 0)
+        return want(r, f, node);
+    n = s[0] == '-' ? -(int64_t)v : (int64_t)v;
+    if (n < f->min || n > f->max)
+        return want(r, f, node);
+    json_object_set_new(job, f->key, json_integer(n));
+    return 0;
+}
+
+static int read_size(struct reader *r, const struct field *f, const yaml_node_t *node, json_t *job)
+{
+    const char *s = scalar(node);
+    uint64_t v;
+
+    if (!s || num_parse_size(s, &v) < 0 || v < JOBSPEC_MEMORY_MIN || v > JOBSPEC_MEMORY_MAX)
+        return want(r, f, node);
+    json_object_set_new(job, f->key, json_integer((json_int_t)v));
+    return 0;
+}
+
+static int read_duration(struct reader *r, const struct field *f, const yaml_node_t *node,
+                         json_t *job)
+{
+    const char *s = scalar(node);
+    uint64_t v;
+
+    if (!s || num_parse_duration(s, &v) < 0 || v == 0 || v > INT64_MAX)
+        return want(r, f, node);
+    json_object_set_new(job, f->key, json_integer((json_int_t)v));
+    return 0;
+}
+
+static int read_network(struct reader *r, const struct field *f, const yaml_node_t *node,
+                        json_t *job)
+{
+    const char *s = scalar(node);
+
+    if (!s || (strcmp(s, "none") != 0 && strcmp(s, "nat") != 0))
+        return want(r, f, node);
+    json_object_set_new(job, f->key, json_string(s));
+    return 0;
+}
+
+static int read_command(struct reader *r, const struct field *f, const yaml_node_t *node,
+                        json_t *job)
+{
+    const char *s = scalar(node);
+    json_t *argv;
+
+    if (s && *s) {
+        json_object_set_new(job, f->key, json_pack("[s, s, s]", "sh", "-c", s));
+        return 0;
+    }
+    if (node->type != YAML_SEQUENCE_NODE)
+        return want(r, f, node);
+    argv = json_array();
+    for (yaml_node_item_t *i = node->data.sequence.items.start; i < node->data.sequence.items.top;
+         i++) {
+        const yaml_node_t *item = yaml_document_get_node(r->doc, *i);
+        const char *word = scalar(item);
+
+        if (!word || json_array_size(argv) >= JOBSPEC_ARGS_MAX) {
+            json_decref(argv);
+            return word ? complain(r, item, "command: more than %d words", JOBSPEC_ARGS_MAX)
+                        : want(r, f, item);
+        }
+        json_array_append_new(argv, json_string(word));
+    }
+    json_object_set_new(job, f->key, argv);
+    return json_array_size(argv) ? 0 : want(r, f, node);
+}
+
+static int read_env(struct reader *r, const struct field *f, const yaml_node_t *node, json_t *job)
+{
+    json_t *env;
+
+    if (node->type != YAML_MAPPING_NODE)
+        return want(r, f, node);
+    env = json_object();
+    json_object_set_new(job, f->key, env);
+    for (yaml_node_pair_t *p = node->data.mapping.pairs.start; p < node->data.mapping.pairs.top;
+         p++) {
+        const yaml_node_t *value = yaml_document_get_node(r->doc, p->value);
+        const char *k = scalar(yaml_document_get_node(r->doc, p->key)), *v = scalar(value);
+
+        if (!k || !v)
+            return complain(r, value, "env: %s should be a single value", k ? k : "a name");
+        if (json_object_get(env, k))
+            return complain(r, value, "env: %s is given twice", k);
+        json_object_set_new(env, k, json_string(v));
+    }
+    return 0;
+}
+
+/* Adds {"path", "name"} with the path seen from the file's folder. */
+static void add_input(struct reader *r, json_t *inputs, const char *path, const char *name)
+{
+    AUTO_FREE char *full =
+        path[0] == '/' || !r->folder ? xstrdup(path) : xasprintf("%s/%s", r->folder, path);
+    json_t *input = json_pack("{s:s}", "path", full);
+
+    if (name)
+        json_object_set_new(input, "name", json_string(name));
+    json_array_append_new(inputs, input);
+}
+
+static const char *input_key_at(const void *arg, size_t i)
+{
+    static const char *const keys[] = {"path", "name", NULL};
+
+    return keys[i];
+}
+
+static int read_input(struct reader *r, const struct field *f, const yaml_node_t *node,
+                      json_t *inputs)
+{
+    const char *path = scalar(node), *name = NULL;
+
+    if (node->type == YAML_MAPPING_NODE) {
+        for (yaml_node_pair_t *p = node->data.mapping.pairs.start; p < node->data.mapping.pairs.top;
+             p++) {
+            const yaml_node_t *key = yaml_document_get_node(r->doc, p->key);
+            const char *k = scalar(key), *near = NULL;
+            const char **to = k && strcmp(k, "path") == 0   ? &path
+                              : k && strcmp(k, "name") == 0 ? &name
+                                                            : NULL;
+
+            if (!to) {
+                near = k ? text_nearest(k, input_key_at, NULL) : NULL;
+                return complain(r, key, "inputs: unknown key \"%s\"%s%s%s", k ? k : "?",
+                                near ? " (did you mean \"" : " (there are path and name",
+                                near ? near : "", near ? "\"?)" : ")");
+            }
+            if (*to)
+                return complain(r, key, "inputs: %s is given twice", k);
+            *to = scalar(yaml_document_get_node(r->doc, p->value));
+            if (!*to || !**to)
+                return complain(r, key, "inputs: %s should be a single value", k);
+        }
+    }
+    if (!path || !*path)
+        return want(r, f, node);
+    if (json_array_size(inputs) >= JOBSPEC_INPUTS_MAX)
+        return complain(r, node, "inputs: more than %d; put them into one folder",
+                        JOBSPEC_INPUTS_MAX);
+    add_input(r, inputs, path, name);
+    return 0;
+}
+
+static int read_inputs(struct reader *r, const struct field *f, const yaml_node_t *node,
+                       json_t *job)
+{
+    json_t *inputs;
+
+    if (node->type != YAML_SEQUENCE_NODE)
+        return want(r, f, node);
+    inputs = json_array();
+    json_object_set_new(job, f->key, inputs);
+    for (yaml_node_item_t *i = node->data.sequence.items.start; i < node->data.sequence.items.top;
+         i++) {
+        int e = read_input(r, f, yaml_document_get_node(r->doc, *i), inputs);
+
+        if (e < 0)
+            return e;
+    }
+    return 0;
+}
+
+static int read_job(struct reader *r, const yaml_node_t *node, json_t **ret_job);
+
+static int read_then(struct reader *r, const struct field *f, const yaml_node_t *node, json_t *job)
+{
+    json_t *then = NULL;
+    int e;
+
+    if (r->depth >= THEN_DEPTH_MAX)
+        return complain(r, node, "a combining job has no \"then\" of its own");
+    if (node->type != YAML_MAPPING_NODE)
+        return want(r, f, node);
+    r->depth++;
+    e = read_job(r, node, &then);
+    r->depth--;
+    if (e == 0)
+        json_object_set_new(job, f->key, then);
+    return e;
+}
+
+static const struct field fields[] = {
+    {"name", read_name, .want = "1 to 63 of a-z 0-9 . _ -"},
+    {"command", read_command, .want = "a list of words, or one text for sh -c"},
+    {"image", read_name, .want = "the name of an image (yado image list)"},
+    {"parts", read_number, 1, JOBSPEC_PARTS_MAX, "a number from 1 to 100000"},
+    {"memory", read_size, .want = "a size from 64M to 1T such as \"512M\""},
+    {"cpus", read_number, 1, JOBSPEC_CPUS_MAX, "a number from 1 to 64"},
+    {"env", read_env, .want = "names with values"},
+    {"inputs", read_inputs, .want = "a list of paths, or of {path, name}"},
+    {"network", read_network, .want = "none or nat"},
+    {"retries", read_number, 0, 1000, "a number from 0 to 1000"},
+    {"time_limit", read_duration, .want = "a duration such as \"2h\""},
+    {"priority", read_number, -1000, 1000, "a number from -1000 to 1000"},
+    {"then", read_then, .want = "the keys of a combining job"},
+    {NULL, NULL, 0, 0, NULL},
+};
+
+static const char *field_at(const void *arg, size_t i)
+{
+    return fields[i].key;
+}
+
+static int read_pair(struct reader *r, const yaml_node_pair_t *p, json_t *job)
+{
+    const yaml_node_t *key = yaml_document_get_node(r->doc, p->key);
+    const char *k = scalar(key), *near;
+
+    if (!k)
+        return complain(r, key, "a key should be a single word");
+    for (const struct field *f = fields; f->key; f++) {
+        if (strcmp(f->key, k) != 0)
+            continue;
+        if (json_object_get(job, k))
+            return complain(r, key, "%s is given twice", k);
+        return f->read(r, f, yaml_document_get_node(r->doc, p->value), job);
+    }
+    near = text_nearest(k, field_at, NULL);
+    if (near)
+        return complain(r, key, "unknown key \"%s\" (did you mean \"%s\"?)", k, near);
+    return complain(r, key, "unknown key \"%s\"; yado-job(5) lists them", k);
+}
+
+static int read_job(struct reader *r, const yaml_node_t *node, json_t **ret_job)
+{
+    json_t *job = json_object();
+    int e = 0;
+
+    if (node->type != YAML_MAPPING_NODE)
+        e = complain(r, node, "a job file holds keys such as \"command:\", not %s", kind_of(node));
+    for (yaml_node_pair_t *p = e ? NULL : node->data.mapping.pairs.start;
+         e == 0 && p < node->data.mapping.pairs.top; p++)
+        e = read_pair(r, p, job);
+    if (e == 0 && r->depth && !json_object_get(job, "command"))
+        e = complain(r, node, "a combining job needs a \"command\"");
+    if (e) {
+        json_decref(job);
+        return e;
+    }
+    *ret_job = job;
+    return 0;
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+static int syntax_error(const char *name, const yaml_parser_t *parser, struct err *ret_err)
+{
+    if (parser->error == YAML_READER_ERROR)
+        return err_set(ret_err, -EINVAL, "%s: %s (byte %zu); job files are UTF-8 text", name,
+                       parser->problem, parser->problem_offset);
+    return err_set(ret_err, -EINVAL, "%s:%zu: %s%s%s", name, parser->problem_mark.line + 1,
+                   parser->problem ? parser->problem : "no YAML", parser->context ? " " : "",
+                   parser->context ? parser->context : "");
+}
+
+int jobfile_parse(const char *name, const char *folder, const void *data, size_t len,
+                  json_t **ret_job, struct err *ret_err)
+{
+    yaml_parser_t parser;
+    yaml_document_t doc, second;
+    struct reader r = {.name = name, .folder = folder, .doc = &doc, .err = ret_err};
+    const yaml_node_t *root;
+    json_t *job = NULL;
+    int e;
+
+    if (!yaml_parser_initialize(&parser))
+        return err_set(ret_err, -ENOMEM, "%s: out of memory", name);
+    yaml_parser_set_input_string(&parser, data, len);
+    if (!yaml_parser_load(&parser, &doc)) {
+        e = syntax_error(name, &parser, ret_err);
+        yaml_parser_delete(&parser);
+        return e;
+    }
+    root = yaml_document_get_root_node(&doc);
+    e = root ? read_job(&r, root, &job)
+             : err_set(ret_err, -EINVAL, "%s: the file is empty; it needs at least \"command:\"",
+                       name);
+    if (e == 0 && !yaml_parser_load(&parser, &second)) {
+        e = syntax_error(name, &parser, ret_err);
+    } else if (e == 0) {
+        root = yaml_document_get_root_node(&second);
+        if (root)
+            e = complain(&r, root, "a second document; a job file holds one job");
+        yaml_document_delete(&second);
+    }
+    yaml_document_delete(&doc);
+    yaml_parser_delete(&parser);
+    if (e)
+        json_decref(job);
+    else
+        *ret_job = job;
+    return e;
+}
+
+int jobfile_load(const char *path, json_t **ret_job, struct err *ret_err)
+{
+    bool in = strcmp(path, "-") == 0;
+    AUTO_CLOSE int fd = in ? dup(STDIN_FILENO) : open(path, O_RDONLY | O_CLOEXEC);
+    AUTO_BUF struct buf text = {0};
+    AUTO_FREE char *folder = NULL;
+    const char *slash = strrchr(path, '/');
+    ssize_t n;
+
+    if (fd < 0)
+        return err_set(ret_err, -errno, "%s: %s", path, strerror(errno));
+    while ((n = read(fd, buf_reserve(&text, 65536), 65536)) != 0) {
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return err_set(ret_err, -errno, "%s: %s", path, strerror(errno));
+        text.len += (size_t)n;
+        if (text.len > FILE_BYTES_MAX)
+            return err_set(ret_err, -EFBIG, "%s: larger than 1 MiB; is it a job file?", path);
+    }
+    if (slash && !in)
+        folder = slash == path ? xstrdup("") : xstrndup(path, (size_t)(slash - path));
+    return jobfile_parse(in ? "standard input" : path, folder, text.data ? text.data : (void *)"",
+                         text.len, ret_job, ret_err);
+}
