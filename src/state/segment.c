@@ -79,18 +79,23 @@ static int make_file(struct segments *s, uint64_t job, const char *name, int *re
     char folder[24];
 
     snprintf(folder, sizeof folder, "%" PRIu64, job);
-    if (mkdirat(s->dir, folder, 0700) == 0) {
-        if (fsync(s->dir))
-            return -errno;
-    } else if (errno != EEXIST) {
+    if (mkdirat(s->dir, folder, 0700) && errno != EEXIST)
         return -errno;
-    }
+    /* Also when another part has just made it: its sync may still be under way. */
+    if (fsync(s->dir))
+        return -errno;
     dir = openat(s->dir, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir < 0)
         return -errno;
     fd = openat(s->dir, name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd < 0 || fsync(dir))
+    if (fd < 0)
         return -errno;
+    if (fsync(dir)) {
+        int r = -errno;
+
+        (void)unlinkat(s->dir, name, 0); /* so that the next append tries both again */
+        return r;
+    }
     *ret_fd = take_fd(&fd);
     return 0;
 }
@@ -217,19 +222,17 @@ int segment_read(struct segments *s, uint64_t job, uint64_t part, uint64_t offse
     char name[48];
     int r;
 
+    if (len > INT64_MAX || offset > INT64_MAX - len)
+        return -EFBIG;
     file_name(name, job, part);
     pthread_rwlock_rdlock(lock);
     fd = openat(s->dir, name, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        r = errno == ENOENT ? 0 : -errno;
-    else if (offset > INT64_MAX - len)
-        r = 0;
-    else
-        r = read_at(fd, offset, data, len, ret_len);
-    if (!r && (fd < 0 || offset > INT64_MAX - len))
-        *ret_len = 0;
+    r = fd < 0 ? -errno : read_at(fd, offset, data, len, ret_len);
     pthread_rwlock_unlock(lock);
-    return r;
+    if (r != -ENOENT)
+        return r;
+    *ret_len = 0;
+    return 0;
 }
 
 int segment_truncate(struct segments *s, uint64_t job, uint64_t part, uint64_t offset)

@@ -16,9 +16,11 @@
  * state_commit(). Functions under "reading" may be called by any thread at any moment; they see
  * what was last committed, never what is being written.
  *
- * Errors of every function: 0; -ENOSPC: the disk is full, the transaction was rolled back (refuse
- * new work, reload the grid from the rows, go on); any other negative value: the store is not to
- * be trusted any more (state_error() says what happened): abort and recover from the rows.
+ * Errors of every function: 0; -ENOSPC: the disk is full (refuse new work, reload the grid from
+ * the rows, go on); any other negative value: the store is not to be trusted any more
+ * (state_error() says what happened): abort and recover from the rows. An error makes the open
+ * transaction void: nothing of it is stored, and its later calls, state_commit() as well, return
+ * the same error.
  * Positive values are the documented outcomes. Lists are copied into the caller's struct, whose
  * strings he frees by the functions named.
  */
