@@ -49,14 +49,14 @@ static void set_clock(uint64_t wall_ns)
 /* All guests of one golden layer share its random state until this. */
 static void add_entropy(const uint8_t *bytes)
 {
-    struct {
-        struct rand_pool_info info;
-        uint8_t bytes[GUEST_ENTROPY_BYTES];
-    } e = {.info = {.entropy_count = 8 * GUEST_ENTROPY_BYTES, .buf_size = GUEST_ENTROPY_BYTES}};
+    _Alignas(struct rand_pool_info) uint8_t e[sizeof(struct rand_pool_info) + GUEST_ENTROPY_BYTES];
+    const struct rand_pool_info head = {.entropy_count = 8 * GUEST_ENTROPY_BYTES,
+                                        .buf_size = GUEST_ENTROPY_BYTES};
     AUTO_CLOSE int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
 
-    memcpy(e.bytes, bytes, sizeof e.bytes);
-    if (fd < 0 || ioctl(fd, (int)RNDADDENTROPY, &e) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
+    memcpy(e, &head, sizeof head);
+    memcpy(e + sizeof head, bytes, GUEST_ENTROPY_BYTES);
+    if (fd < 0 || ioctl(fd, (int)RNDADDENTROPY, e) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
         system_say("yado-guest: entropy: %s", strerror(errno));
 }
 
