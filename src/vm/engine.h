@@ -28,21 +28,22 @@ struct vm_class {
 };
 
 struct vm_config {
-    const char *qemu;       /* binary; NULL: found in PATH */
-    const char *dir;        /* private to this VM: sockets, layer files; exists */
-    const char *kernel;     /* files the guest boots from; needed on resume, too (ROM blocks) */
+    const char *qemu;   /* binary; NULL: found in PATH */
+    const char *dir;    /* private to this VM: sockets, layer files; exists */
+    const char *kernel; /* files the guest boots from; needed on resume, too (ROM blocks) */
     const char *initrd;
-    const char *root;       /* read-only erofs image file (may be on the pager's mount), or NULL */
-    const char *input;      /* read-only raw file behind /dev/vdb, size fixed: VM_INPUT_BYTES */
-    const char *memory_file; /* the composed memory of exactly memory_bytes: resume. NULL: cold boot */
-    struct vm_class cls;    /* machine, cpu, accel; version is filled in by vm_launch() */
-    uint64_t memory_bytes;  /* a multiple of 2 MiB */
+    const char *root;  /* read-only erofs image file (may be on the pager's mount), or NULL */
+    const char *input; /* read-only raw file behind /dev/vdb, size fixed: VM_INPUT_BYTES */
+    const char
+        *memory_file;    /* the composed memory of exactly memory_bytes: resume. NULL: cold boot */
+    struct vm_class cls; /* machine, cpu, accel; version is filled in by vm_launch() */
+    uint64_t memory_bytes; /* a multiple of 2 MiB */
     uint32_t cpus;
     bool network_nat;
-    uid_t uid;              /* QEMU runs as this user; (uid_t)-1: as we are */
+    uid_t uid; /* QEMU runs as this user; (uid_t)-1: as we are */
     gid_t gid;
-    bool idle_priority;     /* SCHED_IDLE and idle I/O class */
-    const char *cgroup;     /* directory whose cgroup.procs it joins, or NULL */
+    bool idle_priority; /* SCHED_IDLE and idle I/O class */
+    const char *cgroup; /* directory whose cgroup.procs it joins, or NULL */
 };
 
 /* ---- layer files and plain memory files on disk ---------------------------------------------- */
@@ -93,11 +94,11 @@ struct vm_save_info {
     const char *base_digest; /* SHA-256 of the golden layer, hexadecimal; NULL for a full layer */
 };
 struct vm_save_stats {
-    uint64_t pages;        /* pages in the layer */
-    uint64_t candidates;   /* pages compared */
-    uint64_t size_bytes;   /* of the file */
+    uint64_t pages;      /* pages in the layer */
+    uint64_t candidates; /* pages compared */
+    uint64_t size_bytes; /* of the file */
     uint64_t device_us, scan_us, write_us;
-    char digest[65];       /* SHA-256 of the file */
+    char digest[65]; /* SHA-256 of the file */
 };
 int vm_save(struct vm *vm, const char *base_memory, const struct layer_file *prior,
             const char *path, const struct vm_save_info *info, struct vm_save_stats *ret_stats,

@@ -60,6 +60,7 @@ int vm_probe_version(const char *qemu, uint32_t *ret_version, struct err *ret_er
                        name, strerror(-r));
     if (r)
         return err_set(ret_err, r, "%s --version does not work: is it a whole QEMU?", name);
+    line[strcspn(line, "\n")] = 0;
     if (sscanf(line, "QEMU emulator version %u.%u.%u", &major, &minor, &micro) != 3 ||
         major > 9999 || minor > 99 || micro > 99)
         return err_set(ret_err, -EINVAL, "%s does not call itself a QEMU: %.80s", name, line);

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The inside of struct vm, for the files of the engine.
+ *
+ * Two threads touch it besides the caller's: QMP's reader (events) and whoever calls
+ * vm_stop_now(). What they share is under `lock`:
+ *
+ *   running      QEMU's vCPUs may run: set before `cont` is sent, cleared by the STOP event that
+ *                follows the last RESUME
+ *   frozen       SIGSTOPped by us: they stand although `running` is set
+ *   stop_id      the `stop` under way, 0: none. Its reply comes when disk reads are drained.
+ *
+ * The vCPUs stand when !running or frozen or gone.
+ */
+#ifndef YADO_VM_VM_H
+#define YADO_VM_VM_H
+
+#include "vm/engine.h"
+
+#include "vm/qmp.h"
+#include "wire/qemu_stream.h"
+
+#include <pthread.h>
+
+enum {
+    VM_EVENTS_MAX = 64,
+    VM_VCPUS_MAX = 64,
+    VM_REPLY_MS = 20000, /* for commands that QEMU answers at once unless it hangs */
+};
+
+struct vm {
+    pid_t pid;
+    struct vm_class cls;
+    uint64_t memory_bytes;
+    uint32_t cpus;
+    bool incoming; /* launched to be restored */
+    bool idle_priority;
+    char *dir;
+    int guest_fd;
+    int memory_fd; /* names the mapping in /proc/PID/maps by its inode */
+    struct qmp *qmp;
+    pid_t vcpus[VM_VCPUS_MAX];
+    size_t count_vcpus;
+    /* Head and small blocks: known after a restore or a full save. */
+    struct qemu_state state;
+    bool has_state;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool running;
+    bool frozen;
+    bool gone;
+    bool stop_asked;  /* the next STOP event is our own doing */
+    uint64_t conts;   /* sent */
+    uint64_t resumes; /* RESUME events seen */
+    int64_t stop_id;
+    enum vm_event events[VM_EVENTS_MAX];
+    size_t first_event, count_events;
+    int event_fd;
+};
+
+/* run.c: the reader's callback. */
+void vm_on_qmp_event(void *arg, const char *name, const json_t *data);
+
+/* launch.c: lowers or raises the scheduling class of the vCPUs, where idle_priority is set. */
+void vm_set_vcpu_idle(const struct vm *vm, bool idle);
+/* launch.c: an error text with what QEMU itself complained of first, from its log. */
+int vm_fail_with_log(const struct vm *vm, int code, struct err *err, const char *what);
+
+/* memory.c: the guest's memory in QEMU's address space. */
+struct vm_memory {
+    pid_t pid;
+    int pagemap_fd;
+    uint64_t address; /* of its first byte there */
+    uint64_t bytes;
+};
+int vm_memory_open(const struct vm *vm, struct vm_memory *ret_memory, struct err *ret_err);
+void vm_memory_close(struct vm_memory *m);
+/* For each of count pages from `page` on: whether the guest (or QEMU) wrote it. */
+int vm_memory_written(const struct vm_memory *m, uint64_t page, size_t count, bool *ret_written);
+int vm_memory_read(const struct vm_memory *m, uint64_t offset, void *data, size_t len);
+
+/* files.c */
+int vm_map_file(const char *path, uint8_t **ret_data, size_t *ret_len, struct err *ret_err);
+
+#endif
