@@ -28,9 +28,9 @@
 #include <stdint.h>
 
 enum {
-    GRID_NAME_MAX = 64,       /* names of PCs, users, images, with the NUL */
-    GRID_TEXT_MAX = 256,      /* reasons and event texts, with the NUL */
-    GRID_PARTS_MAX = 100000,  /* parts of one job */
+    GRID_NAME_MAX = 64,      /* names of PCs, users, images, with the NUL */
+    GRID_TEXT_MAX = 256,     /* reasons and event texts, with the NUL */
+    GRID_PARTS_MAX = 100000, /* parts of one job */
 };
 
 /* SHA-256 of a blob in the depot; all zero means none. */
@@ -59,7 +59,7 @@ enum grid_part_state {
     GRID_DONE,        /* exit status 0 and the result recorded */
     GRID_FAILED,      /* the job's own failure, after its retries */
     GRID_CANCELLED,
-    GRID_MERGING,     /* (later) unused until disks: the disk of an old epoch is being closed */
+    GRID_MERGING, /* (later) unused until disks: the disk of an old epoch is being closed */
     GRID_PART_STATES
 };
 
@@ -71,15 +71,15 @@ bool grid_part_is_final(enum grid_part_state s);
 
 /* What an agent observes of a VM (see docs/protocol.md). */
 enum grid_vm_state {
-    GRID_VM_PREPARING,  /* fetching, composing, starting QEMU */
+    GRID_VM_PREPARING, /* fetching, composing, starting QEMU */
     GRID_VM_RUNNING,
-    GRID_VM_PAUSED,     /* vCPUs stopped, memory kept: lease lapsed, or agent told so */
+    GRID_VM_PAUSED, /* vCPUs stopped, memory kept: lease lapsed, or agent told so */
     GRID_VM_SAVING,
-    GRID_VM_SAVED,      /* layer on the PC's disk, guest's memory given back */
+    GRID_VM_SAVED, /* layer on the PC's disk, guest's memory given back */
     GRID_VM_UPLOADING,
-    GRID_VM_SUSPENDED,  /* layer durable in the depot: .layer is set */
-    GRID_VM_DONE,       /* program ended and .result is durable in the depot, or none (empty /out) */
-    GRID_VM_FAILED,     /* the VM is gone by the grid's fault: engine, pager, PC, link; .reason says */
+    GRID_VM_SUSPENDED, /* layer durable in the depot: .layer is set */
+    GRID_VM_DONE,      /* program ended and .result is durable in the depot, or none (empty /out) */
+    GRID_VM_FAILED, /* the VM is gone by the grid's fault: engine, pager, PC, link; .reason says */
     GRID_VM_STATES
 };
 
@@ -122,12 +122,12 @@ struct grid_pc {
     bool draining; /* an administrator's word: nothing new, what runs moves away */
     bool forgotten;
     /* As last reported: */
-    bool reported;         /* false until its first report after enrolment */
-    bool available;        /* owner away, not snoozed, class proven */
+    bool reported;              /* false until its first report after enrolment */
+    bool available;             /* owner away, not snoozed, class proven */
     char reason[GRID_NAME_MAX]; /* why not available: "owner", "snooze", "shutdown", ... */
-    uint64_t memory_bytes; /* the share that guests may have together */
+    uint64_t memory_bytes;      /* the share that guests may have together */
     uint32_t cpus;
-    uint32_t speed;        /* relative; 0 unknown; ties go to the faster */
+    uint32_t speed; /* relative; 0 unknown; ties go to the faster */
     struct grid_class cls;
     uint32_t recent_failures; /* grid failures of different jobs since its last success */
     uint64_t last_failed_job;
@@ -166,7 +166,7 @@ struct grid_submit {
     uint64_t image;
     int32_t priority; /* within the user's jobs; larger first */
     uint32_t retries;
-    uint64_t time_limit_ms; /* guest run time; 0 none */
+    uint64_t time_limit_ms;         /* guest run time; 0 none */
     const struct grid_submit *then; /* combining job, or NULL */
 };
 
@@ -185,9 +185,9 @@ struct grid_job {
     bool held;
     bool cancelled;
     uint64_t submitted_ms;
-    uint64_t finished_ms; /* 0 until all parts are final */
-    uint64_t then_of;     /* the job whose results are this job's input, or 0 */
-    uint64_t then_job;    /* the combining job once it was created, or 0 */
+    uint64_t finished_ms;  /* 0 until all parts are final */
+    uint64_t then_of;      /* the job whose results are this job's input, or 0 */
+    uint64_t then_job;     /* the combining job once it was created, or 0 */
     struct grid_job *then; /* template of the combining job until it is created; owned */
     /* Derived, kept by the core, not part of the row: parts in each state. */
     uint32_t count[GRID_PART_STATES];
@@ -200,24 +200,24 @@ struct grid_part {
     uint64_t epoch; /* of the current or last placement; 0 before the first */
     uint64_t pc;    /* of the current placement, or 0 */
     uint64_t golden;
-    uint64_t queue_key; /* place in the queue: smaller first; see queue.c */
+    uint64_t queue_key;      /* place in the queue: smaller first; see queue.c */
     struct grid_layer layer; /* last committed, digest none if it never had one */
     uint32_t own_failures;   /* non-zero exits so far */
     uint32_t grid_failures;  /* engine, PC or link failures since progress was last committed */
     uint64_t failed_pcs[3];  /* different PCs on which it failed the grid's way */
-    uint32_t moves; /* times it left a PC after it had run there */
-    int32_t exit_status; /* wait status of the program; -1 unknown */
+    uint32_t moves;          /* times it left a PC after it had run there */
+    int32_t exit_status;     /* wait status of the program; -1 unknown */
     uint64_t peak_bytes;
     uint64_t run_ms;
-    uint64_t started_ms;  /* first time it ran; 0 never */
+    uint64_t started_ms; /* first time it ran; 0 never */
     uint64_t finished_ms;
     struct grid_digest result; /* tar of /out; none when empty */
     uint64_t result_bytes;
-    uint64_t output_bytes; /* accepted at the end */
+    uint64_t output_bytes;      /* accepted at the end */
     char reason[GRID_TEXT_MAX]; /* of the last move, hold or failure, for people */
     /* The move in progress, for the record of moves: */
     uint64_t move_started_ms; /* 0: none */
-    uint64_t move_from; /* kept after the move: another PC is preferred */
+    uint64_t move_from;       /* kept after the move: another PC is preferred */
     char move_reason[GRID_NAME_MAX];
     uint64_t move_suspended_ms;
     uint64_t move_placed_ms;
@@ -232,17 +232,15 @@ struct grid_move {
     uint32_t part;
     uint64_t from_pc, to_pc;
     char reason[GRID_NAME_MAX]; /* "owner", "shutdown", "drain", "hold", "died", ... */
-    uint32_t stop_ms;   /* owner's event to vCPUs stopped */
-    uint32_t save_ms;   /* stopped to durable in the depot */
-    uint32_t search_ms; /* durable to placed */
-    uint32_t resume_ms; /* placed to vCPUs running */
+    uint32_t stop_ms;           /* owner's event to vCPUs stopped */
+    uint32_t save_ms;           /* stopped to durable in the depot */
+    uint32_t search_ms;         /* durable to placed */
+    uint32_t resume_ms;         /* placed to vCPUs running */
     uint32_t total_ms;
     uint64_t bytes;
 };
 
-enum grid_log_kind {
-    GRID_LOG_JOB, GRID_LOG_PART, GRID_LOG_PC, GRID_LOG_IMAGE, GRID_LOG_GRID
-};
+enum grid_log_kind { GRID_LOG_JOB, GRID_LOG_PART, GRID_LOG_PC, GRID_LOG_IMAGE, GRID_LOG_GRID };
 
 /* One line of `yado events`. */
 struct grid_log {
@@ -257,10 +255,10 @@ struct grid_log {
 
 struct grid_user {
     uint64_t id;
-    uint32_t weight;       /* default 1 */
-    double usage;          /* decayed guest seconds as of usage_ms */
+    uint32_t weight; /* default 1 */
+    double usage;    /* decayed guest seconds as of usage_ms */
     uint64_t usage_ms;
-    uint64_t max_queued;   /* quota of unfinished parts; 0 none */
+    uint64_t max_queued; /* quota of unfinished parts; 0 none */
 };
 
 /* Counters that must survive: next ids, sequence numbers. */
@@ -269,12 +267,19 @@ struct grid_meta {
     uint64_t next_queue_key;
     uint64_t next_epoch; /* one counter for all placements: epochs only grow */
     uint64_t log_seq, move_seq;
-    uint64_t step;       /* steps taken; every reply carries the one it saw */
+    uint64_t step; /* steps taken; every reply carries the one it saw */
 };
 
 enum grid_row_kind {
-    GRID_ROW_META, GRID_ROW_USER, GRID_ROW_PC, GRID_ROW_IMAGE, GRID_ROW_GOLDEN, GRID_ROW_JOB,
-    GRID_ROW_PART, GRID_ROW_LOG, GRID_ROW_MOVE,
+    GRID_ROW_META,
+    GRID_ROW_USER,
+    GRID_ROW_PC,
+    GRID_ROW_IMAGE,
+    GRID_ROW_GOLDEN,
+    GRID_ROW_JOB,
+    GRID_ROW_PART,
+    GRID_ROW_LOG,
+    GRID_ROW_MOVE,
 };
 
 /* One durable row. put: insert or replace by its key (id; job+index for a part; seq for log and
@@ -340,8 +345,8 @@ enum grid_event_kind {
      * gets one full term before anything moves. Repeats TRUNCATE where a crash may have come
      * between the commit and the effect. */
     GRID_EV_RESTART,
-    GRID_EV_TICK,    /* time passes: leases lapse, finished jobs retire; see grid_tick_due() */
-    GRID_EV_USER,    /* user: created or changed (weight, quota) */
+    GRID_EV_TICK, /* time passes: leases lapse, finished jobs retire; see grid_tick_due() */
+    GRID_EV_USER, /* user: created or changed (weight, quota) */
     GRID_EV_SUBMIT,
     GRID_EV_CANCEL,
     GRID_EV_HOLD,
@@ -349,7 +354,7 @@ enum grid_event_kind {
     GRID_EV_PC_ENROL, /* name, builder: new, or the same name again (a re-installed PC) */
     GRID_EV_PC_SET,   /* pc, builder, draining */
     GRID_EV_PC_FORGET,
-    GRID_EV_IMAGE,    /* name: creates, or replaces (a new id) */
+    GRID_EV_IMAGE, /* name: creates, or replaces (a new id) */
     GRID_EV_IMAGE_DELETE,
     GRID_EV_REPORT,
     /* job, part, epoch: the first output of a placement came before the report that it runs. To be
@@ -361,12 +366,12 @@ enum grid_event_kind {
 struct grid_event {
     enum grid_event_kind kind;
     uint64_t now_ms;
-    uint64_t user; /* SUBMIT, USER */
-    uint64_t job;  /* CANCEL, HOLD, RELEASE, OUTPUT */
+    uint64_t user;        /* SUBMIT, USER */
+    uint64_t job;         /* CANCEL, HOLD, RELEASE, OUTPUT */
     uint64_t part, epoch; /* OUTPUT */
     uint64_t pc;
-    const char *name;   /* PC_ENROL, IMAGE; "by whom" for CANCEL and HOLD */
-    uint64_t image;     /* IMAGE_DELETE */
+    const char *name; /* PC_ENROL, IMAGE; "by whom" for CANCEL and HOLD */
+    uint64_t image;   /* IMAGE_DELETE */
     bool builder, draining;
     uint32_t weight;
     uint64_t max_queued;
@@ -413,12 +418,12 @@ void grid_effects_deinit(struct grid_effects *fx);
 /* ---- the grid ------------------------------------------------------------------------------- */
 
 struct grid_config {
-    uint64_t lease_ms;         /* default 60000 */
-    uint64_t lease_margin_ms;  /* default 15000: the agent stops that much before the master moves */
-    enum grid_requeue requeue; /* default TAIL, the paper's */
-    uint64_t retire_ms;        /* a finished job stays in memory that long; default 60000 */
-    double usage_half_life_s;  /* default 86400 */
-    uint32_t failures_to_hold; /* default 3 different PCs */
+    uint64_t lease_ms;        /* default 60000 */
+    uint64_t lease_margin_ms; /* default 15000: the agent stops that much before the master moves */
+    enum grid_requeue requeue;  /* default TAIL, the paper's */
+    uint64_t retire_ms;         /* a finished job stays in memory that long; default 60000 */
+    double usage_half_life_s;   /* default 86400 */
+    uint32_t failures_to_hold;  /* default 3 different PCs */
     uint32_t failures_to_drain; /* default 3 different jobs */
     /* When at least 3 PCs and more than a fifth of those with leases lapse in one window, nothing
      * is placed again for that many lease terms; default 10. */
@@ -442,7 +447,8 @@ int grid_load(struct grid *g, const struct grid_row *row, struct err *ret_err);
 int grid_load_done(const struct grid *g, struct err *ret_err);
 
 /* Takes one event. Returns an outcome of enum grid_outcome. Appends to fx (cleared first). */
-enum grid_outcome grid_step(struct grid *g, const struct grid_event *event, struct grid_effects *fx);
+enum grid_outcome grid_step(struct grid *g, const struct grid_event *event,
+                            struct grid_effects *fx);
 
 /* A sync came from this PC: its lease runs from now. Soft: no step, no row, no effect. */
 void grid_renew(struct grid *g, uint64_t pc, uint64_t now_ms);
@@ -459,7 +465,7 @@ uint64_t grid_digest(const struct grid *g);
 struct grid_desired {
     uint64_t job, part, epoch; /* job 0: a golden build, part is its id */
     enum grid_want want;
-    const char *reason;            /* of SUSPEND: "drain" or "hold"; else "" */
+    const char *reason;               /* of SUSPEND: "drain" or "hold"; else "" */
     const struct grid_job *record;    /* NULL for a golden build */
     const struct grid_part *state;    /* NULL for a golden build */
     const struct grid_golden *golden; /* the base it starts from, or what is to be built */
@@ -471,7 +477,8 @@ void grid_desired(const struct grid *g, uint64_t pc,
 
 /* Whether (job, part, epoch) is the current placement and on this PC (0: any PC). For job 0 the
  * golden build. This decides every acceptance of bytes, never a lease. */
-bool grid_is_current(const struct grid *g, uint64_t job, uint64_t part, uint64_t epoch, uint64_t pc);
+bool grid_is_current(const struct grid *g, uint64_t job, uint64_t part, uint64_t epoch,
+                     uint64_t pc);
 
 /* ---- reading, for the API and tests; pointers are valid until the next step ------------------ */
 
@@ -487,15 +494,19 @@ const struct grid_user *grid_get_user(const struct grid *g, uint64_t user);
 /* Time of the PC's last sync, 0 when never since the start. */
 uint64_t grid_pc_seen_ms(const struct grid *g, uint64_t pc);
 /* In ascending order of id; return false to stop. */
-void grid_each_job(const struct grid *g, bool (*fn)(void *arg, const struct grid_job *j), void *arg);
+void grid_each_job(const struct grid *g, bool (*fn)(void *arg, const struct grid_job *j),
+                   void *arg);
 void grid_each_pc(const struct grid *g, bool (*fn)(void *arg, const struct grid_pc *p), void *arg);
-void grid_each_image(const struct grid *g, bool (*fn)(void *arg, const struct grid_image *i), void *arg);
-void grid_each_golden(const struct grid *g, bool (*fn)(void *arg, const struct grid_golden *x), void *arg);
+void grid_each_image(const struct grid *g, bool (*fn)(void *arg, const struct grid_image *i),
+                     void *arg);
+void grid_each_golden(const struct grid *g, bool (*fn)(void *arg, const struct grid_golden *x),
+                      void *arg);
 /* Parts that stand on this PC or move away from it (the rows of the VM management table). */
 void grid_each_placed(const struct grid *g, uint64_t pc,
                       bool (*fn)(void *arg, const struct grid_part *p), void *arg);
 /* Blobs that rows in memory refer to (layers of unfinished parts, golden layers); results and
  * images are the store's to count. For the depot's sweep. */
-void grid_each_layer(const struct grid *g, void (*fn)(void *arg, const struct grid_digest *d), void *arg);
+void grid_each_layer(const struct grid *g, void (*fn)(void *arg, const struct grid_digest *d),
+                     void *arg);
 
 #endif

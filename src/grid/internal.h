@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the files of the core share: the nodes behind the records, and who does what.
+ *
+ *   states.c  the one table of states and moves, and part_move(), which makes every move
+ *   queue.c   who is next: buckets of like parts, weights and usage of users
+ *   place.c   which PC: fit, class, golden layers, preference
+ *   part.c    how a placement begins and ends
+ *   report.c  what a PC observes     lease.c   silence, the brake, time
+ *   job.c     what users ask for     pc.c      PCs, images, users     golden.c  golden layers
+ *   rows.c    what changed, as rows  load.c    and back               digest.c
+ *
+ * Records (`r`) are durable; everything else in a node is derived from records or soft. Whoever
+ * changes a record calls its *_dirty(); the rows are made once, at the end of the step.
+ * All lists are in ascending order of ids.
+ */
+#ifndef YADO_GRID_INTERNAL_H
+#define YADO_GRID_INTERNAL_H
+
+#include "base/buf.h"
+#include "base/must.h"
+#include "base/table.h"
+#include "grid/grid.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* What makes two waiting parts of a user the same to placement. No padding: compared as bytes. */
+struct bucket_key {
+    uint64_t memory_bytes, image;
+    uint64_t golden; /* 0: starts from any golden layer that fits */
+    uint64_t avoid;  /* the PC it left; another is preferred */
+    uint64_t failed_pcs[3];
+    int32_t priority;
+    uint32_t cpus;
+    struct grid_class cls; /* of its layer; all zero without one */
+    uint32_t unused;
+};
+
+/* Waiting parts that only differ in their place in the queue: a heap by queue_key. */
+struct bucket {
+    struct bucket_key key;
+    struct part **heap;
+    size_t count, cap;
+    uint64_t tried; /* the round of placement that found no PC for it */
+    struct bucket *next;
+};
+
+struct part {
+    struct grid_part r;
+    struct job *job;
+    struct part *next_placed; /* in its PC's list, by job and index */
+    struct bucket *bucket;    /* waits for a place: unplaced, or placed on a PC gone silent */
+    size_t at;                /* in the bucket's heap */
+    uint64_t mark;            /* the step whose report named it */
+    bool dirty, loaded;
+};
+
+struct job {
+    struct grid_job r;
+    struct user *user;
+    struct part *parts;
+    struct job *prev, *next;
+    struct job *next_finished;
+    bool dirty;
+};
+
+struct user {
+    struct grid_user r;
+    struct bucket *buckets;
+    struct user *next;
+    uint64_t unfinished;  /* parts */
+    uint64_t placed_cpus; /* CPUs its parts hold now */
+    double share;         /* scratch of placement */
+    bool dirty;
+};
+
+struct pc {
+    struct grid_pc r;
+    struct part *placed;
+    struct pc *next;
+    uint64_t seen_ms;       /* last sync; 0 never since the start */
+    uint64_t lease_from_ms; /* its lease runs from here */
+    uint64_t lapsed_ms;
+    bool lapsed;   /* TICK saw its lease end */
+    bool released; /* ... and its parts wait for another place */
+    bool dirty, wake;
+};
+
+struct image {
+    struct grid_image r;
+    struct image *next;
+    bool dirty;
+};
+
+struct golden {
+    struct grid_golden r;
+    struct golden *next;
+    uint64_t mark;
+    bool dirty, deleted;
+};
+
+struct list {
+    void **items;
+    size_t count, cap;
+};
+
+struct grid {
+    struct grid_config config;
+    struct grid_meta meta;
+    struct table jobs, pcs, users;
+    struct job *first_job, *last_job, *finished;
+    struct pc *first_pc;
+    struct user *first_user;
+    struct image *first_image;
+    struct golden *first_golden;
+    size_t count_waiting;    /* parts in buckets */
+    uint64_t round;          /* of placement */
+    uint64_t mark;           /* of reports */
+    bool place_due;          /* something changed that placement looks at */
+    uint64_t brake_since_ms; /* 0: not braked */
+    /* Of the step under way: */
+    uint64_t now_ms;
+    uint64_t failed_on; /* PC that was already blamed in this step */
+    struct list dirty_users, dirty_pcs, dirty_images, dirty_goldens, dirty_jobs, dirty_parts;
+    struct grid_effects later; /* LOG and MOVE rows, TRUNCATE, RETIRE */
+    struct list retired;
+};
+
+/* states.c */
+void part_move(struct grid *g, struct part *p, enum grid_part_state to);
+bool part_is_placed_state(enum grid_part_state s);
+
+/* queue.c */
+void queue_add(struct grid *g, struct part *p);
+void queue_remove(struct grid *g, struct part *p);
+void queue_new_key(struct grid *g, struct part *p);
+/* The user's next bucket not yet tried in this round, or NULL. */
+struct bucket *queue_next(struct grid *g, struct user *u);
+double user_usage(const struct grid *g, const struct user *u, uint64_t now_ms);
+void user_charge(struct grid *g, struct user *u, double seconds);
+/* Who is served first: the smaller. */
+double user_share(const struct grid *g, const struct user *u);
+
+/* place.c */
+void grid_place(struct grid *g);
+bool pc_is_eligible(const struct grid *g, const struct pc *pc, uint64_t now_ms);
+
+/* part.c: how placements begin and end. `reason` may be "". */
+void part_place(struct grid *g, struct part *p, struct pc *pc, uint64_t golden);
+void part_ran(struct grid *g, struct part *p);
+void part_suspended(struct grid *g, struct part *p, const struct grid_vm_report *vm);
+void part_ended(struct grid *g, struct part *p, const struct grid_vm_report *vm);
+void part_cancelled(struct grid *g, struct part *p);
+struct part_loss {
+    const char *text; /* for people */
+    const char *move; /* reason of the move that begins: "died", "owner", ... */
+    bool is_failure;  /* counts towards holding the part */
+    bool blame_pc;    /* ... and towards draining the PC */
+    bool keeps_place; /* in the queue */
+};
+/* The guest is gone: back to the last committed layer, or golden. */
+void part_lost(struct grid *g, struct part *p, const struct part_loss *loss);
+/* Into the queue, or HELD when its job is. */
+void part_wait(struct grid *g, struct part *p);
+
+/* golden.c */
+struct golden *golden_find(const struct grid *g, uint64_t id);
+/* The best golden layer for a guest of this kind on that class: READY, else BUILDING, else FAILED;
+ * NULL when one is to be made. */
+struct golden *golden_for(const struct grid *g, const struct bucket_key *k,
+                          const struct grid_class *pc);
+void golden_build(struct grid *g, const struct bucket_key *k, struct pc *builder);
+/* Its builder is gone or was stopped: wanted again. */
+void golden_lost(struct grid *g, struct golden *x);
+void golden_report(struct grid *g, struct pc *pc, const struct grid_report *r,
+                   const struct grid_vm_report *vm);
+bool golden_is_news(const struct grid *g, const struct pc *pc, const struct grid_vm_report *vm);
+/* A user tries again: what failed may be built again. */
+void golden_retry(struct grid *g, uint64_t image, uint64_t memory_bytes, uint32_t cpus);
+/* Drops golden layers that nobody can need any more. */
+void golden_sweep(struct grid *g);
+
+/* report.c */
+enum grid_outcome event_report(struct grid *g, const struct grid_event *e, struct err *err);
+enum grid_outcome event_output(struct grid *g, const struct grid_event *e, struct err *err);
+/* Whether a VM's failure is the wish of owner or administrator, no fault. */
+bool reason_is_wish(const struct grid_report *r, const char *reason);
+
+/* lease.c */
+void event_tick(struct grid *g);
+void event_restart(struct grid *g);
+
+/* job.c */
+enum grid_outcome event_submit(struct grid *g, const struct grid_event *e, uint64_t *ret_id,
+                               struct err *err);
+enum grid_outcome event_cancel(struct grid *g, const struct grid_event *e, struct err *err);
+enum grid_outcome event_hold(struct grid *g, const struct grid_event *e, struct err *err);
+enum grid_outcome event_release(struct grid *g, const struct grid_event *e, struct err *err);
+/* A part came to its end: the job may be finished, its combining job begins. */
+void job_part_final(struct grid *g, struct job *j);
+bool job_may_retire(const struct grid *g, const struct job *j, uint64_t now_ms);
+void job_retire(struct grid *g, struct job *j);
+void job_link(struct grid *g, struct job *j);
+void job_unlink(struct grid *g, struct job *j);
+void job_free(struct job *j);
+
+/* pc.c */
+enum grid_outcome event_user(struct grid *g, const struct grid_event *e, struct err *err);
+enum grid_outcome event_pc_enrol(struct grid *g, const struct grid_event *e, uint64_t *ret_id,
+                                 struct err *err);
+enum grid_outcome event_pc_set(struct grid *g, const struct grid_event *e, struct err *err);
+enum grid_outcome event_pc_forget(struct grid *g, const struct grid_event *e, struct err *err);
+enum grid_outcome event_image(struct grid *g, const struct grid_event *e, uint64_t *ret_id,
+                              struct err *err);
+enum grid_outcome event_image_delete(struct grid *g, const struct grid_event *e, struct err *err);
+struct user *user_ensure(struct grid *g, uint64_t id);
+void pc_failed(struct grid *g, struct pc *pc, uint64_t job, const char *why);
+void pc_succeeded(struct grid *g, struct pc *pc);
+void pc_link_part(struct pc *pc, struct part *p);
+void pc_unlink_part(struct pc *pc, struct part *p);
+
+/* rows.c */
+void user_dirty(struct grid *g, struct user *u);
+void pc_dirty(struct grid *g, struct pc *pc);
+void image_dirty(struct grid *g, struct image *i);
+void golden_dirty(struct grid *g, struct golden *x);
+void job_dirty(struct grid *g, struct job *j);
+void part_dirty(struct grid *g, struct part *p);
+void list_add(struct list *l, void *item);
+struct grid_fx *effects_add(struct grid_effects *fx, enum grid_fx_kind kind);
+void note_truncate(struct grid *g, const struct part *p);
+void note_move(struct grid *g, const struct part *p, uint64_t to_pc);
+/* j, p and pc may be NULL. */
+void note(struct grid *g, enum grid_log_kind kind, const struct job *j, const struct part *p,
+          const struct pc *pc, const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+bool rows_pending(const struct grid *g);
+void rows_flush(struct grid *g, struct grid_effects *fx);
+
+/* finders */
+struct job *find_job(const struct grid *g, uint64_t id);
+struct part *find_part(const struct grid *g, uint64_t job, uint64_t index);
+struct pc *find_pc(const struct grid *g, uint64_t id);
+struct user *find_user(const struct grid *g, uint64_t id);
+struct image *find_image(const struct grid *g, uint64_t id);
+
+static inline uint64_t ms_between(uint64_t from, uint64_t to)
+{
+    return to > from ? to - from : 0; /* a clock that steps back */
+}
+
+static inline uint32_t ms_clamp(uint64_t ms)
+{
+    return ms > UINT32_MAX ? UINT32_MAX : (uint32_t)ms;
+}
+
+/* Copies text, cut to fit; the rest of out becomes zero, so that records compare. */
+void copy_text(char *out, size_t size, const char *text);
+#define COPY_TEXT(out, text) copy_text(out, sizeof(out), text)
+
+#endif

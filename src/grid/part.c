@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * How a placement begins and ends. Always true between steps: a part has a PC exactly in the
+ * placed states; it waits in a bucket when QUEUED or SUSPENDED, or when placed on a PC that went
+ * silent; SUSPENDED has a layer, QUEUED has none.
+ *
+ * A move is timed from the owner's event (or the last word of a PC that died) to the report that
+ * the guest runs again; failed attempts in between belong to its search.
+ */
+#include "grid/internal.h"
+
+#include "base/num.h"
+
+#include <stdio.h>
+#include <sys/wait.h>
+
+static bool has_layer(const struct part *p)
+{
+    return !grid_digest_is_none(&p->r.layer.digest);
+}
+
+void part_place(struct grid *g, struct part *p, struct pc *pc, uint64_t golden)
+{
+    p->r.pc = pc->r.id;
+    p->r.epoch = g->meta.next_epoch++;
+    p->r.golden = golden;
+    p->r.move_placed_ms = g->now_ms;
+    p->job->user->placed_cpus += p->job->r.cpus;
+    pc_link_part(pc, p);
+    pc->wake = true;
+    part_move(g, p, has_layer(p) ? GRID_RESUMING : GRID_STARTING);
+    note(g, GRID_LOG_PART, p->job, p, pc, "%s on %s", has_layer(p) ? "resumes" : "starts",
+         pc->r.name);
+}
+
+static void unplace(struct grid *g, struct part *p)
+{
+    struct pc *pc = find_pc(g, p->r.pc);
+
+    queue_remove(g, p);
+    pc_unlink_part(pc, p);
+    pc->wake = true;
+    p->r.pc = 0;
+    p->job->user->placed_cpus -= p->job->r.cpus;
+    g->place_due = true;
+    part_dirty(g, p);
+}
+
+static void charge(struct grid *g, struct part *p, uint64_t run_ms)
+{
+    if (run_ms > p->r.run_ms) {
+        user_charge(g, p->job->user, (double)(run_ms - p->r.run_ms) / 1000 * p->job->r.cpus);
+        p->r.run_ms = run_ms;
+        part_dirty(g, p);
+    }
+}
+
+static void clear_failures(struct part *p)
+{
+    p->r.grid_failures = 0;
+    memset(p->r.failed_pcs, 0, sizeof p->r.failed_pcs);
+}
+
+static void begin_move(struct grid *g, struct part *p, const char *reason, uint64_t started_ms)
+{
+    p->r.moves++;
+    p->r.move_from = p->r.pc;
+    p->r.move_started_ms = started_ms ? started_ms : 1;
+    p->r.move_suspended_ms = g->now_ms;
+    p->r.move_stop_ms = p->r.move_save_ms = p->r.move_upload_ms = 0;
+    COPY_TEXT(p->r.move_reason, *reason ? reason : "unknown");
+}
+
+void part_ran(struct grid *g, struct part *p)
+{
+    const struct pc *pc = find_pc(g, p->r.pc);
+
+    if (p->r.state != GRID_STARTING && p->r.state != GRID_RESUMING)
+        return;
+    part_move(g, p, GRID_RUNNING);
+    if (!p->r.started_ms)
+        p->r.started_ms = g->now_ms;
+    if (!p->r.move_started_ms)
+        return;
+    note_move(g, p, pc->r.id);
+    note(g, GRID_LOG_PART, p->job, p, pc, "runs again on %s (moved: %s)", pc->r.name,
+         p->r.move_reason);
+    p->r.move_started_ms = 0;
+}
+
+void part_wait(struct grid *g, struct part *p)
+{
+    if (p->job->r.held)
+        part_move(g, p, GRID_HELD);
+    else
+        queue_add(g, p);
+}
+
+static void copy_layer(struct grid_layer *to, const struct grid_layer *from,
+                       const struct grid_class *pc)
+{
+    const struct grid_class *cls = from->cls.machine[0] ? &from->cls : pc;
+
+    *to = *from;
+    COPY_TEXT(to->cls.machine, cls->machine);
+    COPY_TEXT(to->cls.cpu, cls->cpu);
+    COPY_TEXT(to->cls.accel, cls->accel);
+    to->cls.qemu_version = cls->qemu_version;
+}
+
+void part_suspended(struct grid *g, struct part *p, const struct grid_vm_report *vm)
+{
+    struct pc *pc = find_pc(g, p->r.pc);
+    uint64_t took_ms = (uint64_t)vm->stop_ms + vm->save_ms + vm->upload_ms;
+
+    part_ran(g, p);
+    copy_layer(&p->r.layer, &vm->layer, &pc->r.cls);
+    charge(g, p, vm->layer.run_ms);
+    p->r.run_ms = p->r.layer.run_ms;
+    if (vm->peak_bytes > p->r.peak_bytes)
+        p->r.peak_bytes = vm->peak_bytes;
+    clear_failures(p);
+    begin_move(g, p, vm->reason, ms_between(took_ms, g->now_ms));
+    p->r.move_stop_ms = vm->stop_ms;
+    p->r.move_save_ms = vm->save_ms;
+    p->r.move_upload_ms = vm->upload_ms;
+    COPY_TEXT(p->r.reason, vm->reason);
+    unplace(g, p);
+    pc_succeeded(g, pc);
+    part_move(g, p, GRID_SUSPENDED);
+    note(g, GRID_LOG_PART, p->job, p, pc, "suspended on %s (%s)", pc->r.name, p->r.move_reason);
+    if (g->config.requeue == GRID_REQUEUE_TAIL)
+        queue_new_key(g, p);
+    part_wait(g, p);
+}
+
+/* Remembers on which PC; true when that makes it one too many. */
+static bool too_many_failures(const struct grid *g, struct part *p, uint64_t pc)
+{
+    uint32_t different = 0;
+    bool known = false;
+
+    p->r.grid_failures++;
+    for (int i = 0; i < 3; i++)
+        known |= p->r.failed_pcs[i] == pc;
+    for (int i = 0; i < 3 && !known; i++) {
+        if (!p->r.failed_pcs[i]) {
+            p->r.failed_pcs[i] = pc;
+            known = true;
+        }
+    }
+    for (int i = 0; i < 3; i++)
+        different += p->r.failed_pcs[i] != 0;
+    /* A grid of one PC would else try for ever. */
+    return different >= g->config.failures_to_hold ||
+           p->r.grid_failures >= 3 * g->config.failures_to_hold;
+}
+
+void part_lost(struct grid *g, struct part *p, const struct part_loss *loss)
+{
+    struct pc *pc = find_pc(g, p->r.pc);
+    bool ran = p->r.state != GRID_STARTING && p->r.state != GRID_RESUMING;
+    bool hold = loss->is_failure && too_many_failures(g, p, pc->r.id);
+
+    if (ran)
+        begin_move(g, p, loss->move, pc->seen_ms ? pc->seen_ms : g->now_ms);
+    COPY_TEXT(p->r.reason, loss->text);
+    note(g, GRID_LOG_PART, p->job, p, pc, "stopped on %s: %s; goes back to %s", pc->r.name,
+         loss->text, has_layer(p) ? "its last checkpoint" : "its start");
+    unplace(g, p);
+    if (loss->blame_pc)
+        pc_failed(g, pc, p->r.job, loss->text);
+    p->r.run_ms = has_layer(p) ? p->r.layer.run_ms : 0;
+    part_move(g, p, has_layer(p) ? GRID_SUSPENDED : GRID_QUEUED);
+    note_truncate(g, p);
+    if (g->config.requeue == GRID_REQUEUE_TAIL && !loss->keeps_place)
+        queue_new_key(g, p);
+    if (!hold) {
+        part_wait(g, p);
+        return;
+    }
+    part_move(g, p, GRID_HELD);
+    snprintf(p->r.reason, sizeof p->r.reason,
+             "held after %" PRIu32 " failures of the grid (the last on %s: %.120s)",
+             p->r.grid_failures, pc->r.name, loss->text);
+    note(g, GRID_LOG_PART, p->job, p, pc, "%s; `yado release %" PRIu64 "` tries again", p->r.reason,
+         p->r.job);
+}
+
+/* Why the program did not end well, for its user. */
+static void explain_end(struct part *p, const struct grid_vm_report *vm)
+{
+    char limit[NUM_TEXT_MAX], peak[NUM_TEXT_MAX], why[GRID_TEXT_MAX];
+
+    if (vm->oom)
+        snprintf(
+            why, sizeof why, "out of memory: its peak was %s of %s; ask for more with --memory",
+            num_format_size(vm->peak_bytes, peak), num_format_size(p->job->r.memory_bytes, limit));
+    else if (vm->reason[0])
+        snprintf(why, sizeof why, "%s", vm->reason);
+    else if (WIFSIGNALED(vm->exit_status))
+        snprintf(why, sizeof why, "ended by signal %d", WTERMSIG(vm->exit_status));
+    else
+        snprintf(why, sizeof why, "exit status %d", WEXITSTATUS(vm->exit_status));
+    snprintf(p->r.reason, sizeof p->r.reason, "%.120s%s%.120s", why, vm->note[0] ? "; " : "",
+             vm->note);
+}
+
+/* From its beginning, in a fresh guest. */
+static void retry(struct grid *g, struct part *p)
+{
+    note(g, GRID_LOG_PART, p->job, p, NULL, "%s; tried again (%" PRIu32 " of %" PRIu32 ")",
+         p->r.reason, p->r.own_failures, p->job->r.retries);
+    memset(&p->r.layer, 0, sizeof p->r.layer);
+    p->r.golden = 0;
+    p->r.run_ms = 0;
+    clear_failures(p);
+    part_move(g, p, GRID_QUEUED);
+    note_truncate(g, p);
+    queue_new_key(g, p);
+    part_wait(g, p);
+}
+
+void part_ended(struct grid *g, struct part *p, const struct grid_vm_report *vm)
+{
+    struct pc *pc = find_pc(g, p->r.pc);
+
+    part_ran(g, p);
+    charge(g, p, vm->run_ms);
+    p->r.exit_status = vm->exit_status;
+    if (vm->peak_bytes > p->r.peak_bytes)
+        p->r.peak_bytes = vm->peak_bytes;
+    unplace(g, p);
+    pc_succeeded(g, pc);
+    if (vm->exit_status != 0) {
+        p->r.own_failures++;
+        explain_end(p, vm);
+        if (p->r.own_failures <= p->job->r.retries) {
+            retry(g, p);
+            return;
+        }
+    } else {
+        COPY_TEXT(p->r.reason, vm->note);
+    }
+    p->r.result = vm->result;
+    p->r.result_bytes = vm->result_bytes;
+    p->r.output_bytes = vm->output_bytes;
+    part_move(g, p, vm->exit_status ? GRID_FAILED : GRID_DONE);
+    note(g, GRID_LOG_PART, p->job, p, pc, "%s on %s%s%s", vm->exit_status ? "failed" : "done",
+         pc->r.name, p->r.reason[0] ? ": " : "", p->r.reason);
+    job_part_final(g, p->job);
+}
+
+void part_cancelled(struct grid *g, struct part *p)
+{
+    if (p->r.pc)
+        unplace(g, p);
+    queue_remove(g, p);
+    part_move(g, p, GRID_CANCELLED);
+    job_part_final(g, p->job);
+}
