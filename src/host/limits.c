@@ -68,10 +68,11 @@ int limits_parse_memory(const char *text, uint64_t total_bytes, uint64_t *ret_by
     if (r == 0)
         bytes = total_bytes / 100000 * millis;
     else if (r < 0 || num_parse_size(text, &bytes) < 0)
-        return err_set(ret_err, -EINVAL, "memory share \"%s\": a size such as 600M, or 1%% to 100%%",
-                       text);
+        return err_set(ret_err, -EINVAL,
+                       "memory share \"%s\": a size such as 600M, or 1%% to 100%%", text);
     if (bytes < (64ull << 20))
-        return err_set(ret_err, -EINVAL, "memory share \"%s\": no guest fits in less than 64M", text);
+        return err_set(ret_err, -EINVAL, "memory share \"%s\": no guest fits in less than 64M",
+                       text);
     if (bytes > total_bytes)
         return err_set(ret_err, -EINVAL, "memory share \"%s\": this PC has only %llu MiB", text,
                        (unsigned long long)(total_bytes >> 20));
@@ -89,7 +90,8 @@ int limits_parse_cpu(const char *text, uint32_t total_cpus, uint32_t *ret_millis
         value = value * total_cpus / 100;
     else if (r < 0 || parse_fraction(text, 1000, 65536, &value) < 0)
         return err_set(ret_err, -EINVAL,
-                       "CPU share \"%s\": a number of CPUs such as 2 or 1.5, or 1%% to 100%%", text);
+                       "CPU share \"%s\": a number of CPUs such as 2 or 1.5, or 1%% to 100%%",
+                       text);
     if (value == 0 || value > 1000ull * total_cpus)
         return err_set(ret_err, -EINVAL, "CPU share \"%s\": more than 0 and at most %u CPUs", text,
                        total_cpus);
@@ -198,8 +200,8 @@ static int init_v2(struct limits *l, const char *root, const char *self, const c
         l->dirs[0][0] = 0;
         return r;
     }
-    snprintf(text, sizeof text, "%llu %d",
-             (unsigned long long)l->cpu_millis * (PERIOD_US / 1000), PERIOD_US);
+    snprintf(text, sizeof text, "%llu %d", (unsigned long long)l->cpu_millis * (PERIOD_US / 1000),
+             PERIOD_US);
     (void)put(l->dirs[0], "cpu.max", text);
     (void)put(l->dirs[0], "cpu.idle", "1");
     (void)put(l->dirs[0], "io.weight", "default 1");

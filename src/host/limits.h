@@ -45,7 +45,8 @@ void limits_init(struct limits *l, const char *root, const char *self, const cha
                  uint64_t memory_bytes, uint32_t cpu_millis, struct err *ret_err);
 /* Makes (or takes over) a VM's group for a guest of that size; an empty text where there are
  * no groups. The guest's size, a quarter and what QEMU itself needs are its limit. */
-void limits_vm_add(const struct limits *l, const char *vm, uint64_t guest_bytes, char ret_group[1024]);
+void limits_vm_add(const struct limits *l, const char *vm, uint64_t guest_bytes,
+                   char ret_group[1024]);
 /* Kills what is left in it and removes it; waits a moment for the dead to go. Blocking. */
 void limits_vm_remove(const struct limits *l, const char *vm);
 /* Removes the agent's group when no VM is left in it. */

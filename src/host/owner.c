@@ -143,8 +143,8 @@ static struct owner_look look(struct looker *l)
         return owner_battery_look("/sys/class/power_supply");
     default:
         localtime_r(&now, &tm);
-        return (struct owner_look){
-            .busy = owner_hours_busy(&l->hours, tm.tm_hour * 60 + tm.tm_min), .found = 1};
+        return (struct owner_look){.busy = owner_hours_busy(&l->hours, tm.tm_hour * 60 + tm.tm_min),
+                                   .found = 1};
     }
 }
 
@@ -159,7 +159,8 @@ static void *keep_looking(void *arg)
         uint64_t at = owner_now_us();
 
         if (now.found != found)
-            owner_emit(l->sources, l->source, now.found ? OWNER_WORKS : OWNER_BROKEN, now.found, at);
+            owner_emit(l->sources, l->source, now.found ? OWNER_WORKS : OWNER_BROKEN, now.found,
+                       at);
         found = now.found;
         if (now.busy != busy)
             owner_emit(l->sources, l->source, now.busy ? OWNER_BUSY : OWNER_FREE, 0, at);
@@ -311,8 +312,8 @@ static void read_watcher(struct owner_sources *s)
         uint64_t value;
         memcpy(&value, data + at + 1, sizeof value);
         if (data[at] == OWNER_WATCH_MOVED)
-            push(s, (struct owner_event){
-                        .what = OWNER_ACTIVE, .source = OWNER_EVDEV, .at_us = value});
+            push(s,
+                 (struct owner_event){.what = OWNER_ACTIVE, .source = OWNER_EVDEV, .at_us = value});
         else if (data[at] == OWNER_WATCH_DEVICES)
             push(s, (struct owner_event){.what = value ? OWNER_WORKS : OWNER_BROKEN,
                                          .source = OWNER_EVDEV,

@@ -19,7 +19,7 @@
 struct owner_sources;
 
 #define OWNER_SOURCES_DEFAULT "evdev,logind,battery"
-#define OWNER_SOURCES_HELP                                                                         \
+#define OWNER_SOURCES_HELP \
     "none, or a list of evdev, logind, battery, tty, load[:CPUS], hours:HH-HH"
 
 /* Checks the list and starts its sources. watcher: the program whose command "owner-watch" is the

@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <systemd/sd-bus.h>
 #include <time.h>
@@ -86,7 +87,8 @@ static uint32_t delay_ms(struct owner_logind *l)
     return us > 3600000 ? 3600000 : (uint32_t)us;
 }
 
-/* ---- sessions --------------------------------------------------------------------------------- */
+/* ---- sessions ---------------------------------------------------------------------------------
+ */
 
 static bool get_bool(struct owner_logind *l, const char *path, const char *name, bool unknown)
 {
@@ -136,7 +138,8 @@ static int read_sessions(struct owner_logind *l)
 
     if (r >= 0)
         r = sd_bus_message_enter_container(reply, 'a', "(susso)");
-    while (r >= 0 && (r = sd_bus_message_read(reply, "(susso)", &id, &uid, &user, &seat, &path)) > 0) {
+    while (r >= 0 &&
+           (r = sd_bus_message_read(reply, "(susso)", &id, &uid, &user, &seat, &path)) > 0) {
         count++;
         busy |= session_in_use(l, path);
     }
@@ -210,7 +213,8 @@ static int on_prepare(sd_bus_message *m, void *arg, sd_bus_error *error)
     return 0;
 }
 
-/* ---- the thread ------------------------------------------------------------------------------- */
+/* ---- the thread -------------------------------------------------------------------------------
+ */
 
 static int serve(struct owner_logind *l)
 {
@@ -227,7 +231,8 @@ static int serve(struct owner_logind *l)
         {"type='signal',interface='" MANAGER "',member='SessionNew'", on_session},
         {"type='signal',interface='" MANAGER "',member='SessionRemoved'", on_session},
         {"type='signal',interface='org.freedesktop.DBus.Properties',member='PropertiesChanged',"
-         "path_namespace='/org/freedesktop/login1'", on_properties},
+         "path_namespace='/org/freedesktop/login1'",
+         on_properties},
     };
     for (size_t i = 0; r >= 0 && i < sizeof matches / sizeof *matches; i++)
         r = sd_bus_add_match(l->bus, NULL, matches[i].match, matches[i].handler, l);

@@ -52,7 +52,8 @@ struct owner_look owner_tty_look(struct owner_tty *t, const char *dev)
     return look;
 }
 
-/* ---- load of others' processes: everything that is not ours ----------------------------------- */
+/* ---- load of others' processes: everything that is not ours -----------------------------------
+ */
 
 static bool is_ours(const char *comm)
 {
@@ -79,7 +80,8 @@ static uint32_t sum_others(const char *proc, uint64_t *ret_ticks)
             continue;
         char *comm = strchr(line, '('), *end = strrchr(line, ')');
         if (!comm || !end ||
-            sscanf(end + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &sys) != 2)
+            sscanf(end + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &sys) !=
+                2)
             continue;
         found++;
         if (!is_ours(comm + 1))
@@ -112,7 +114,8 @@ struct owner_look owner_load_look(struct owner_load *l, const char *proc, uint64
     return look;
 }
 
-/* ---- battery ---------------------------------------------------------------------------------- */
+/* ---- battery ----------------------------------------------------------------------------------
+ */
 
 static bool read_word(const char *dir, const char *name, const char *file, char out[64])
 {
@@ -152,7 +155,8 @@ struct owner_look owner_battery_look(const char *sys)
     return look;
 }
 
-/* ---- hours ------------------------------------------------------------------------------------ */
+/* ---- hours ------------------------------------------------------------------------------------
+ */
 
 static int parse_time(const char *text, size_t len, int *ret_minute)
 {

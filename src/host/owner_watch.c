@@ -21,6 +21,7 @@
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { DEVICES_MAX = 64, QUIET_US = 200000, RETRY_MS = 2000 };
@@ -58,10 +59,24 @@ static int allow(scmp_filter_ctx ctx, int call)
 static int set_filter(void)
 {
     static const int calls[] = {
-        SCMP_SYS(read), SCMP_SYS(close), SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(getdents64),
-        SCMP_SYS(clock_gettime), SCMP_SYS(inotify_add_watch), SCMP_SYS(exit_group), SCMP_SYS(exit),
-        SCMP_SYS(restart_syscall), SCMP_SYS(rt_sigreturn), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
-        SCMP_SYS(brk), SCMP_SYS(mmap), SCMP_SYS(munmap), SCMP_SYS(madvise), SCMP_SYS(futex),
+        SCMP_SYS(read),
+        SCMP_SYS(close),
+        SCMP_SYS(poll),
+        SCMP_SYS(ppoll),
+        SCMP_SYS(getdents64),
+        SCMP_SYS(clock_gettime),
+        SCMP_SYS(inotify_add_watch),
+        SCMP_SYS(exit_group),
+        SCMP_SYS(exit),
+        SCMP_SYS(restart_syscall),
+        SCMP_SYS(rt_sigreturn),
+        SCMP_SYS(fstat),
+        SCMP_SYS(newfstatat),
+        SCMP_SYS(brk),
+        SCMP_SYS(mmap),
+        SCMP_SYS(munmap),
+        SCMP_SYS(madvise),
+        SCMP_SYS(futex),
     };
     scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
     int r = 0;

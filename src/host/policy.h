@@ -28,15 +28,15 @@ enum owner_source {
 const char *owner_source_name(enum owner_source s);
 
 enum owner_what {
-    OWNER_ACTIVE,      /* a moment: the owner did something */
-    OWNER_BUSY,        /* a span begins */
-    OWNER_FREE,        /* the span is over */
-    OWNER_SHUTDOWN,    /* the system goes down; value: ms until it no longer waits */
+    OWNER_ACTIVE,       /* a moment: the owner did something */
+    OWNER_BUSY,         /* a span begins */
+    OWNER_FREE,         /* the span is over */
+    OWNER_SHUTDOWN,     /* the system goes down; value: ms until it no longer waits */
     OWNER_SHUTDOWN_NOT, /* it was called off */
-    OWNER_SLEEP,       /* the system goes to sleep; value as above */
+    OWNER_SLEEP,        /* the system goes to sleep; value as above */
     OWNER_WAKE,
-    OWNER_WORKS,       /* the source could be opened; value: of how many devices or sessions */
-    OWNER_BROKEN,      /* it could not, or went away */
+    OWNER_WORKS,  /* the source could be opened; value: of how many devices or sessions */
+    OWNER_BROKEN, /* it could not, or went away */
 };
 
 /* What a source says. Written to pipes as it stands: one write, never torn. */
@@ -61,8 +61,9 @@ struct policy {
 
 struct policy_verdict {
     bool available;
-    const char *reason; /* "" or "owner", "snooze", "battery", "hours", "load", "shutdown", "sleep" */
-    uint64_t next_ms;   /* ask again then, when nothing happens; UINT64_MAX: never */
+    const char
+        *reason;      /* "" or "owner", "snooze", "battery", "hours", "load", "shutdown", "sleep" */
+    uint64_t next_ms; /* ask again then, when nothing happens; UINT64_MAX: never */
 };
 
 /* Nothing is known of the time before now_ms: the grace begins. */

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * yado agent: the command line.
+ */
+#include "agent/agent.h"
+
+#include "base/log.h"
+#include "base/num.h"
+
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help[] =
+    "yado agent [--state DIR] [OPTION]...\n"
+    "\n"
+    "Lends this PC to the grid it is enrolled in (see yado enroll) while its owner is away.\n"
+    "\n"
+    "  --state DIR              state folder (default " AGENT_STATE_DEFAULT ")\n"
+    "  --idle-grace TIME        how long the owner must be away (default 15m)\n"
+    "  --owner-sources LIST     how the owner is noticed: " OWNER_SOURCES_HELP "\n"
+    "                           (default " OWNER_SOURCES_DEFAULT ")\n"
+    "  --memory-share SIZE|P%   memory that guests may have together (default 50%)\n"
+    "  --cpu-share N|P%         CPUs that guests may use together (default 50%)\n"
+    "  --return-deadline TIME   how long a shutdown may wait for the guests to be handed over\n"
+    "                           (default 15s)\n"
+    "  --qemu BINARY            default: qemu-system-x86_64 in PATH\n"
+    "  --images DIR             the built-in image, to prove what this PC can (default: found\n"
+    "                           beside the binary; $YADO_IMAGES)\n";
+
+enum { STATE = 1, GRACE, SOURCES, MEMORY, CPU, DEADLINE, QEMU, IMAGES };
+
+static int bad(const char *what, const char *value, const char *remedy)
+{
+    fprintf(stderr, "yado agent: %s \"%s\": %s\n", what, value, remedy);
+    return 2;
+}
+
+int yado_agent_main(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"state", required_argument, NULL, STATE},
+        {"idle-grace", required_argument, NULL, GRACE},
+        {"owner-sources", required_argument, NULL, SOURCES},
+        {"memory-share", required_argument, NULL, MEMORY},
+        {"cpu-share", required_argument, NULL, CPU},
+        {"return-deadline", required_argument, NULL, DEADLINE},
+        {"qemu", required_argument, NULL, QEMU},
+        {"images", required_argument, NULL, IMAGES},
+        {"help", no_argument, NULL, 'h'},
+        {0},
+    };
+    struct agent_config c = {.state = AGENT_STATE_DEFAULT,
+                             .owner_sources = OWNER_SOURCES_DEFAULT,
+                             .memory_share = "50%",
+                             .cpu_share = "50%",
+                             .grace_ms = 15 * 60000,
+                             .return_deadline_ms = 15000};
+    struct err err = {0};
+    int o;
+
+    while ((o = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+        switch (o) {
+        case STATE:
+            c.state = optarg;
+            break;
+        case GRACE:
+            if (num_parse_duration(optarg, &c.grace_ms) < 0)
+                return bad("--idle-grace", optarg, "a time such as 15m");
+            break;
+        case SOURCES:
+            c.owner_sources = optarg;
+            break;
+        case MEMORY:
+            c.memory_share = optarg;
+            break;
+        case CPU:
+            c.cpu_share = optarg;
+            break;
+        case DEADLINE:
+            if (num_parse_duration(optarg, &c.return_deadline_ms) < 0)
+                return bad("--return-deadline", optarg, "a time such as 15s");
+            break;
+        case QEMU:
+            c.qemu = optarg;
+            break;
+        case IMAGES:
+            c.images = optarg;
+            break;
+        default:
+            fputs(help, o == 'h' ? stdout : stderr);
+            return o == 'h' ? 0 : 2;
+        }
+    }
+    if (optind != argc)
+        return bad("agent", argv[optind], "no such argument; see yado agent --help");
+    /* Workers wait for processes to die and for disks; the loop must find one free. */
+    setenv("UV_THREADPOOL_SIZE", "16", 0);
+    if (agent_run(&c, &err) < 0) {
+        fprintf(stderr, "yado agent: %s\n", err.text);
+        return 1;
+    }
+    fflush(NULL);
+    _exit(0); /* see agent_run() */
+}
