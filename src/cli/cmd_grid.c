@@ -30,17 +30,20 @@ static void add_size(struct listing *l, const json_t *item, const char *key)
 /* ---- pcs ------------------------------------------------------------------------------------- */
 
 static const struct listing_column pc_columns[] = {
-    {"PC", LISTING_SHRINK},    {"STATE", LISTING_SHRINK},
-    {"MEMORY", LISTING_RIGHT}, {"CPUS", LISTING_RIGHT},
-    {"VMS", LISTING_RIGHT},    {"ACCEL", 0},
-    {"QEMU", LISTING_RIGHT},   {"BUILDER", 0},
+    {"PC", LISTING_SHRINK},
+    {"STATE", LISTING_SHRINK},
+    {"MEMORY", LISTING_RIGHT},
+    {"CPUS", LISTING_RIGHT},
+    {"ACCEL", 0},
+    {"QEMU", 0},
+    {"BUILDER", 0},
     {"SEEN", LISTING_RIGHT},
 };
 
 static void pc_row(struct listing *l, const json_t *pc)
 {
     const json_t *cls = json_object_get(pc, "class");
-    int64_t qemu = cli_int(cls, "qemu_version"), seen = cli_int(pc, "seen_ms");
+    int64_t seen = cli_int(pc, "seen_ms");
     struct timespec now;
     char text[NUM_TEXT_MAX];
 
@@ -54,13 +57,8 @@ static void pc_row(struct listing *l, const json_t *pc)
         listing_add(l, "busy: %s", view_text_or_dash(pc, "reason"));
     add_size(l, pc, "memory_bytes");
     listing_add(l, "%" PRId64, cli_int(pc, "cpus"));
-    listing_add(l, "%" PRId64, cli_int(pc, "vms"));
     listing_add(l, "%s", view_text_or_dash(cls, "accel"));
-    if (qemu)
-        listing_add(l, "%" PRId64 ".%" PRId64 ".%" PRId64, qemu / 10000, qemu / 100 % 100,
-                    qemu % 100);
-    else
-        listing_add(l, "-");
+    listing_add(l, "%s", view_text_or_dash(cls, "qemu_version"));
     listing_add(l, "%s", cli_bool(pc, "builder") ? "yes" : "-");
     if (seen)
         listing_add(l, "%s ago",
@@ -77,7 +75,7 @@ static const struct view pcs_view = {
 /* What was said after `pcs`. */
 struct pcs_args {
     bool json, builder;
-    uint64_t ttl_ms;
+    const char *ttl;
 };
 
 static int make_token(const struct command *cmd, const struct pcs_args *a)
@@ -85,22 +83,18 @@ static int make_token(const struct command *cmd, const struct pcs_args *a)
     AUTO_CLIENT struct client *c = NULL;
     AUTO_JSON json_t *reply = NULL;
     AUTO_JSON json_t *body = json_pack("{s:b}", "builder", (int)a->builder);
-    char text[NUM_TEXT_MAX];
+    char text[VIEW_TIME_MAX];
     struct err e;
 
-    if (a->ttl_ms)
-        json_object_set_new(body, "ttl_ms", json_integer((json_int_t)a->ttl_ms));
+    if (a->ttl)
+        json_object_set_new(body, "ttl", json_string(a->ttl));
     if (client_open(&c, &e) || client_call(c, "POST", body, &reply, &e, "/v1/enroll-tokens"))
         return cli_fail(cmd, &e);
     if (a->json)
         return cli_print_json(reply);
     printf("%s\n", cli_text(reply, "token"));
-    if (cli_int(reply, "ttl_ms"))
-        fprintf(stderr, "Good for one PC and %s. On that PC:\n",
-                num_format_duration((uint64_t)cli_int(reply, "ttl_ms"), text));
-    else
-        fprintf(stderr, "Good for one PC. On that PC:\n");
-    fprintf(stderr, "  yado enroll %s TOKEN\n", client_url(c));
+    fprintf(stderr, "Good for one PC, until %s. On that PC:\n  yado enroll %s TOKEN\n",
+            view_time(cli_int(reply, "expires_ms"), text), client_url(c));
     return CLI_OK;
 }
 
@@ -119,6 +113,7 @@ static int run_pcs(const struct command *cmd, int argc, char **argv)
 {
     struct pcs_args a = {0};
     const char *verb;
+    uint64_t ttl_ms;
     int c;
 
     while ((c = cli_option(cmd, argc, argv)) > 0) {
@@ -126,13 +121,13 @@ static int run_pcs(const struct command *cmd, int argc, char **argv)
             a.json = true;
         else if (c == 'b')
             a.builder = true;
-        else if (num_parse_duration(optarg, &a.ttl_ms) < 0 || !a.ttl_ms)
+        else if (num_parse_duration(a.ttl = optarg, &ttl_ms) < 0)
             return cli_usage(cmd, "--ttl: a duration such as 1h, not \"%s\"", optarg);
     }
     if (c != CLI_END)
         return cli_option_status(c);
     verb = optind < argc ? argv[optind] : "";
-    if ((a.builder || a.ttl_ms) && strcmp(verb, "token") != 0)
+    if ((a.builder || a.ttl) && strcmp(verb, "token") != 0)
         return cli_usage(cmd, "--builder and --ttl belong to `yado pcs token`");
     if (!*verb)
         return view_show(cmd, &pcs_view, a.json, "/v1/pcs");
@@ -168,31 +163,27 @@ const struct command cmd_pcs = {
 /* ---- vms ------------------------------------------------------------------------------------- */
 
 static const struct listing_column vm_columns[] = {
-    {"JOB", LISTING_RIGHT},
-    {"PART", LISTING_RIGHT},
-    {"NAME", LISTING_SHRINK},
-    {"PC", LISTING_SHRINK},
-    {"STATE", 0},
-    {"EPOCH", LISTING_RIGHT},
-    {"MEMORY", LISTING_RIGHT},
-    {"RUN", LISTING_RIGHT},
-    {"MOVES", LISTING_RIGHT},
+    {"PC", LISTING_SHRINK},     {"JOB", LISTING_RIGHT},
+    {"PART", LISTING_RIGHT},    {"STATE", 0},
+    {"USER", LISTING_SHRINK},   {"IMAGE", LISTING_SHRINK},
+    {"MEMORY", LISTING_RIGHT},  {"RUN", LISTING_RIGHT},
+    {"MOVES", LISTING_RIGHT},   {"EPOCH", LISTING_RIGHT},
+    {"REASON", LISTING_SHRINK},
 };
 
 static void vm_row(struct listing *l, const json_t *vm)
 {
-    if (cli_int(vm, "job"))
-        listing_add(l, "%" PRId64, cli_int(vm, "job"));
-    else
-        listing_add(l, "golden");
-    listing_add(l, "%" PRId64, cli_int(vm, "part"));
-    listing_add(l, "%s", view_text_or_dash(vm, "name"));
     listing_add(l, "%s", view_text_or_dash(vm, "pc"));
+    listing_add(l, "%" PRId64, cli_int(vm, "job"));
+    listing_add(l, "%" PRId64, cli_int(vm, "part"));
     listing_add(l, "%s", cli_text(vm, "state"));
-    listing_add(l, "%" PRId64, cli_int(vm, "epoch"));
+    listing_add(l, "%s", view_text_or_dash(vm, "user"));
+    listing_add(l, "%s", view_text_or_dash(vm, "image"));
     add_size(l, vm, "memory_bytes");
     add_ms(l, vm, "run_ms");
     listing_add(l, "%" PRId64, cli_int(vm, "moves"));
+    listing_add(l, "%" PRId64, cli_int(vm, "epoch"));
+    listing_add(l, "%s", view_text_or_dash(vm, "reason"));
 }
 
 static const struct view vms_view = {"vms", vm_columns, sizeof vm_columns / sizeof *vm_columns,
@@ -253,20 +244,42 @@ static const struct view moves_view = {"moves", move_columns,
 
 static int run_moves(const struct command *cmd, int argc, char **argv)
 {
-    return view_command(cmd, argc, argv, &moves_view, "/v1/moves");
+    AUTO_FREE char *path = NULL;
+    uint64_t limit = 1000, job = 0;
+    bool json = false;
+    int c;
+
+    while ((c = cli_option(cmd, argc, argv)) > 0) {
+        if (c == 'j')
+            json = true;
+        else if (num_parse_u64(optarg, INT64_MAX, c == 'n' ? &limit : &job) < 0)
+            return cli_usage(cmd, "\"%s\" is not a number", optarg);
+    }
+    if (c != CLI_END)
+        return cli_option_status(c);
+    if (!cli_words(cmd, argc, 0, 0))
+        return CLI_USAGE;
+    path = xasprintf("/v1/moves?limit=%" PRIu64 "&job=%" PRIu64, limit, job);
+    return view_show(cmd, &moves_view, json, path);
 }
 
+static const struct option moves_options[] = {{"job", required_argument, NULL, 'J'},
+                                              {"limit", required_argument, NULL, 'n'},
+                                              {"json", no_argument, NULL, 'j'},
+                                              {NULL, 0, NULL, 0}};
 const struct command cmd_moves = {
     "moves",
     "list moves with their times",
-    "[--json]",
+    "[--job ID] [--limit N] [--json]",
     "Each move of a part from one PC to another: the owner's event to stopped vCPUs (STOP),\n"
     "until the state was safe at the master (SAVE), until a PC was free (SEARCH), until it\n"
     "ran there (RESUME), and how much was saved.\n"
     "\n"
-    "  --json  the master's whole answer",
+    "  --job ID   only that job's\n"
+    "  --limit N  at most the last N (1000)\n"
+    "  --json     the master's whole answer",
     NULL,
-    view_only_json,
+    moves_options,
     run_moves};
 
 /* ---- drain ----------------------------------------------------------------------------------- */

@@ -29,6 +29,8 @@ enum { CHUNK_BYTES = 1024 * 1024, GUEST_ID = 1000, DEPTH_MAX = 200 };
 
 struct packer {
     struct archive *a;
+    int fd;
+    bool given_up; /* nothing more is to be written, not even the padding of an unfinished file */
     uint8_t *chunk;
     struct err *err;
 };
@@ -36,6 +38,19 @@ struct packer {
 static int pack_failed(struct packer *p, const char *path)
 {
     return err_set(p->err, -EIO, "%s: %s", path, archive_error_string(p->a));
+}
+
+static la_ssize_t on_write(struct archive *a, void *arg, const void *data, size_t len)
+{
+    const struct packer *p = arg;
+    ssize_t n;
+
+    do
+        n = p->given_up ? -1 : write(p->fd, data, len);
+    while (n < 0 && !p->given_up && errno == EINTR);
+    if (n < 0)
+        archive_set_error(a, errno, "the temporary file: %s", strerror(errno));
+    return n;
 }
 
 static int pack_content(struct packer *p, int fd, const char *path, uint64_t size)
@@ -144,21 +159,20 @@ int tarball_pack(const char *dir, int fd, struct err *ret_err)
 {
     AUTO_CLOSE int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     AUTO_FREE uint8_t *chunk = xmalloc(CHUNK_BYTES);
-    struct packer p = {.a = archive_write_new(), .chunk = chunk, .err = ret_err};
+    struct packer p = {.a = archive_write_new(), .fd = fd, .chunk = chunk, .err = ret_err};
     int r;
 
     if (dir_fd < 0)
         r = err_set(ret_err, -errno, "%s: %s", dir, strerror(errno));
     else if (archive_write_set_format_pax_restricted(p.a) != ARCHIVE_OK ||
              archive_write_set_bytes_in_last_block(p.a, 512) != ARCHIVE_OK ||
-             archive_write_open_fd(p.a, fd) != ARCHIVE_OK)
+             archive_write_open(p.a, &p, NULL, on_write, NULL) != ARCHIVE_OK)
         r = pack_failed(&p, dir);
     else
         r = pack_dir(&p, dir_fd, dir, "", 0);
     if (r == 0 && archive_write_close(p.a) != ARCHIVE_OK)
         r = pack_failed(&p, dir);
-    if (r)
-        (void)archive_write_fail(p.a); /* the text is made; nothing more is to be written */
+    p.given_up = true;
     archive_write_free(p.a);
     return r;
 }
