@@ -1,0 +1,536 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The core's one thread: batches, commits, what follows them; see core.h. */
+#include "master/core_internal.h"
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/must.h"
+#include "master/api.h"
+#include "master/file.h"
+#include "master/hold.h"
+#include "master/images.h"
+#include "master/places.h"
+#include "state/segment.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+    CORE_TICK_MS = 1000,
+    CORE_FULL_PAUSE_MS = 5000,
+    CORE_AGE_MS = 3600 * 1000,
+    CORE_AGE_JOBS = 100,
+    CORE_KEEP_ROWS = 100000, /* events and moves */
+};
+
+#define PUSH(array, count, cap)                                                             \
+    ((count) == (cap) ? ((cap) = (cap) ? 2 * (cap) : 16,                                    \
+                         (array) = xreallocarray((array), (cap), sizeof *(array)), (void)0) \
+                      : (void)0,                                                            \
+     &(array)[(count)++])
+
+uint64_t core_wall_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+struct grid *core_grid(const struct core *c)
+{
+    return c->grid;
+}
+
+uint64_t core_now(const struct core *c)
+{
+    return c->now_ms;
+}
+
+struct master *core_master(const struct core *c)
+{
+    return c->m;
+}
+
+const struct grid_effects *core_effects(const struct core *c)
+{
+    return &c->fx;
+}
+
+/* Recovery is from the rows, by the next process: nothing is tried with a state that is unsure. */
+_Noreturn static void give_up(struct core *c, const char *what, int error)
+{
+    log_error("%s: %s (%s); ending, so that the next start recovers from what is stored", what,
+              state_error(c->m->state), strerror(-error));
+    abort();
+}
+
+/* ---- steps ---------------------------------------------------------------------------------- */
+
+void core_fail(struct core *c, int error)
+{
+    if (error < 0 && c->error == 0)
+        c->error = error;
+}
+
+struct state *core_write(struct core *c, struct req *r)
+{
+    if (r)
+        r->wrote = true;
+    if (c->error == 0 && !state_in_transaction(c->m->state))
+        core_fail(c, state_begin(c->m->state));
+    return c->m->state;
+}
+
+static void note_row(struct core *c, const struct grid_row *row)
+{
+    uint64_t job = 0, part = 0;
+    if (row->kind == GRID_ROW_LOG)
+        c->logged = true;
+    if (row->kind == GRID_ROW_PART) {
+        job = row->part.job;
+        part = row->part.index;
+    } else if (row->kind == GRID_ROW_GOLDEN) {
+        part = row->golden.id;
+    } else {
+        return;
+    }
+    *PUSH(c->touched, c->count_touched, c->cap_touched) = (struct core_touched){job, part};
+}
+
+static void take_effect(struct core *c, const struct grid_fx *fx)
+{
+    switch (fx->kind) {
+    case GRID_FX_ROW:
+        if (c->error == 0)
+            core_fail(c, state_apply(c->m->state, &fx->row, 1));
+        note_row(c, &fx->row);
+        break;
+    case GRID_FX_RETIRE:
+        if (c->error == 0)
+            core_fail(c, state_retire(c->m->state, fx->job));
+        *PUSH(c->retired, c->count_retired, c->cap_retired) = fx->job;
+        break;
+    case GRID_FX_WAKE_PC:
+        *PUSH(c->wake_pcs, c->count_wake_pcs, c->cap_wake_pcs) = fx->pc;
+        break;
+    case GRID_FX_TRUNCATE:
+        *PUSH(c->truncations, c->count_truncations, c->cap_truncations) =
+            (struct core_truncation){fx->job, fx->part, fx->offset};
+        break;
+    }
+}
+
+enum grid_outcome core_step(struct core *c, struct req *r, struct grid_event *event)
+{
+    event->now_ms = c->now_ms;
+    grid_effects_clear(&c->fx);
+    enum grid_outcome outcome = grid_step(c->grid, event, &c->fx);
+    if (outcome != GRID_OK)
+        return outcome;
+    (void)core_write(c, r); /* even a step without rows counts */
+    for (size_t i = 0; i < c->fx.count; i++)
+        take_effect(c, &c->fx.fx[i]);
+    return GRID_OK;
+}
+
+enum core_next core_refuse(struct core *c, struct req *r, enum grid_outcome outcome)
+{
+    static const struct {
+        unsigned status;
+        const char *code;
+    } as[] = {
+        [GRID_REFUSED] = {400, "refused"},
+        [GRID_NOT_FOUND] = {404, "not_found"},
+        [GRID_CONFLICT] = {409, "conflict"},
+        [GRID_QUOTA] = {429, "quota"},
+    };
+    (void)req_reply_error(r, as[outcome].status, as[outcome].code, "%s", c->fx.refusal.text);
+    return CORE_REPLIED;
+}
+
+/* ---- load ----------------------------------------------------------------------------------- */
+
+struct load {
+    struct grid *grid;
+    struct err *err;
+};
+
+static int load_row(void *arg, const struct grid_row *row)
+{
+    struct load *l = arg;
+    return grid_load(l->grid, row, l->err);
+}
+
+static int load_grid(struct core *c, struct grid **ret_grid, struct err *ret_err)
+{
+    struct err why = {""};
+    struct load l = {grid_new(&c->m->config.grid), &why};
+    int r = state_load(c->m->state, load_row, &l);
+    if (r == 0)
+        r = grid_load_done(l.grid, &why);
+    if (r != 0) {
+        grid_free(l.grid);
+        return err_set(ret_err, r, "the stored rows cannot be loaded: %s",
+                       why.text[0] ? why.text : state_error(c->m->state));
+    }
+    *ret_grid = l.grid;
+    return 0;
+}
+
+struct keep {
+    struct grid *from, *to;
+    uint64_t fallback_ms;
+};
+
+static bool keep_lease(void *arg, const struct grid_pc *pc)
+{
+    struct keep *k = arg;
+    uint64_t seen = grid_pc_seen_ms(k->from, pc->id);
+    grid_renew(k->to, pc->id, seen ? seen : k->fallback_ms);
+    return true;
+}
+
+/* Back to what is durable, with the leases as they were. */
+static void reload(struct core *c)
+{
+    struct err e;
+    struct grid *fresh;
+    if (load_grid(c, &fresh, &e) < 0)
+        give_up(c, e.text, -EIO);
+    struct keep k = {c->grid, fresh, c->m->started_ms};
+    grid_each_pc(fresh, keep_lease, &k);
+    grid_effects_clear(&c->fx); /* its rows point into the old grid */
+    grid_free(c->grid);
+    c->grid = fresh;
+    c->image_id = 0; /* ids that were taken back are given again */
+    places_forget_unused(c->m->places);
+    core_publish_all(c);
+}
+
+/* ---- commit and what follows ---------------------------------------------------------------- */
+
+static void clear_batch(struct core *c)
+{
+    c->error = 0;
+    c->count_touched = c->count_truncations = c->count_wake_pcs = c->count_retired = 0;
+    c->logged = false;
+}
+
+static int commit(struct core *c)
+{
+    if (c->error == 0 && state_in_transaction(c->m->state))
+        core_fail(c, state_commit(c->m->state));
+    if (c->error && state_in_transaction(c->m->state))
+        state_rollback(c->m->state);
+    return c->error;
+}
+
+static void truncate_outputs(struct core *c)
+{
+    struct master *m = c->m;
+    for (size_t i = 0; i < c->count_truncations; i++) {
+        const struct core_truncation *t = &c->truncations[i];
+        uint64_t have = 0;
+        places_lock_output(m->places, t->job, t->part);
+        int r = segment_truncate(m->segments, t->job, t->part, t->offset);
+        if (r == 0)
+            r = segment_length(m->segments, t->job, t->part, &have);
+        places_set_output(m->places, t->job, t->part, have);
+        places_unlock_output(m->places, t->job, t->part);
+        if (r < 0)
+            give_up(c, "truncating output", r);
+    }
+}
+
+static void wake_all(struct core *c)
+{
+    struct holds *h = c->m->holds;
+    for (size_t i = 0; i < c->count_wake_pcs; i++)
+        holds_wake(h, &(struct hold_key){HOLD_SYNC, c->wake_pcs[i], 0});
+    for (size_t i = 0; i < c->count_touched; i++)
+        if (c->touched[i].job)
+            holds_wake(h, &(struct hold_key){HOLD_LOG, c->touched[i].job, c->touched[i].part});
+    if (c->logged)
+        holds_wake(h, &(struct hold_key){HOLD_EVENTS, 0, 0});
+}
+
+static void after_commit(struct core *c)
+{
+    core_publish_touched(c);
+    truncate_outputs(c);
+    wake_all(c);
+    for (size_t i = 0; i < c->count_retired; i++)
+        places_forget_job(c->m->places, c->retired[i]);
+}
+
+/* ---- batches -------------------------------------------------------------------------------- */
+
+static void release(struct core *c, struct req *r)
+{
+    if (r->core_next != CORE_HOLD || !holds_add(c->m->holds, r, r->hold_turn))
+        req_resume(r);
+}
+
+static void run_one(struct core *c, struct req *r)
+{
+    r->wrote = false;
+    r->core_next = r->core(c, r);
+    if (r->core_next == CORE_HOLD) /* a later step of this batch may have news for it */
+        r->hold_turn = holds_turn(c->m->holds, &r->hold);
+    r->step = grid_get_meta(c->grid)->step;
+}
+
+/* The disk is full. Returns those that are to be run again. */
+static struct req *refuse_batch(struct core *c, struct req *batch)
+{
+    struct req *again = NULL, **end = &again;
+    log_error("the disk is full: changes are refused until there is room in %s",
+              c->m->config.state_dir);
+    reload(c);
+    c->tick_after_ms = holds_now() + CORE_FULL_PAUSE_MS;
+    for (struct req *r = batch, *next; r; r = next) {
+        next = r->queue_next;
+        req_reset(r);
+        if (r->wrote && r->hold.kind != HOLD_SYNC) {
+            (void)req_reply_errno(r, -ENOSPC, "nothing was changed");
+            r->core_next = CORE_REPLIED;
+            release(c, r);
+        } else {
+            r->no_step = r->wrote; /* an agent gets what is durable, and its lease */
+            r->queue_next = NULL;
+            *end = r;
+            end = &r->queue_next;
+        }
+    }
+    return again;
+}
+
+static void run_batch(struct core *c, struct req *batch)
+{
+    while (batch) {
+        clear_batch(c);
+        c->now_ms = core_wall_ms();
+        for (struct req *r = batch; r; r = r->queue_next)
+            r->wrote = false;
+        for (struct req *r = batch; r && c->error == 0; r = r->queue_next)
+            run_one(c, r);
+        int r = commit(c);
+        if (r == -ENOSPC) {
+            batch = refuse_batch(c, batch);
+            continue;
+        }
+        if (r < 0)
+            give_up(c, "writing the state", r);
+        after_commit(c);
+        for (struct req *next; batch; batch = next) {
+            next = batch->queue_next;
+            batch->queue_next = NULL;
+            release(c, batch);
+        }
+    }
+}
+
+/* A step of the master's own. */
+static void run_tick(struct core *c)
+{
+    uint64_t now = core_wall_ms();
+    if (holds_now() < c->tick_after_ms || !grid_tick_due(c->grid, now))
+        return;
+    clear_batch(c);
+    c->now_ms = now;
+    (void)core_step(c, NULL, &(struct grid_event){.kind = GRID_EV_TICK}); /* never refused */
+    int r = commit(c);
+    if (r == -ENOSPC)
+        (void)refuse_batch(c, NULL); /* nobody asked: nobody is refused */
+    else if (r < 0)
+        give_up(c, "writing the state", r);
+    else
+        after_commit(c);
+}
+
+static void note_gone(void *arg, uint64_t job)
+{
+    struct core *c = arg;
+    *PUSH(c->retired, c->count_retired, c->cap_retired) = job;
+}
+
+/* Forgets finished jobs that are older than the history goes back, a few at a time. */
+static void age(struct core *c)
+{
+    uint64_t now = core_wall_ms(), keep = c->m->config.history_ms;
+    struct state_ageing ageing = {.before_ms = now > keep ? now - keep : 0,
+                                  .limit = CORE_AGE_JOBS,
+                                  .keep_events = CORE_KEEP_ROWS,
+                                  .keep_moves = CORE_KEEP_ROWS};
+    clear_batch(c);
+    struct state *s = core_write(c, NULL);
+    if (c->error == 0)
+        core_fail(c, state_age(s, &ageing, note_gone, c));
+    int r = commit(c);
+    if (r < 0 && r != -ENOSPC) /* with a full disk: an hour later */
+        give_up(c, "forgetting old jobs", r);
+    for (size_t i = 0; r == 0 && i < c->count_retired; i++)
+        if (segment_remove_job(c->m->segments, c->retired[i]) < 0)
+            log_warn("the output of job %llu, which is forgotten, could not be removed",
+                     (unsigned long long)c->retired[i]);
+    /* A full measure: there is more to forget. */
+    c->next_age_ms = holds_now() + (c->count_retired == CORE_AGE_JOBS ? CORE_TICK_MS : CORE_AGE_MS);
+}
+
+static struct req *wait_for_batch(struct core *c, uint64_t until_ms, bool *ret_end)
+{
+    struct timespec until = {.tv_sec = (time_t)(until_ms / 1000),
+                             .tv_nsec = (long)(until_ms % 1000) * 1000000};
+    pthread_mutex_lock(&c->lock);
+    while (!c->first && !c->stopping &&
+           pthread_cond_timedwait(&c->news, &c->lock, &until) != ETIMEDOUT)
+        ;
+    struct req *batch = c->first;
+    c->first = c->last = NULL;
+    c->closed = c->stopping && !batch;
+    *ret_end = c->closed;
+    pthread_mutex_unlock(&c->lock);
+    return batch;
+}
+
+static void *core_main(void *arg)
+{
+    struct core *c = arg;
+    uint64_t next_tick_ms = holds_now();
+    bool end = false;
+    while (!end) {
+        uint64_t now = holds_now(), deadline = holds_expire(c->m->holds, now);
+        if (now >= next_tick_ms) {
+            run_tick(c);
+            if (now >= c->next_age_ms)
+                age(c);
+            next_tick_ms = now + CORE_TICK_MS;
+        }
+        uint64_t until = deadline < next_tick_ms ? deadline : next_tick_ms;
+        /* A request that was held meanwhile may be due sooner than we know: look often enough. */
+        uint64_t soon = now + CORE_TICK_MS / 4;
+        run_batch(c, wait_for_batch(c, until < soon ? until : soon, &end));
+    }
+    return NULL;
+}
+
+enum req_next core_post(struct req *r, enum core_next (*fn)(struct core *c, struct req *r))
+{
+    struct core *c = r->m->core;
+    r->core = fn;
+    r->queue_next = NULL;
+    pthread_mutex_lock(&c->lock);
+    if (c->closed) {
+        pthread_mutex_unlock(&c->lock);
+        return req_reply_error(r, 503, "ending", "the master is ending: try again soon");
+    }
+    req_suspend(r);
+    if (c->last)
+        c->last->queue_next = r;
+    else
+        c->first = r;
+    c->last = r;
+    pthread_cond_signal(&c->news);
+    pthread_mutex_unlock(&c->lock);
+    return REQ_WAITING;
+}
+
+/* ---- start and end -------------------------------------------------------------------------- */
+
+/* The token is on disk before it is good for anything, so that no crash can lose it. */
+static int make_first_user(struct core *c, struct err *ret_err)
+{
+    struct master *m = c->m;
+    AUTO_FREE char *token = NULL;
+    AUTO_FREE char *path = xasprintf("%s/admin.token", m->config.state_dir);
+    int r = api_first_user(c, &token, ret_err);
+    if (r < 0 || !token)
+        return r;
+    AUTO_FREE char *line = xasprintf("%s\n", token);
+    r = file_write(path, line, strlen(line), 0600);
+    if (r < 0)
+        return err_set(ret_err, r, "cannot write %s: %s", path, strerror(-r));
+    log_info("first start; the administrator logs in with (the token is in %s as well)", path);
+    printf("yado login %s %s\n", m->url, token);
+    fflush(stdout);
+    return 0;
+}
+
+static int first_steps(struct core *c, struct err *ret_err)
+{
+    clear_batch(c);
+    c->now_ms = core_wall_ms();
+    (void)core_step(c, NULL, &(struct grid_event){.kind = GRID_EV_RESTART}); /* never refused */
+    int r = make_first_user(c, ret_err);
+    if (r == 0)
+        r = images_import(c, ret_err);
+    if (r < 0)
+        return r;
+    r = commit(c);
+    if (r == -ENOSPC)
+        return err_set(ret_err, r, "the disk of %s is full: make room and start again",
+                       c->m->config.state_dir);
+    if (r < 0)
+        return err_set(ret_err, r, "cannot write the state: %s", state_error(c->m->state));
+    core_publish_all(c);
+    truncate_outputs(c);
+    return 0;
+}
+
+int core_open(struct master *m, struct core **ret_core, struct err *ret_err)
+{
+    struct core *c = xcalloc(1, sizeof *c);
+    pthread_condattr_t attr;
+    c->m = m;
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&c->news, &attr);
+    pthread_condattr_destroy(&attr);
+    int r = load_grid(c, &c->grid, ret_err);
+    if (r == 0)
+        r = first_steps(c, ret_err);
+    if (r != 0) {
+        core_free(c);
+        return r;
+    }
+    *ret_core = c;
+    return 0;
+}
+
+void core_start(struct core *c)
+{
+    MUST(pthread_create(&c->thread, NULL, core_main, c) == 0);
+    c->started = true;
+}
+
+void core_stop(struct core *c)
+{
+    if (!c || !c->started)
+        return;
+    pthread_mutex_lock(&c->lock);
+    c->stopping = true;
+    pthread_cond_signal(&c->news);
+    pthread_mutex_unlock(&c->lock);
+    pthread_join(c->thread, NULL);
+    c->started = false;
+}
+
+void core_free(struct core *c)
+{
+    if (!c)
+        return;
+    for (size_t i = 0; i < c->answers.cap; i++)
+        free(c->answers.slots[i].value);
+    table_deinit(&c->answers);
+    grid_effects_deinit(&c->fx);
+    grid_free(c->grid);
+    free(c->touched);
+    free(c->truncations);
+    free(c->wake_pcs);
+    free(c->retired);
+    pthread_cond_destroy(&c->news);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+}

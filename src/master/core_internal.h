@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What core.c (the thread, batches, commits) and core_view.c (what follows from the grid's rows:
+ * placements, parsed jobs, images) share. Only the core thread touches it, but for the queue.
+ */
+#ifndef YADO_MASTER_CORE_INTERNAL_H
+#define YADO_MASTER_CORE_INTERNAL_H
+
+#include "base/table.h"
+#include "master/core.h"
+
+#include <pthread.h>
+
+enum { CORE_ANSWERS = 4 };
+
+/* The last answers to one PC's syncs. */
+struct core_answers {
+    uint64_t serial[CORE_ANSWERS], epoch[CORE_ANSWERS];
+    unsigned next;
+};
+
+/* A part (or a golden: job 0), or a job, that a step touched. */
+struct core_touched {
+    uint64_t job, part;
+};
+
+struct core_truncation {
+    uint64_t job, part, offset;
+};
+
+struct core {
+    struct master *m;
+    struct grid *grid;
+    struct grid_effects fx;
+    uint64_t now_ms;
+    uint64_t tick_after_ms; /* monotonic: no TICK before, the disk is full */
+    uint64_t next_age_ms;   /* monotonic: when old jobs are forgotten next */
+
+    pthread_t thread;
+    bool started;
+    pthread_mutex_t lock; /* of the queue and `stopping` */
+    pthread_cond_t news;
+    struct req *first, *last;
+    bool stopping;
+    bool closed; /* nothing is taken any more */
+
+    /* the batch */
+    int error;
+    struct core_touched *touched;
+    size_t count_touched, cap_touched;
+    struct core_truncation *truncations;
+    size_t count_truncations, cap_truncations;
+    uint64_t *wake_pcs;
+    size_t count_wake_pcs, cap_wake_pcs;
+    uint64_t *retired;
+    size_t count_retired, cap_retired;
+    bool logged; /* the batch has LOG rows */
+
+    struct table answers; /* pc -> struct core_answers */
+    uint64_t image_id;    /* of the cached contents, 0 none */
+    struct state_image image;
+};
+
+/* core_view.c: publishes what the batch touched, or everything (after a load). */
+void core_publish_touched(struct core *c);
+void core_publish_all(struct core *c);
+
+#endif

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * yado master: the HTTPS API, the core in its one thread, the durable table, the depot.
+ *
+ * Threads: libmicrohttpd's I/O threads (requests, bodies), the core thread (core.h), the main
+ * thread (start, signals, sweeping the depot). What they share is in struct master and is either
+ * constant after the start or has its own lock.
+ */
+#ifndef YADO_MASTER_MASTER_H
+#define YADO_MASTER_MASTER_H
+
+#include "grid/grid.h"
+
+#include <stdint.h>
+
+enum { MASTER_SECRET_BYTES = 32 };
+
+struct master_config {
+    const char *state_dir;
+    const char *host; /* to listen on */
+    uint16_t port;
+    const char *images_dir; /* of the built-in image, or NULL */
+    const char *cpu, *machine;
+    struct grid_config grid;
+    uint64_t history_ms; /* how long finished jobs are kept */
+};
+
+struct master {
+    struct master_config config;
+    struct ca *ca;
+    struct state *state;
+    struct depot *depot;
+    struct segments *segments;
+    struct core *core;
+    struct places *places;
+    struct holds *holds;
+    struct server *server;
+    uint8_t secret[MASTER_SECRET_BYTES]; /* behind the placements' tokens */
+    char *url;
+    uint64_t started_ms;
+};
+
+/* argv[0] is "master". Returns the exit status. */
+int yado_master_main(int argc, char **argv);
+
+#endif
