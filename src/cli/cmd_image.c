@@ -104,7 +104,7 @@ static char *find_script(void)
 }
 
 /* Its messages go to standard error, as they come. */
-static int run_script(const char *script, const char *include, const char *out)
+static int run_script(const char *script, const char *name, const char *include, const char *out)
 {
     pid_t pid = fork();
     int status;
@@ -113,7 +113,7 @@ static int run_script(const char *script, const char *include, const char *out)
         return -errno;
     if (pid == 0) {
         dup2(STDERR_FILENO, STDOUT_FILENO);
-        execl(script, script, "--include", include, out, (char *)NULL);
+        execl(script, script, name, include, out, (char *)NULL);
         fprintf(stderr, "yado: image: %s: %s\n", script, strerror(errno));
         _exit(127);
     }
@@ -141,7 +141,8 @@ static int build(const struct command *cmd, const char *name, const char *includ
         return cli_fail(cmd, &e);
     }
     out = xasprintf("%s/root.erofs", dir);
-    r = run_script(script, include, out);
+    fprintf(stderr, "yado: image: building %s; this takes a minute or more\n", name);
+    r = run_script(script, name, include, out);
     if (r == 0) {
         status = import(cmd, name, out);
     } else {
@@ -187,8 +188,10 @@ static int run_image(const struct command *cmd, int argc, char **argv)
         return view_show(cmd, &images_view, json, "/v1/images");
     if (words > 1 && !str_is_name(name))
         return cli_usage(cmd, "\"%s\" is no name of an image: 1 to 63 of a-z 0-9 . _ -", name);
+    if (strcmp(verb, "build") == 0 && words == 2 && include)
+        return build(cmd, name, include);
     if (strcmp(verb, "build") == 0 && words == 2)
-        return build(cmd, name, include ? include : "");
+        return cli_usage(cmd, "say which Debian packages it has: --include python3,xz-utils");
     if (strcmp(verb, "import") == 0 && words == 3)
         return import(cmd, name, argv[optind + 2]);
     if (strcmp(verb, "rm") == 0 && words == 2)
@@ -202,7 +205,7 @@ static const struct option image_options[] = {{"include", required_argument, NUL
 const struct command cmd_image = {
     "image",
     "list, build, import and remove images",
-    "list [--json]\nbuild NAME [--include PKG,PKG...]\nimport NAME FILE\nrm NAME",
+    "list [--json]\nbuild NAME --include PKG,PKG...\nimport NAME FILE\nrm NAME",
     "An image is the root file system of a job's guest, read over the network as it is\n"
     "needed. \"tiny\" is built in: a kernel and busybox, for static programs.\n"
     "\n"

@@ -56,7 +56,7 @@ static int run_list(const struct command *cmd, int argc, char **argv, const stru
     AUTO_BUF struct buf query = {0};
     AUTO_FREE char *state = NULL;
     bool json = false;
-    uint64_t n;
+    uint64_t n, limit = 1000;
     int c;
 
     buf_put_str(&query, path);
@@ -72,33 +72,32 @@ static int run_list(const struct command *cmd, int argc, char **argv, const stru
             state = client_escape(optarg);
             buf_printf(&query, "&state=%s", state);
             break;
-        default: /* n, A */
+        default: /* n, A, B */
             if (num_parse_u64(optarg, INT64_MAX, &n) < 0)
                 return cli_usage(cmd, "\"%s\" is not a number", optarg);
-            buf_printf(&query, c == 'n' ? "&limit=%" PRIu64 : "&after=%" PRIu64, n);
+            if (c == 'n')
+                limit = n;
+            else
+                buf_printf(&query, c == 'A' ? "&after=%" PRIu64 : "&before=%" PRIu64, n);
         }
     }
     if (c != CLI_END)
         return cli_option_status(c);
     if (!cli_words(cmd, argc, 0, 0))
         return CLI_USAGE;
-    for (char *p = (char *)query.data, *end = p + query.len; p < end; p++)
-        if (*p == '&') {
-            *p = '?'; /* the first */
-            break;
-        }
+    buf_printf(&query, "&limit=%" PRIu64, limit);
     buf_put_u8(&query, 0);
     return view_show(cmd, v, json, (const char *)query.data);
 }
 
 static int run_jobs(const struct command *cmd, int argc, char **argv)
 {
-    return run_list(cmd, argc, argv, &jobs_view, "/v1/jobs");
+    return run_list(cmd, argc, argv, &jobs_view, "/v1/jobs?");
 }
 
 static int run_history(const struct command *cmd, int argc, char **argv)
 {
-    return run_list(cmd, argc, argv, &history_view, "/v1/history");
+    return run_list(cmd, argc, argv, &history_view, "/v1/history?");
 }
 
 static const struct option jobs_options[] = {
@@ -112,7 +111,7 @@ const struct command cmd_jobs = {
     "Your jobs that have not left the queue, and those that ended lately.\n"
     "\n"
     "  --state STATE  only jobs in that state: queued, running, held, done, ...\n"
-    "  --limit N      at most N jobs\n"
+    "  --limit N      at most N jobs (1000)\n"
     "  --after ID     only jobs with a larger number, for paging\n"
     "  --all          the jobs of all users (administrators)\n"
     "  --json         the master's whole answer\n"
@@ -124,22 +123,22 @@ const struct command cmd_jobs = {
 
 static const struct option history_options[] = {{"all", no_argument, NULL, 'a'},
                                                 {"limit", required_argument, NULL, 'n'},
-                                                {"after", required_argument, NULL, 'A'},
+                                                {"before", required_argument, NULL, 'B'},
                                                 {"json", no_argument, NULL, 'j'},
                                                 {NULL, 0, NULL, 0}};
-const struct command cmd_history = {
-    "history",
-    "list finished jobs",
-    "[--limit N] [--after ID] [--all] [--json]",
-    "Your finished jobs, as long as the master keeps them (30 days unless set otherwise).\n"
-    "\n"
-    "  --limit N   at most N jobs\n"
-    "  --after ID  only jobs with a larger number, for paging\n"
-    "  --all       the jobs of all users (administrators)\n"
-    "  --json      the master's whole answer",
-    NULL,
-    history_options,
-    run_history};
+const struct command cmd_history = {"history",
+                                    "list finished jobs",
+                                    "[--limit N] [--before ID] [--all] [--json]",
+                                    "Your finished jobs, newest first, as long as the master keeps "
+                                    "them (30 days unless set otherwise).\n"
+                                    "\n"
+                                    "  --limit N    at most N jobs (1000)\n"
+                                    "  --before ID  only jobs with a smaller number, for paging\n"
+                                    "  --all        the jobs of all users (administrators)\n"
+                                    "  --json       the master's whole answer",
+                                    NULL,
+                                    history_options,
+                                    run_history};
 
 /* ---- one job --------------------------------------------------------------------------------- */
 

@@ -23,6 +23,7 @@ enum {
     QUIET_DEFAULT_MS = 15000,
     POLL_MS = 1000,
     BODY_MAX_DEFAULT = 16 * 1024 * 1024,
+    JSON_MAX = 64 * 1024 * 1024, /* a job of 100,000 parts is half of it */
     ERROR_BODY_MAX = 64 * 1024,
     EXPECT_BYTES = 1024 * 1024, /* above this the server may refuse before it gets the body */
 };
@@ -444,6 +445,7 @@ int http_json(struct http *h, const char *method, const char *url, const json_t 
                              .url = url,
                              .timeout_ms = timeout_ms,
                              .quiet_ms = timeout_ms,
+                             .body_max = JSON_MAX,
                              .content_type = "application/json"};
     AUTO_HTTP_RESPONSE struct http_response answer = {0};
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
