@@ -177,7 +177,7 @@ int client_open(struct client **ret_client, struct err *ret_err)
     if (!given || !token)
         return err_set(ret_err, -ENOENT, "not logged in: yado login URL TOKEN");
     if (!is_url(given))
-        return err_set(ret_err, -EINVAL, "\"%s\" is not an address like https://host:8470", given);
+        return err_set(ret_err, -EINVAL, "\"%s\" is not an address like https://host:7443", given);
     url = trim_url(given);
     if (token == env_token && strchr(token, '.')) {
         r = fetch_ca(url, token, &pem, ret_err);
@@ -368,7 +368,7 @@ int client_login(const char *url, const char *token, struct err *ret_err)
     int r;
 
     if (!is_url(url))
-        return err_set(ret_err, -EINVAL, "\"%s\" is not an address like https://host:8470", url);
+        return err_set(ret_err, -EINVAL, "\"%s\" is not an address like https://host:7443", url);
     base = trim_url(url);
     r = fetch_ca(base, token, &pem, ret_err);
     if (r)
