@@ -34,6 +34,7 @@ static const struct listing_column pc_columns[] = {
     {"STATE", LISTING_SHRINK},
     {"MEMORY", LISTING_RIGHT},
     {"CPUS", LISTING_RIGHT},
+    {"VMS", LISTING_RIGHT},
     {"ACCEL", 0},
     {"QEMU", 0},
     {"BUILDER", 0},
@@ -43,7 +44,7 @@ static const struct listing_column pc_columns[] = {
 static void pc_row(struct listing *l, const json_t *pc)
 {
     const json_t *cls = json_object_get(pc, "class");
-    int64_t seen = cli_int(pc, "seen_ms");
+    int64_t qemu = cli_int(cls, "qemu_version"), seen = cli_int(pc, "seen_ms");
     struct timespec now;
     char text[NUM_TEXT_MAX];
 
@@ -57,8 +58,13 @@ static void pc_row(struct listing *l, const json_t *pc)
         listing_add(l, "busy: %s", view_text_or_dash(pc, "reason"));
     add_size(l, pc, "memory_bytes");
     listing_add(l, "%" PRId64, cli_int(pc, "cpus"));
+    listing_add(l, "%" PRId64, cli_int(pc, "vms"));
     listing_add(l, "%s", view_text_or_dash(cls, "accel"));
-    listing_add(l, "%s", view_text_or_dash(cls, "qemu_version"));
+    if (qemu)
+        listing_add(l, "%" PRId64 ".%" PRId64 ".%" PRId64, qemu / 10000, qemu / 100 % 100,
+                    qemu % 100);
+    else
+        listing_add(l, "-");
     listing_add(l, "%s", cli_bool(pc, "builder") ? "yes" : "-");
     if (seen)
         listing_add(l, "%s ago",
@@ -75,7 +81,7 @@ static const struct view pcs_view = {
 /* What was said after `pcs`. */
 struct pcs_args {
     bool json, builder;
-    const char *ttl;
+    uint64_t ttl_ms;
 };
 
 static int make_token(const struct command *cmd, const struct pcs_args *a)
@@ -86,8 +92,8 @@ static int make_token(const struct command *cmd, const struct pcs_args *a)
     char text[VIEW_TIME_MAX];
     struct err e;
 
-    if (a->ttl)
-        json_object_set_new(body, "ttl", json_string(a->ttl));
+    if (a->ttl_ms)
+        json_object_set_new(body, "ttl_ms", json_integer((json_int_t)a->ttl_ms));
     if (client_open(&c, &e) || client_call(c, "POST", body, &reply, &e, "/v1/enroll-tokens"))
         return cli_fail(cmd, &e);
     if (a->json)
@@ -113,7 +119,6 @@ static int run_pcs(const struct command *cmd, int argc, char **argv)
 {
     struct pcs_args a = {0};
     const char *verb;
-    uint64_t ttl_ms;
     int c;
 
     while ((c = cli_option(cmd, argc, argv)) > 0) {
@@ -121,13 +126,13 @@ static int run_pcs(const struct command *cmd, int argc, char **argv)
             a.json = true;
         else if (c == 'b')
             a.builder = true;
-        else if (num_parse_duration(a.ttl = optarg, &ttl_ms) < 0)
+        else if (num_parse_duration(optarg, &a.ttl_ms) < 0 || !a.ttl_ms || a.ttl_ms > INT64_MAX)
             return cli_usage(cmd, "--ttl: a duration such as 1h, not \"%s\"", optarg);
     }
     if (c != CLI_END)
         return cli_option_status(c);
     verb = optind < argc ? argv[optind] : "";
-    if ((a.builder || a.ttl) && strcmp(verb, "token") != 0)
+    if ((a.builder || a.ttl_ms) && strcmp(verb, "token") != 0)
         return cli_usage(cmd, "--builder and --ttl belong to `yado pcs token`");
     if (!*verb)
         return view_show(cmd, &pcs_view, a.json, "/v1/pcs");
@@ -174,7 +179,10 @@ static const struct listing_column vm_columns[] = {
 static void vm_row(struct listing *l, const json_t *vm)
 {
     listing_add(l, "%s", view_text_or_dash(vm, "pc"));
-    listing_add(l, "%" PRId64, cli_int(vm, "job"));
+    if (cli_int(vm, "job"))
+        listing_add(l, "%" PRId64, cli_int(vm, "job"));
+    else
+        listing_add(l, "golden");
     listing_add(l, "%" PRId64, cli_int(vm, "part"));
     listing_add(l, "%s", cli_text(vm, "state"));
     listing_add(l, "%s", view_text_or_dash(vm, "user"));

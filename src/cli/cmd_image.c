@@ -71,7 +71,8 @@ static int import(const struct command *cmd, const char *name, const char *file)
         (void)err_set(&e, r, "%s: %s", file, strerror(-r));
         return cli_fail(cmd, &e);
     }
-    body = json_pack("{s:s, s:s}", "name", name, "root", digest);
+    body = json_pack("{s:s, s:{s:s, s:I}}", "name", name, "root", "digest", digest, "size",
+                     (json_int_t)size);
     if (client_open(&c, &e) || inputs_send_blob(c, name, fd, digest, size, &e) ||
         client_call(c, "POST", body, NULL, &e, "/v1/images"))
         return cli_fail(cmd, &e);

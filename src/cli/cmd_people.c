@@ -11,7 +11,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 /* ---- login ----------------------------------------------------------------------------------- */
@@ -73,7 +72,7 @@ static int run_whoami(const struct command *cmd, int argc, char **argv)
         return cli_fail(cmd, &e);
     if (json)
         return cli_print_json(reply);
-    name = text_clean(cli_text(reply, "user"));
+    name = text_clean(cli_text(reply, "name"));
     printf("%s%s at %s\n", name, cli_bool(reply, "admin") ? " (administrator)" : "",
            client_url(client));
     return CLI_OK;
@@ -147,20 +146,14 @@ static int add_user(const struct command *cmd, struct client *c, const struct us
     return a->json ? cli_print_json(reply) : CLI_OK;
 }
 
-/* A token without a label is called by the moment it was made at. */
 static int make_token(const struct command *cmd, struct client *c, const struct user_args *a)
 {
     AUTO_FREE char *user = client_escape(a->name);
     AUTO_JSON json_t *reply = NULL;
-    AUTO_JSON json_t *body = NULL;
-    char made[32];
-    time_t now = time(NULL);
-    struct tm tm;
+    AUTO_JSON json_t *body = json_object();
     struct err e;
 
-    strftime(made, sizeof made, "%Y%m%d-%H%M%S", gmtime_r(&now, &tm));
-    body = json_pack("{s:s}", "name", a->label ? a->label : made);
-    if (!body)
+    if (a->label && json_object_set_new(body, "name", json_string(a->label)) < 0)
         return cli_usage(cmd, "the label is no UTF-8 text");
     if (client_call(c, "POST", body, &reply, &e, "/v1/users/%s/tokens", user))
         return cli_fail(cmd, &e);
