@@ -52,7 +52,7 @@ e2e: $(TEST)/build.ninja images $(BUILD)/qemu10/qemu-system-x86_64
 	YADO_QEMU10=$$(ls $(CURDIR)/$(BUILD)/qemu10/qemu-system-x86_64 2>/dev/null) YADO=$(CURDIR)/$(TEST)/yado YADO_IMAGES=$(CURDIR)/$(BUILD)/images $(PYTEST) -q tests/e2e $(E2E_ARGS)
 
 fuzz: $(FUZZ)/build.ninja
-	ninja -C $(FUZZ)
+	ninja -C $(FUZZ) $$(ninja -C $(FUZZ) -t targets all | sed -n 's/^\(src.*\/fuzz_[a-z_]*\): c_LINKER.*/\1/p')
 	tests/fuzz/run $(FUZZ) $(FUZZ_SECONDS)
 
 soak: $(TEST)/build.ninja images
