@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The pager as its parent sees it: started, waited for, told to fail or serve, ended, and its
+ * mount cleaned whatever became of it.
+ */
+#ifndef YADO_AGENT_PAGER_CHILD_H
+#define YADO_AGENT_PAGER_CHILD_H
+
+#include "base/str.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct pager_child {
+    pid_t pid;   /* 0: none */
+    int input;   /* our end of its standard input */
+    int output;  /* of its standard output: its end tells that the pager ended */
+    char *mount; /* DIR/mnt */
+};
+
+/* Starts `yado pager DIR` with its log in DIR/pager.log. config is its JSON but for "mount",
+ * which is added here. */
+int pager_child_start(const char *dir, json_t *config, struct pager_child *ret,
+                      struct err *ret_err);
+/* Waits until the mount is there. */
+int pager_child_wait_ready(struct pager_child *p, int timeout_ms, struct err *ret_err);
+/* "fail" or "serve"; never blocks. */
+void pager_child_say(struct pager_child *p, const char *word);
+/* Kills, waits, unmounts. Takes one that was never started. */
+void pager_child_end(struct pager_child *p);
+
+#endif
