@@ -309,6 +309,7 @@ int yado_pager_main(int argc, char **argv)
     int r;
 
     log_set_name("pager");
+    (void)prctl(PR_SET_NAME, "yado-pager"); /* for people who look */
     (void)signal(SIGPIPE, SIG_IGN);
     r = read_config(&p, &err);
     if (r == 0)

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -682,6 +683,7 @@ int yado_supervisor_main(int argc, char **argv)
         return 2;
     }
     log_set_name("supervisor");
+    (void)prctl(PR_SET_NAME, "yado-supervisor"); /* for people who look */
     s = (struct supervisor){.dir = argv[1],
                             .agent = {.fd = -1},
                             .result_fd = -1,

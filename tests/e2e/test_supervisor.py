@@ -1,0 +1,436 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One supervisor with a real QEMU guest, its agent and its master played by the test: a golden
+build, a part from golden, a move to another folder, faults on every side."""
+import hashlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tarfile
+import tempfile
+import time
+
+import pytest
+
+from blobserver import BlobServer
+from grid import IMAGES, SANITIZER, YADO, wait_for
+
+MACHINE = {"machine": "pc-i440fx-7.2", "cpu": "Nehalem", "accel": "tcg"}
+MEMORY = 128 << 20
+COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 20000; done"
+
+
+def boottime_ms():
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000)
+
+
+def qemu_version():
+    text = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True).stdout
+    a, b, c = text.split("version ")[1].split()[0].split(".")[:3]
+    return int(a) * 10000 + int(b) * 100 + int(c)
+
+
+class Vm:
+    """A supervisor as its agent sees it."""
+
+    def __init__(self, world, name, desired, wrap=()):
+        self.world = world
+        self.dir = world.dir / name
+        self.dir.mkdir(mode=0o711, exist_ok=True)
+        self.report, self.states = {}, []
+        self.sock, self.buffer, self.pinged, self.pings = None, b"", 0, True
+        config = {"desired": desired, "url": world.server.url.split("/v1/")[0],
+                  "ca_file": str(world.server.ca_file), "cache_dir": str(world.dir / "cache"),
+                  "qemu": None, "class": dict(MACHINE, qemu_version=world.version), "uid": -1,
+                  "gid": -1, "pager_uid": -1, "pager_gid": -1, "cgroup": None, "idle_priority": False}
+        (self.dir / "config.json").write_text(json.dumps(config))
+        self.wrap = list(wrap)
+        self.start()
+
+    def start(self):
+        env = dict(os.environ, **{k: v.format(dir=self.world.dir) for k, v in SANITIZER.items()})
+        self.proc = subprocess.Popen([*self.wrap, YADO, "supervisor", str(self.dir)], stdin=subprocess.DEVNULL,
+                                     stdout=open(self.dir / "supervisor.log", "ab"),
+                                     stderr=subprocess.STDOUT, env=env, start_new_session=True)
+        self.world.vms.append(self)
+        self.connect()
+
+    def connect(self):
+        def dial():
+            s = socket.socket(socket.AF_UNIX)
+            try:
+                s.connect(str(self.dir / "ctl"))
+                return s
+            except OSError:
+                s.close()
+                assert self.proc.poll() is None, self.text()
+        self.sock = wait_for("the supervisor's socket", dial, 15, 0.01)
+        self.sock.setblocking(False)
+
+    def hang_up(self):
+        self.sock.close()
+        self.sock = None
+
+    def say(self, cmd, **more):
+        self.sock.sendall(json.dumps({"cmd": cmd, **more}).encode() + b"\n")
+
+    def run(self, lease_ms=60000):
+        self.say("lease", until_ms=boottime_ms() + lease_ms)
+        self.say("cont")
+
+    def suspend(self, reason="owner"):
+        self.say("suspend", reason=reason, event_us=time.monotonic_ns() // 1000)
+
+    def poll(self):
+        """Reads reports, pings; returns the state."""
+        if self.sock:
+            if self.pings and time.monotonic() - self.pinged > 0.4:
+                self.say("ping")
+                self.pinged = time.monotonic()
+            try:
+                self.buffer += self.sock.recv(65536)
+            except BlockingIOError:
+                pass
+            *lines, self.buffer = self.buffer.split(b"\n")
+            for line in lines:
+                self.report = json.loads(line)
+                self.states.append(self.report["state"])
+        return self.report.get("state")
+
+    def wait(self, *states, timeout=60):
+        def check():
+            state = self.poll()
+            assert state in states or state != "failed", f"{self.report}\n{self.text()}"
+            return state in states
+        wait_for(f"{states}, not {self.report}", check, timeout, 0.005)
+        return self.report
+
+    def wait_until(self, what, check, timeout=60):
+        def both():
+            self.poll()
+            return check()
+        return wait_for(what, both, timeout, 0.005)
+
+    def text(self):
+        return "".join(f"== {p}\n{p.read_text(errors='replace')[-3000:]}"
+                       for p in sorted(self.dir.glob("*.log")))
+
+    def processes(self):
+        """Those below the supervisor."""
+        out = subprocess.run(["ps", "-o", "pid=,ppid=,comm=,args=", "-e"], capture_output=True,
+                             text=True).stdout
+        return {line.split()[2]: int(line.split()[0]) for line in out.splitlines()
+                if int(line.split()[1]) == self.proc.pid}
+
+    def drop(self):
+        children = self.processes()
+        self.say("drop")
+        assert self.proc.wait(10) == 0
+        for pid in children.values():
+            wait_for("the children to end", lambda: not os.path.exists(f"/proc/{pid}"), 5)
+        assert str(self.dir) not in open("/proc/self/mounts").read()
+        assert not (self.dir / "memory").exists()
+
+
+class World:
+    def __init__(self):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="yado-supervisor-", dir="/var/tmp"))
+        os.chmod(self.dir, 0o711)
+        self.server = BlobServer(self.dir).start()
+        self.version = qemu_version()
+        self.vms = []
+        image = {}
+        for name, path in (("kernel", "vmlinuz"), ("initrd", "initrd.img"), ("root", "root.erofs")):
+            data = b""
+            if name != "root":
+                data = next(p for p in pathlib.Path(IMAGES).iterdir()
+                            if p.name.startswith(path.split(".")[0])).read_bytes()
+            image[name] = {"digest": self.server.add(data) if data else "", "size": len(data)}
+        self.image = dict(image, name="tiny")
+        self.golden = None
+
+    def desired(self, job=1, argv=None, golden=None, layer=None, have=0, **spec):
+        none = {"digest": "", "size": 0, "output_offset": 0, "run_ms": 0,
+                "class": dict(machine="", cpu="", accel="", qemu_version=0)}
+        d = {"job": job, "part": 0, "epoch": 1, "want": "run", "reason": "",
+             "grant": self.server.grant, "image": self.image, "golden": golden or none,
+             "layer": layer or none, "output_have": have, "memory_bytes": MEMORY, "cpus": 1}
+        self.server.prefix = f"/v1/vm/{job}.0.1/"
+        if job:
+            d["spec"] = {"name": "test", "image": "tiny", "command": argv, "parts": 1,
+                         "memory": MEMORY, **spec}
+        return d
+
+    def close(self):
+        for vm in self.vms:
+            if vm.proc.poll() is None:
+                vm.proc.kill()
+                vm.proc.wait()
+        self.server.release.set()
+        self.server.stop()
+        reports = [p.read_text(errors="replace") for p in self.dir.glob("sanitizer*")]
+        for vm in self.vms:
+            print(vm.text())
+        for line in open("/proc/self/mounts"):
+            if line.split()[1].startswith(str(self.dir)):
+                subprocess.run(["umount", "-l", line.split()[1]])
+        if not os.environ.get("YADO_KEEP"):
+            shutil.rmtree(self.dir, ignore_errors=True)
+        assert not reports, reports
+
+    def text(self, stream=1):
+        out, data = b"", self.server.output
+        while data:
+            kind, n = struct.unpack(">BI", data[:5])
+            assert kind in (1, 2) and 0 < n <= 32768 and len(data) >= 5 + n
+            out += data[5:5 + n] if kind == stream else b""
+            data = data[5 + n:]
+        return out.decode()
+
+    def ticks(self):
+        return [int(line.split()[1]) for line in self.text().splitlines() if line.startswith("tick")]
+
+
+@pytest.fixture(scope="module")
+def golden_world():
+    w = World()
+    try:
+        vm = Vm(w, "0.0.1", w.desired(job=0))
+        vm.run()
+        report = vm.wait("done", timeout=90)
+        assert report["layer"]["digest"] in w.server.blobs
+        assert len(w.server.blobs[report["layer"]["digest"]]) == report["layer"]["size"]
+        assert report["layer"]["class"] == dict(MACHINE, qemu_version=w.version)
+        assert "suspended" not in vm.states
+        vm.drop()
+        w.golden = report["layer"]
+        yield w
+    finally:
+        w.close()
+
+
+@pytest.fixture
+def world(golden_world):
+    w = golden_world
+    w.server.output = b""
+    w.server.output_status, w.server.blob_status = 200, None
+    w.server.stall.clear()
+    if not w.server.server:
+        w.server.start()
+    w.vms.clear()
+    yield w
+    for vm in w.vms:
+        if vm.proc.poll() is None:
+            vm.proc.kill()
+            vm.proc.wait()
+        print(vm.text())
+        shutil.rmtree(vm.dir, ignore_errors=True)
+
+
+def start(world, name="1.0.1", argv=None, **more):
+    vm = Vm(world, name, world.desired(argv=argv or ["sh", "-c", COUNTER], golden=world.golden, **more))
+    vm.run()
+    return vm
+
+
+def test_a_part_from_golden_to_its_result(world):
+    begin = time.monotonic()
+    vm = start(world, argv=["sh", "-c", "echo hello $YADO_PART of $YADO_PARTS; echo oops >&2; "
+                                        "echo result > $YADO_OUT/answer; exit 3"])
+    vm.wait_until("the first output", lambda: world.text())
+    print(f"start to first output {time.monotonic() - begin:.2f} s")
+    report = vm.wait("done")
+    assert (world.text(1), world.text(2)) == ("hello 0 of 1\n", "oops\n")
+    assert os.waitstatus_to_exitcode(report["exit_status"]) == 3
+    assert report["output_bytes"] == len(world.server.output)
+    tar = world.server.blobs[report["result"]]
+    assert len(tar) == report["result_bytes"]
+    with tarfile.open(fileobj=io.BytesIO(tar)) as t:
+        assert [m.name.removeprefix("./") for m in t.getmembers() if m.isfile()] == ["answer"]
+        assert t.extractfile([m for m in t.getmembers() if m.isfile()][0]).read() == b"result\n"
+    assert report["peak_bytes"] > 0 and report["resume_ms"] > 0
+    assert not vm.processes()  # memory is given back before the result is told
+    vm.drop()
+
+
+def test_inputs_by_the_drive(world):
+    a = os.urandom(700000)
+    digest = world.server.add(a)
+    vm = start(world, argv=["sh", "-c", "sha256sum < $YADO_IN/d/a.bin"],
+               inputs=[{"path": "d/a.bin", "digest": digest, "size": len(a), "mode": 0o644,
+                        "tar": False}])
+    vm.wait("done")
+    assert world.text().split()[0] == hashlib.sha256(a).hexdigest()
+    vm.drop()
+
+
+def test_a_counter_over_moves(world):
+    layer, have = None, 0
+    for i in range(3):
+        vm = start(world, name=f"1.0.{i + 1}", layer=layer, have=have)
+        seen = len(world.ticks())
+        vm.wait_until("ticks", lambda: len(world.ticks()) > seen + 10)
+        vm.suspend()
+        report = vm.wait("suspended")
+        assert [s for s in vm.states if s in ("saving", "saved", "uploading", "suspended")] == \
+            ["saving", "saved", "uploading", "suspended"]
+        assert report["reason"] == "owner" and report["stop_ms"] < 500
+        assert not vm.processes()
+        assert not (vm.dir / "memory").exists()
+        print({k: report[k] for k in ("stop_ms", "save_ms", "upload_ms", "resume_ms")},
+              report["layer"]["size"])
+        layer, have = report["layer"], len(world.server.output)
+        assert have >= layer["output_offset"] - (1 << 20)
+        vm.drop()
+    ticks = world.ticks()
+    assert ticks == list(range(1, len(ticks) + 1))
+
+
+def stands(vm, world):
+    """True when no tick comes for a while although the agent pings."""
+    def pass_time(seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            vm.poll()
+            time.sleep(0.01)
+    pass_time(0.3)  # what is on its way to the master
+    before = len(world.ticks())
+    pass_time(0.5)
+    return len(world.ticks()) == before
+
+
+def test_it_runs_only_with_agent_and_lease(world):
+    vm = start(world)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    vm.run(lease_ms=300)
+    vm.wait("paused")
+    assert stands(vm, world)
+    seen = len(world.ticks())
+    vm.run()
+    vm.wait_until("ticks after a new lease", lambda: len(world.ticks()) > seen + 3)
+    vm.say("stop")
+    vm.wait("paused")
+    vm.hang_up()
+    vm.connect()
+    vm.say("lease", until_ms=boottime_ms() + 60000)
+    assert stands(vm, world)  # a lease alone is not cont
+    vm.say("cont")
+    seen = len(world.ticks())
+    vm.wait_until("ticks after cont", lambda: len(world.ticks()) > seen + 3)
+    vm.pings = False
+    vm.wait_until("the supervisor to hang up", lambda: "it is silent" in vm.text(), 5)
+    vm.hang_up()
+    seen = len(world.ticks())
+    time.sleep(0.5)
+    assert len(world.ticks()) - seen <= 5  # what was on its way
+    vm.pings = True
+    vm.connect()
+    vm.run()
+    vm.wait_until("ticks with an agent", lambda: len(world.ticks()) > seen + 10)
+    ticks = world.ticks()
+    assert ticks == list(range(1, len(ticks) + 1))
+    vm.drop()
+
+
+def test_master_away(world):
+    """Output waits in the guest, the layer on the disk; nothing is lost."""
+    vm = start(world)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    world.server.stop()
+    time.sleep(0.5)
+    vm.suspend("shutdown")
+    vm.wait("uploading")
+    vm.wait_until("an attempt", lambda: "upload waits" in vm.text())
+    # The supervisor dies as well: a new one goes on with what is on the disk.
+    vm.proc.kill()
+    vm.proc.wait()
+    vm.sock.close()
+    vm.start()
+    vm.wait("uploading")
+    world.server.start()
+    report = vm.wait("suspended")
+    assert report["reason"] == "shutdown"
+    vm.drop()
+    have = len(world.server.output)
+    vm = start(world, name="1.0.2", layer=report["layer"], have=have)
+    seen = len(world.ticks())
+    vm.wait_until("ticks", lambda: len(world.ticks()) > seen + 10)
+    ticks = world.ticks()
+    assert ticks == list(range(1, len(ticks) + 1))
+    vm.drop()
+
+
+def test_full_disk_and_stale_at_the_master(world):
+    vm = start(world)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    world.server.blob_status = 507
+    vm.suspend()
+    vm.wait_until("an attempt", lambda: "upload waits" in vm.text())
+    world.server.blob_status = None
+    vm.wait("suspended")
+    vm.drop()
+    world.server.output = b""
+    vm = start(world, name="1.0.3")
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    world.server.output_status = 409
+    assert vm.wait("failed")["reason"] == "stale"
+    vm.wait_until("everything to be given back", lambda: not vm.processes())
+    vm.drop()
+
+
+@pytest.mark.parametrize("who, reason", [("qemu", "QEMU died"), ("pager", "pager died")])
+def test_a_death_is_told_and_cleaned(world, who, reason):
+    if who == "pager" and not os.path.exists("/dev/fuse"):
+        pytest.skip("no FUSE here")
+    vm = start(world)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    name = next(n for n in vm.processes() if n.startswith("qemu" if who == "qemu" else "yado-pager"))
+    os.kill(vm.processes()[name], signal.SIGKILL)
+    assert vm.wait("failed")["reason"] == reason
+    vm.wait_until("everything to be given back", lambda: not vm.processes())
+    vm.drop()
+
+
+def test_supervisor_killed_leaves_nothing(world):
+    vm = start(world)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    children = vm.processes()
+    assert any(n.startswith("qemu") for n in children)
+    vm.proc.kill()
+    vm.proc.wait()
+    for pid in children.values():
+        wait_for("the children to end", lambda: not os.path.exists(f"/proc/{pid}"), 5)
+
+
+def test_suspend_while_preparing_and_a_job_that_is_dropped(world):
+    world.server.stall.set()
+    vm = Vm(world, "1.0.4", world.desired(argv=["true"], golden=dict(world.golden, size=world.golden["size"])))
+    shutil.rmtree(world.dir / "cache", ignore_errors=True)
+    vm.run()
+    vm.wait("preparing")
+    vm.suspend("owner")
+    report = vm.wait("failed")
+    assert report["reason"] == "owner" and "layer" not in report
+    vm.drop()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="not root here")
+def test_without_fuse(world):
+    a = os.urandom(300000)
+    vm = Vm(world, "1.0.5", world.desired(
+        argv=["sh", "-c", "sha256sum < $YADO_IN/a; " + COUNTER], golden=world.golden,
+        inputs=[{"path": "a", "digest": world.server.add(a), "size": len(a), "mode": 0o644,
+                 "tar": False}]),
+        wrap=["unshare", "-m", "sh", "-c", "mount --bind /dev/null /dev/fuse && exec \"$@\"", "sh"])
+    vm.run()
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    assert world.text().split()[0] == hashlib.sha256(a).hexdigest()
+    assert "fetching the image whole" in vm.text()
+    vm.suspend()
+    vm.wait("suspended")
+    vm.drop()
