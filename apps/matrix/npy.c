@@ -26,8 +26,10 @@ _Noreturn void die(const char *fmt, ...)
     va_start(ap, fmt);
     fputs("matrix: ", stderr);
     vfprintf(stderr, fmt, ap);
+    va_end(ap);
     fputc('\n', stderr);
-    exit(2);
+    fflush(NULL);
+    _exit(2); /* what is open and allocated is left to the system */
 }
 
 static void read_at(const struct npy *m, void *out, size_t len, uint64_t at)

@@ -65,6 +65,14 @@ static struct blob_path path_of(const uint8_t digest[DEPOT_DIGEST_BYTES])
     return p;
 }
 
+/* The error that a failed call left in errno; never 0. */
+static int failed(void)
+{
+    if (errno == EDQUOT)
+        return -ENOSPC;
+    return errno ? -errno : -EIO;
+}
+
 static int write_all(int fd, const void *data, size_t len)
 {
     const uint8_t *p = data;
@@ -75,7 +83,7 @@ static int write_all(int fd, const void *data, size_t len)
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return errno == EDQUOT ? -ENOSPC : -errno;
+            return failed();
         p += n;
         len -= (size_t)n;
     }
@@ -182,7 +190,7 @@ int depot_put_begin(struct depot *d, struct depot_put **ret_put)
     snprintf(put->tmp, sizeof put->tmp, "%llu", (unsigned long long)n);
     put->fd = openat(d->tmp, put->tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (put->fd < 0) {
-        r = errno == EDQUOT ? -ENOSPC : -errno;
+        r = failed();
         free(put);
         return r;
     }
@@ -238,7 +246,7 @@ static int write_blocks(struct depot_put *put)
     tmp_blocks_name(put, name);
     fd = openat(put->depot->tmp, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
-        return errno == EDQUOT ? -ENOSPC : -errno;
+        return failed();
     r = write_all(fd, put->sums.data, put->sums.len);
     return r ? r : fsync(fd) ? -errno : 0;
 }
@@ -281,7 +289,7 @@ int depot_put_commit(struct depot_put *put, const uint8_t *expected,
     if (!r)
         r = write_blocks(put);
     if (!r && (futimens(put->fd, NULL) || fsync(put->fd)))
-        r = errno == EDQUOT ? -ENOSPC : -errno;
+        r = failed();
     if (!r)
         r = publish(put, &p);
     if (!r)
@@ -313,11 +321,11 @@ int depot_put_file(struct depot *d, int fd, uint8_t ret_digest[DEPOT_DIGEST_BYTE
                    uint64_t *ret_size)
 {
     AUTO_FREE uint8_t *chunk = xmalloc(DEPOT_BLOCK_BYTES);
-    struct depot_put *put;
+    struct depot_put *put = NULL;
     uint64_t at = 0;
     int r = depot_put_begin(d, &put);
 
-    if (r)
+    if (!put)
         return r;
     for (;;) {
         ssize_t n = pread(fd, chunk, DEPOT_BLOCK_BYTES, (off_t)at);

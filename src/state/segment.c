@@ -246,14 +246,11 @@ int segment_truncate(struct segments *s, uint64_t job, uint64_t part, uint64_t o
     file_name(name, job, part);
     pthread_rwlock_wrlock(lock);
     fd = openat(s->dir, name, O_RDWR | O_CLOEXEC);
-    if (fd < 0)
-        r = errno == ENOENT ? 0 : -errno;
-    else if (fstat(fd, &st))
-        r = -errno;
-    else if ((uint64_t)st.st_size > offset && (ftruncate(fd, (off_t)offset) || fdatasync(fd)))
+    if (fd < 0 || fstat(fd, &st) ||
+        ((uint64_t)st.st_size > offset && (ftruncate(fd, (off_t)offset) || fdatasync(fd))))
         r = -errno;
     pthread_rwlock_unlock(lock);
-    return r;
+    return r == -ENOENT ? 0 : r; /* it never wrote */
 }
 
 int segment_remove_job(struct segments *s, uint64_t job)

@@ -118,7 +118,7 @@ static int open_database(struct state *s, const char *folder, struct err *ret_er
 int state_open(const char *folder, struct state **ret_state, struct err *ret_err)
 {
     struct state *s;
-    int lock, r;
+    int lock = -1, r;
 
     r = make_folder(folder, ret_err);
     if (!r)

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * `matrix part`: one block of the product. The split is said in main.c.
+ */
+#include "matrix.h"
+
+#include <cblas.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+struct block {
+    size_t row, col, rows, cols;
+};
+
+/* Block i of a p x q split; sizes differ by one row or column at most. */
+static struct block block_of(size_t n, size_t parts, size_t part)
+{
+    struct block b;
+    size_t p = 1, q;
+
+    for (size_t d = 1; d * d <= parts; d++)
+        if (parts % d == 0)
+            p = d;
+    q = parts / p;
+    if (q > n)
+        die("%zu x %zu cannot be split %zu x %zu ways; use fewer parts", n, n, p, q);
+    b.row = part / q * n / p;
+    b.col = part % q * n / q;
+    b.rows = (part / q + 1) * n / p - b.row;
+    b.cols = (part % q + 1) * n / q - b.col;
+    return b;
+}
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void settle_part(struct options *o)
+{
+    if (!o->parts)
+        o->parts = parse_number("YADO_PARTS", env_or("YADO_PARTS", "1"), 1, PARTS_MAX);
+    if (o->part == SIZE_MAX)
+        o->part = parse_number("YADO_PART", env_or("YADO_PART", "0"), 0, PARTS_MAX);
+    if (o->part >= o->parts)
+        die("part %zu of %zu: parts are counted from 0", o->part, o->parts);
+    if (!o->out)
+        o->out = env_or("YADO_OUT", "/out");
+}
+
+int part_main(struct options *o)
+{
+    struct factor fa, fb;
+    struct block k;
+    struct npy file;
+    char path[PATH_MAX];
+    double *a, *b, *c, start = now();
+
+    settle_n(o);
+    settle_part(o);
+    k = block_of(o->n, o->parts, o->part);
+    fa = factor_open(o, o->a, 'a');
+    fb = factor_open(o, o->b, 'b');
+    printf("part %zu of %zu: rows %zu to %zu, columns %zu to %zu of %zu\n", o->part, o->parts,
+           k.row, k.row + k.rows - 1, k.col, k.col + k.cols - 1, o->n);
+    b = doubles(o->n, k.cols);
+    a = doubles(STRIP, o->n);
+    c = doubles(STRIP, k.cols);
+    factor_read(&fb, 0, k.col, o->n, k.cols, b);
+    if (snprintf(path, sizeof path, "%s/C-%zu-%zu.npy", o->out, k.row, k.col) >= (int)sizeof path)
+        die("--out: the name of the folder is too long");
+    file = npy_create(path, k.rows, k.cols);
+    for (size_t at = 0; at < k.rows; at += STRIP) {
+        size_t rows = least(STRIP, k.rows - at);
+
+        factor_read(&fa, k.row + at, 0, rows, o->n, a);
+        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)k.cols, (int)o->n, 1,
+                    a, (int)o->n, b, (int)k.cols, 0, c, (int)k.cols);
+        npy_write(&file, at, rows, c);
+        printf("%3zu %%  %zu of %zu rows, %.1f s\n", (at + rows) * 100 / k.rows, at + rows, k.rows,
+               now() - start);
+    }
+    npy_finish(&file);
+    printf("wrote %s\n", path);
+    factor_close(&fa);
+    factor_close(&fb);
+    free(a);
+    free(b);
+    free(c);
+    return 0;
+}
