@@ -335,8 +335,9 @@ void pager_store_free(struct pager_store *s)
     s->ending = true;
     pthread_cond_broadcast(&s->wake);
     pthread_mutex_unlock(&s->lock);
-    for (size_t i = 0; i < WORKERS; i++) {
+    for (size_t i = 0; i < WORKERS; i++) /* all first: one may wait for another's block list */
         http_abort(s->workers[i].http);
+    for (size_t i = 0; i < WORKERS; i++) {
         if (s->started)
             pthread_join(s->workers[i].thread, NULL);
         http_free(s->workers[i].http);

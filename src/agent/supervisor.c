@@ -51,7 +51,7 @@ struct supervisor {
     /* the agent */
     int listen_fd, signal_fd, wake_fd, lease_fd;
     struct json_line agent;
-    uint64_t ping_ms, alone_since_ms;
+    uint64_t heard_ms;       /* when an agent last said something */
     uint64_t lease_until_ms; /* CLOCK_BOOTTIME */
     bool told_run;
 
@@ -309,7 +309,13 @@ static void lose_agent(struct supervisor *s, const char *why)
     log_info("agent: %s", why);
     json_line_deinit(&s->agent);
     s->told_run = false;
-    s->alone_since_ms = mono_ms();
+}
+
+/* One that says nothing may hang, and then nobody watches for the owner. Its connection stays: it
+ * may come to itself. */
+static bool agent_is_here(const struct supervisor *s)
+{
+    return s->agent.fd >= 0 && mono_ms() - s->heard_ms <= PING_MS;
 }
 
 static void accept_agent(struct supervisor *s)
@@ -320,7 +326,7 @@ static void accept_agent(struct supervisor *s)
         return;
     lose_agent(s, "another one came");
     json_line_init(&s->agent, fd);
-    s->ping_ms = mono_ms();
+    s->heard_ms = mono_ms();
     tell(s);
 }
 
@@ -341,7 +347,7 @@ static void obey(struct supervisor *s, json_t *json)
     json_int_t until = json_integer_value(json_object_get(json, "until_ms"));
     json_int_t event_us = json_integer_value(json_object_get(json, "event_us"));
 
-    s->ping_ms = mono_ms();
+    s->heard_ms = mono_ms();
     if (!cmd || strcmp(cmd, "ping") == 0)
         return;
     if (strcmp(cmd, "suspend") == 0)
@@ -377,7 +383,7 @@ static void serve_agent(struct supervisor *s)
 
 static bool should_run(struct supervisor *s)
 {
-    return s->stage == LIVE && !s->suspend && s->told_run && s->agent.fd >= 0 &&
+    return s->stage == LIVE && !s->suspend && s->told_run && agent_is_here(s) &&
            clock_ms(CLOCK_BOOTTIME) < s->lease_until_ms;
 }
 
@@ -424,11 +430,7 @@ static void decide_live(struct supervisor *s)
 
 static void decide(struct supervisor *s)
 {
-    uint64_t now = mono_ms();
-
-    if (s->agent.fd >= 0 && now - s->ping_ms > PING_MS)
-        lose_agent(s, "it is silent");
-    if (s->agent.fd < 0 && now - s->alone_since_ms > ALONE_MS)
+    if (mono_ms() - s->heard_ms > ALONE_MS)
         s->drop = true;
     if (s->stage == LIVE && s->outbox && outbox_result(s->outbox))
         fail(s, "stale", "the master knows a newer placement of this part");
@@ -688,7 +690,7 @@ int yado_supervisor_main(int argc, char **argv)
                             .agent = {.fd = -1},
                             .result_fd = -1,
                             .start_ms = mono_ms(),
-                            .alone_since_ms = mono_ms()};
+                            .heard_ms = mono_ms()};
     if (open_all(&s, &err)) {
         log_error("%s", err.text);
         return 1;
