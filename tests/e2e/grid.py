@@ -179,7 +179,8 @@ class Grid:
         return json.loads(self.yado(*args, "--json"))
 
     def submit(self, *args):
-        return int(self.json("submit", *args)["id"])
+        # Before the words of the command, which are the job's.
+        return int(json.loads(self.yado("submit", "--json", *args))["id"])
 
     def job(self, job):
         return self.json("job", job)
