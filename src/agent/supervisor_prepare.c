@@ -279,9 +279,19 @@ static int launch(struct work *w, const char *root, const char *input, const cha
     return r ? fail(r, r == -EBADMSG ? "layer damaged" : "QEMU does not resume", ret_reason) : 0;
 }
 
+/* Where the time of a start goes. */
+static void note(uint64_t *since_ms, const char *what)
+{
+    uint64_t now = clock_ms(CLOCK_MONOTONIC);
+
+    log_debug("%s: %llu ms", what, (unsigned long long)(now - *since_ms));
+    *since_ms = now;
+}
+
 int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
 {
     const struct sync_desired *d = &w->config->desired;
+    uint64_t since_ms = clock_ms(CLOCK_MONOTONIC);
     AUTO_FREE char *root = NULL, *input = NULL;
     struct blob *kernel, *initrd;
     struct err why = {""};
@@ -297,10 +307,12 @@ int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
     r = boot_blob(w, &d->image.kernel, &kernel, ret_reason, ret_err);
     if (r == 0)
         r = boot_blob(w, &d->image.initrd, &initrd, ret_reason, ret_err);
+    note(&since_ms, "kernel and initrd");
     if (r == 0 && d->golden.digest[0])
         r = compose(w, ret_reason, ret_err);
     if (r)
         return r;
+    note(&since_ms, "memory");
     if (w->has_pager && pager_child_wait_ready(&w->pager, PAGER_READY_MS, &why) == 0) {
         input = xasprintf("%s/input", w->pager.mount);
         if (d->image.root.digest[0])
@@ -312,9 +324,11 @@ int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
         w->has_pager = false;
         r = files_without_pager(w, &root, &input, ret_reason, ret_err);
     }
+    note(&since_ms, "pager");
     if (r == 0 && atomic_load(&w->cancelled))
         r = fail(-ECANCELED, "cancelled", ret_reason);
     if (r == 0)
         r = launch(w, root, input, blob_path(kernel), blob_path(initrd), ret_reason, ret_err);
+    note(&since_ms, "QEMU");
     return r;
 }

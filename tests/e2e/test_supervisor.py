@@ -38,7 +38,7 @@ def qemu_version():
 class Vm:
     """A supervisor as its agent sees it."""
 
-    def __init__(self, world, name, desired, wrap=()):
+    def __init__(self, world, name, desired, wrap=(), **config_more):
         self.world = world
         self.dir = world.dir / name
         self.dir.mkdir(mode=0o711, exist_ok=True)
@@ -47,7 +47,8 @@ class Vm:
         config = {"desired": desired, "url": world.server.url.split("/v1/")[0],
                   "ca_file": str(world.server.ca_file), "cache_dir": str(world.dir / "cache"),
                   "qemu": None, "class": dict(MACHINE, qemu_version=world.version), "uid": -1,
-                  "gid": -1, "pager_uid": -1, "pager_gid": -1, "cgroup": None, "idle_priority": False}
+                  "gid": -1, "pager_uid": -1, "pager_gid": -1, "cgroup": None, "idle_priority": False,
+                  **config_more}
         (self.dir / "config.json").write_text(json.dumps(config))
         self.wrap = list(wrap)
         self.start()
@@ -438,6 +439,28 @@ def test_suspend_while_preparing_and_a_job_that_is_dropped(world):
     vm.suspend("owner")
     report = vm.wait("failed")
     assert report["reason"] == "owner" and "layer" not in report
+    vm.drop()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="not root here")
+def test_qemu_and_pager_are_other_users(world):
+    a = os.urandom(300000)
+    inputs = [{"path": "a", "digest": world.server.add(a), "size": len(a), "mode": 0o644,
+               "tar": False}]
+    vm = Vm(world, "1.0.7", world.desired(
+        argv=["sh", "-c", "sha256sum < $YADO_IN/a; " + COUNTER], golden=world.golden, inputs=inputs),
+        uid=65532, gid=65532, pager_uid=65531, pager_gid=65531)
+    vm.run()
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    assert world.text().split()[0] == hashlib.sha256(a).hexdigest()
+    for name, uid in (("qemu", 65532), ("yado-pager", 65531)):
+        pid = next(p for n, p in vm.processes().items() if n.startswith(name))
+        assert os.stat(f"/proc/{pid}").st_uid == uid
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+        assert f"Uid:\t{uid}\t{uid}\t{uid}" in status and f"Gid:\t{uid}\t{uid}\t{uid}" in status
+    vm.suspend()
+    vm.wait("suspended")
+    assert "fetching the image whole" not in vm.text()
     vm.drop()
 
 
