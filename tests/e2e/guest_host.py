@@ -200,7 +200,6 @@ class Machine(Host):
                 "-kernel", IMAGES / "vmlinuz", "-initrd", IMAGES / "initrd",
                 "-append", "console=ttyS0 quiet panic=-1 rdinit=/init",
                 "-serial", f"file:{self.console}", "-qmp", f"unix:{qmp},server=on,wait=off",
-                "-add-fd", f"set=1,fd={theirs.fileno()}",
                 "-chardev", f"socket,id=guest,fd={theirs.fileno()}",
                 "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=guest,name=yado.0",
                 "-device", "virtio-rng-pci",
@@ -212,7 +211,7 @@ class Machine(Host):
                 "-device", "virtio-blk-pci,drive=in",
                 "-netdev", f"user,id=net{'' if net else ',restrict=on'}",
                 "-device", "virtio-net-pci,netdev=net,romfile="]
-        args = [str(a) for a in args if a != "-add-fd" and not str(a).startswith("set=1,")]
+        args = [str(a) for a in args]
         if load:
             args += ["-incoming", f"exec:cat {load}"]
         self.proc = subprocess.Popen(args, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
@@ -220,6 +219,10 @@ class Machine(Host):
         theirs.close()
         super().__init__(ours)
         self.qmp_path, self.qmp_file = qmp, None
+        if load:
+            while self.qmp("query-status")["status"] == "inmigrate":
+                time.sleep(0.005)
+            self.qmp("cont")
 
     def __enter__(self):
         return self
