@@ -15,7 +15,10 @@ void view_table(const struct view *v, const json_t *reply)
     const json_t *item;
     size_t i;
 
-    json_array_foreach(json_object_get(reply, v->key), i, item) v->row(&l, item);
+    json_array_foreach(json_object_get(reply, v->key), i, item)
+    {
+        v->row(&l, item);
+    }
     if (l.count_cells)
         listing_show(&l);
     else
