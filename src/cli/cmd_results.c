@@ -75,8 +75,11 @@ static const json_t *find_part(const json_t *job, uint64_t index)
     const json_t *part;
     size_t i;
 
-    json_array_foreach(json_object_get(job, "parts_list"), i,
-                       part) if ((uint64_t)cli_int(part, "part") == index) return part;
+    json_array_foreach(json_object_get(job, "parts_list"), i, part)
+    {
+        if ((uint64_t)cli_int(part, "part") == index)
+            return part;
+    }
     return NULL;
 }
 

@@ -175,8 +175,10 @@ static int check_image(struct client *c, const struct jobspec *spec, struct err 
     for (; spec; spec = spec->then) {
         bool found = false;
 
-        json_array_foreach(json_object_get(reply, "images"), i, image) found |=
-            strcmp(cli_text(image, "name"), spec->image) == 0;
+        json_array_foreach(json_object_get(reply, "images"), i, image)
+        {
+            found |= strcmp(cli_text(image, "name"), spec->image) == 0;
+        }
         if (!found)
             return err_set(ret_err, -ENOENT,
                            "there is no image \"%s\"; yado image list shows those there are, yado "

@@ -93,20 +93,16 @@ static size_t prefix_bytes(const char *s, size_t width)
 
 static void print_cell(FILE *f, const char *text, size_t width, unsigned flags, bool last)
 {
-    size_t w = text_width(text);
+    bool cut = text_width(text) > width;
+    AUTO_FREE char *shown =
+        cut ? xasprintf("%.*s~", (int)prefix_bytes(text, width - 1), text) : xstrdup(text);
+    int pad = (int)(width - text_width(shown)); /* also where a wide character was cut */
 
-    if (w > width) {
-        fprintf(f, "%.*s~", (int)prefix_bytes(text, width - 1), text);
-        w = width;
-    } else {
-        size_t pad = width - w;
-
-        if (flags & LISTING_RIGHT)
-            fprintf(f, "%*s", (int)pad, "");
-        fputs(text, f);
-        if (!(flags & LISTING_RIGHT) && !last)
-            fprintf(f, "%*s", (int)pad, "");
-    }
+    if (flags & LISTING_RIGHT)
+        fprintf(f, "%*s", pad, "");
+    fputs(shown, f);
+    if (!(flags & LISTING_RIGHT) && !last)
+        fprintf(f, "%*s", pad, "");
     if (!last)
         fprintf(f, "%*s", GAP, "");
 }

@@ -63,6 +63,15 @@ static void test_table(void **state)
           "  ID  NAME    STATE\n"
           "   7  a-rat~  done\n"
           "1234  宿借り  queued\n");
+    /* A wide character that would straddle the edge goes, and the column stays straight. */
+    listing_add(&l, "1");
+    listing_add(&l, "宿借り宿借り宿借り宿借り宿借り");
+    listing_add(&l, "held");
+    shows(&l, 24,
+          "  ID  NAME        STATE\n"
+          "   7  a-rather-~  done\n"
+          "1234  宿借り      queued\n"
+          "   1  宿借り宿~   held\n");
     listing_deinit(&l);
 }
 
