@@ -45,7 +45,7 @@ static int open_parent(int folder, const char *path, const char **ret_name)
 
     for (slash = strchr(path, '/'); slash; slash = strchr(slash + 1, '/')) {
         AUTO_CLOSE int fd = -1;
-        const char *name;
+        const char *name = "";
 
         memcpy(head, path, (size_t)(slash - path));
         head[slash - path] = 0;
@@ -85,7 +85,7 @@ static int write_all(int fd, const uint8_t *p, size_t n)
 /* A later entry of a tar replaces an earlier one, as with every tar. */
 static int make_file(int folder, const char *path, uint32_t mode)
 {
-    const char *name;
+    const char *name = "";
     AUTO_CLOSE int parent = open_parent(folder, path, &name);
     int fd;
 
@@ -105,7 +105,7 @@ static int make_file(int folder, const char *path, uint32_t mode)
 
 static int make_dir(int folder, const char *path, uint32_t mode)
 {
-    const char *name;
+    const char *name = "";
     AUTO_CLOSE int parent = -1, fd = -1;
 
     if (!path[0])
@@ -124,7 +124,7 @@ static int make_dir(int folder, const char *path, uint32_t mode)
 
 static int make_link(int folder, const struct tar_entry *e)
 {
-    const char *name, *from_name;
+    const char *name = "", *from_name = "";
     AUTO_CLOSE int parent = open_parent(folder, e->path, &name), from = -1;
 
     if (parent < 0)

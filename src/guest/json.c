@@ -131,14 +131,12 @@ char *json_string(struct json *j)
     while (j->p < j->end && (c = *j->p++) != '"') {
         const char *known;
 
-        if ((unsigned char)c < 32) {
-            fail(j);
-        } else if (c != '\\') {
+        if ((unsigned char)c >= 32 && c != '\\') {
             buf_put_u8(&out, (uint8_t)c);
-        } else if (j->p < j->end && *j->p == 'u') {
+        } else if (c == '\\' && j->p < j->end && *j->p == 'u') {
             j->p++;
             unicode(j, &out);
-        } else if (j->p < j->end && *j->p && (known = strchr(from, *j->p))) {
+        } else if (c == '\\' && j->p < j->end && *j->p && (known = strchr(from, *j->p))) {
             buf_put_u8(&out, (uint8_t)to[known - from]);
             j->p++;
         } else {
@@ -164,7 +162,7 @@ uint64_t json_u64(struct json *j)
             __builtin_add_overflow(v, (uint64_t)(*j->p++ - '0'), &v))
             fail(j);
     if (j->p == start || (*start == '0' && j->p - start > 1) ||
-        (j->p < j->end && memchr(".eE+-", *j->p, 5)))
+        (j->p < j->end && *j->p && strchr(".eE+-", *j->p)))
         fail(j);
     return j->bad ? 0 : v;
 }

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <net/if.h>
 #include <net/route.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -29,7 +30,7 @@ static int set_up(int fd, const char *name)
 {
     struct ifreq r = {0};
 
-    strcpy(r.ifr_name, name);
+    snprintf(r.ifr_name, sizeof r.ifr_name, "%s", name);
     r.ifr_flags = IFF_UP | IFF_RUNNING;
     return ioctl(fd, SIOCSIFFLAGS, &r);
 }
@@ -58,7 +59,7 @@ int net_up_nat(struct err *ret_err)
     struct rtentry route = {.rt_flags = RTF_UP | RTF_GATEWAY};
     struct ifreq r = {0};
 
-    strcpy(r.ifr_name, "eth0");
+    snprintf(r.ifr_name, sizeof r.ifr_name, "eth0");
     r.ifr_addr = address("10.0.2.15");
     if (fd < 0 || ioctl(fd, SIOCSIFADDR, &r) < 0)
         return err_set(ret_err, -errno, "network: no address for eth0: %s", strerror(errno));

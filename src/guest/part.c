@@ -274,8 +274,11 @@ void part_ack(struct part *p, uint64_t output_have, uint64_t result_have, bool r
                    (unsigned long long)output_have, (unsigned long long)p->output.end);
     if (!p->result || result_have > p->state.result_end)
         return;
-    if (rewind)
+    if (rewind) {
         p->result_have = p->result_sent = result_have;
+        if (p->state.phase == GUEST_FINISHED && result_have < p->state.result_end)
+            enter(p, GUEST_EXITED); /* a new host that has not got it all */
+    }
     if (result_have > p->result_have)
         p->result_have = result_have;
     if (p->result_sent < p->result_have)

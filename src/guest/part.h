@@ -5,6 +5,8 @@
  *   READY --START--> STARTING --prepared--> RUNNING --ended, drained--> EXITED --acked--> FINISHED
  *                        \--cannot--> BROKEN
  *
+ * A host that has less of the result than the one before takes FINISHED back to EXITED.
+ *
  * Each move is made by part_step(), which the loop calls after whatever happened. Nothing here
  * blocks; preparing runs in a child. Output that is produced stays in `output` until acknowledged;
  * the result is /out itself, read by offset.

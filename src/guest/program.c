@@ -20,7 +20,8 @@
 
 static void set_environment(char **env)
 {
-    static const char *const defaults[] = {
+    /* Arrays, since putenv() wants what it may be given back for change. */
+    static char defaults[][72] = {
         "PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
         "HOME=/work",
         "PWD=/work",
@@ -35,7 +36,7 @@ static void set_environment(char **env)
 
     clearenv();
     for (size_t i = 0; i < sizeof defaults / sizeof *defaults; i++)
-        putenv((char *)(uintptr_t)defaults[i]);
+        putenv(defaults[i]);
     for (; env && *env; env++)
         putenv(*env);
 }

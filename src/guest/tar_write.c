@@ -47,6 +47,7 @@ static void octal(uint8_t *field, int digits, uint64_t v)
 static void put_header(struct buf *out, const char *name, char type, uint32_t mode, uint64_t size,
                        uint64_t mtime, const char *target)
 {
+    static const char magic[8] = {'u', 's', 't', 'a', 'r', 0, '0', '0'};
     uint8_t *h = buf_extend(out, BLOCK);
     uint32_t sum = 0;
 
@@ -60,10 +61,7 @@ static void put_header(struct buf *out, const char *name, char type, uint32_t mo
     memset(h + 148, ' ', 8);
     h[156] = (uint8_t)type;
     memcpy(h + 157, target, strnlen(target, NAME_BYTES));
-    memcpy(h + 257,
-           "ustar\0"
-           "00",
-           8);
+    memcpy(h + 257, magic, sizeof magic);
     for (int i = 0; i < BLOCK; i++)
         sum += h[i];
     octal(h + 148, 6, sum);

@@ -173,9 +173,8 @@ def test_result_again(ready):
         assert m.finish().phase == FINISHED
         assert m.result.startswith(first) and len(m.result) == m.state.result_end
         whole, m.result = m.result, b""
-        m.sync()
+        assert m.sync().phase == EXITED
         m.finish()
-        m.wait("the result anew", lambda: len(m.result) == m.state.result_end)
         assert m.result == whole
 
 
