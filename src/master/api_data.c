@@ -20,7 +20,7 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
-enum { OUTPUT_POST_MAX = 8 << 20, DISK_RESERVE_BYTES = 16 << 20 };
+enum { OUTPUT_POST_MAX = 8 << 20, DISK_RESERVE_BYTES = 8 << 20 };
 
 #define TYPE_BYTES "application/octet-stream"
 

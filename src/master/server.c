@@ -8,24 +8,34 @@
 #include "base/num.h"
 #include "master/auth.h"
 #include "master/ca.h"
+#include "master/hold.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <microhttpd.h>
 #include <netdb.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
 enum {
     SERVER_THREADS = 12, /* some of them are always in fsync */
     SERVER_CONNECTIONS = 12 * 1024,
     SERVER_IDLE_S = 75,
+    SERVER_DRAIN_BYTES = 64 << 20,
+    SERVER_LINGER_MS = 2000,
+    SERVER_LINGERING = 16,               /* at most so many at a time */
     SERVER_CONNECTION_BYTES = 64 * 1024, /* read at once of an upload */
 };
 
 struct server {
+    struct master *m;
     struct MHD_Daemon *daemon;
     int listen_fd;
+    atomic_int lingering; /* threads that drain a refused body */
 };
 
 /* ---- one request ---------------------------------------------------------------------------- */
@@ -98,13 +108,9 @@ static void find_route(struct req *r, const char *method, const char *path)
 /* The body's announced length against what the route takes. */
 static void check_length(struct req *r)
 {
-    const char *length = req_header_in(r, "Content-Length");
-    const char *coding = req_header_in(r, "Transfer-Encoding");
-    if (coding)
+    if (req_header_in(r, "Transfer-Encoding"))
         (void)req_reply_error(r, 411, "length_required",
                               "send the body with Content-Length, not in chunks");
-    else if (length && num_parse_u64(length, UINT64_MAX, &r->content_length) < 0)
-        (void)req_reply_error(r, 400, "bad_request", "Content-Length is not a number");
     else if (!r->route->upload && r->content_length > REQ_JSON_MAX)
         (void)req_reply_error(r, 413, "too_large",
                               "the body has %llu bytes; at most %d are taken here. "
@@ -114,6 +120,11 @@ static void check_length(struct req *r)
 
 static void begin(struct req *r, const char *method, const char *path)
 {
+    const char *length = req_header_in(r, "Content-Length");
+    if (length && num_parse_u64(length, UINT64_MAX, &r->content_length) < 0) {
+        (void)req_reply_error(r, 400, "bad_request", "Content-Length is not a number");
+        return;
+    }
     find_route(r, method, path);
     if (r->status == 0)
         auth_check(r);
@@ -163,22 +174,84 @@ static enum MHD_Result send_reply(struct req *r)
     return ok;
 }
 
+/* ---- refusing what is still being sent ------------------------------------------------------ */
+
+/* Closing a socket on which unread bytes lie resets the connection, and a client that is still
+ * sending then never sees our refusal. So bodies of a bearable size are read to their end, and
+ * after a refusal of a larger one a thread keeps the socket for a moment and drains it. */
+static bool worth_reading(struct req *r)
+{
+    return r->content_length && r->content_length <= SERVER_DRAIN_BYTES &&
+           !req_header_in(r, "Expect");
+}
+
+struct linger {
+    struct server *server;
+    int fd;
+};
+
+static void *linger_main(void *arg)
+{
+    struct linger *l = arg;
+    char bin[16384];
+    uint64_t end_ms = holds_now() + SERVER_LINGER_MS;
+    struct pollfd p = {.fd = l->fd, .events = POLLIN};
+    while (holds_now() < end_ms && poll(&p, 1, SERVER_LINGER_MS) > 0 &&
+           recv(l->fd, bin, sizeof bin, MSG_DONTWAIT) > 0)
+        ;
+    close(l->fd);
+    l->server->lingering--;
+    free(l);
+    return NULL;
+}
+
+static void linger(struct server *s, struct req *r)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(r->conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+    int fd = info ? fcntl(info->connect_fd, F_DUPFD_CLOEXEC, 0) : -1;
+    if (fd < 0)
+        return;
+    struct linger *l = xmalloc(sizeof *l);
+    *l = (struct linger){s, fd};
+    pthread_t thread;
+    if (++s->lingering <= SERVER_LINGERING && pthread_create(&thread, NULL, linger_main, l) == 0) {
+        pthread_detach(thread);
+        return;
+    }
+    s->lingering--;
+    close(fd);
+    free(l);
+}
+
+static enum MHD_Result refuse(struct server *s, struct req *r)
+{
+    if (worth_reading(r))
+        return MHD_YES;
+    if (r->content_length)
+        linger(s, r);
+    return send_reply(r);
+}
+
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const char *url,
                                   const char *method, const char *version, const char *data,
                                   size_t *data_len, void **con_cls)
 {
+    struct server *s = cls;
     struct req *r = *con_cls;
     if (!r) {
         r = xcalloc(1, sizeof *r);
-        r->m = cls;
+        r->m = s->m;
         r->conn = conn;
         r->fd = -1;
         *con_cls = r;
         begin(r, method, url);
-        return r->status ? send_reply(r) : MHD_YES;
+        return r->status ? refuse(s, r) : MHD_YES;
     }
     if (*data_len) {
-        if (r->route->upload)
+        if (r->status)
+            ; /* refused already: the body is read only so that the client reads our answer */
+        else if (r->route->upload)
             r->route->upload->take(r, data, *data_len);
         else if (r->body.len + *data_len <= REQ_JSON_MAX)
             buf_put(&r->body, data, *data_len);
@@ -440,11 +513,12 @@ static void on_mhd_log(void *cls, const char *fmt, va_list ap)
 int server_start(struct master *m, int fd, struct server **ret_server, struct err *ret_err)
 {
     struct server *s = xcalloc(1, sizeof *s);
+    s->m = m;
     s->listen_fd = fd;
     s->daemon = MHD_start_daemon(
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_TLS | MHD_USE_ERROR_LOG |
             MHD_USE_ITC,
-        0, NULL, NULL, on_request, m, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, NULL,
+        0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, NULL,
         MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)SERVER_THREADS,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)SERVER_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)SERVER_IDLE_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
@@ -472,5 +546,8 @@ void server_free(struct server *s)
     if (!s)
         return;
     MHD_stop_daemon(s->daemon);
+    struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
+    while (s->lingering) /* SERVER_LINGER_MS at most */
+        nanosleep(&pause, NULL);
     free(s);
 }
