@@ -27,6 +27,8 @@
 
 #define BLOCKS_SUFFIX ".blocks"
 
+enum { WRITEBACK_BYTES = 4 << 20 };
+
 struct depot {
     int dir;
     int tmp;
@@ -42,7 +44,8 @@ struct depot_put {
     struct buf block; /* the bytes of the block that is not full yet */
     struct buf sums;
     uint64_t size;
-    bool committed; /* the temporary name is gone */
+    uint64_t started; /* the kernel was asked to write out what is below */
+    bool committed;   /* the temporary name is gone */
 };
 
 /* "ab/abcdef…" with room for the suffix. */
@@ -217,6 +220,12 @@ int depot_put_write(struct depot_put *put, const void *data, size_t len)
         return r;
     MUST(gnutls_hash(put->hash, data, len) == 0);
     put->size += len;
+    if (put->size - put->started >= WRITEBACK_BYTES) {
+        /* The disk works while the rest still arrives; only commit's fsync counts. */
+        (void)sync_file_range(put->fd, (off_t)put->started, (off_t)(put->size - put->started),
+                              SYNC_FILE_RANGE_WRITE);
+        put->started = put->size;
+    }
     while (len) {
         size_t n = DEPOT_BLOCK_BYTES - put->block.len;
 
