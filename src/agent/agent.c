@@ -130,6 +130,10 @@ void agent_decide(struct agent *a, uint64_t event_us)
         v = (struct policy_verdict){.reason = "shutdown"};
     if (!v.available)
         agent_vm_suspend_all(a, v.reason, event_us);
+    if (a->urgent == v.available) {
+        a->urgent = !v.available;
+        limits_set_urgent(&a->limits, a->urgent);
+    }
     /* From here on time no longer counts. */
     if (v.available && !a->cls.ok)
         v = (struct policy_verdict){.reason = a->cls_known ? "class not proven" : "starting"};

@@ -50,6 +50,7 @@ struct agent {
     uid_t qemu_uid, pager_uid;
     gid_t qemu_gid, pager_gid;
     struct limits limits;
+    bool urgent; /* see limits_set_urgent() */
 
     struct policy policy;
     struct owner_sources *sources;

@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
-enum { PERIOD_US = 100000, QEMU_OWN_BYTES = 256 << 20 };
+enum { PERIOD_US = 20000, QEMU_OWN_BYTES = 256 << 20 };
 
 static int parse_fraction(const char *text, uint64_t scale, uint64_t max, uint64_t *ret_value)
 {
@@ -200,13 +200,10 @@ static int init_v2(struct limits *l, const char *root, const char *self, const c
         l->dirs[0][0] = 0;
         return r;
     }
-    snprintf(text, sizeof text, "%llu %d", (unsigned long long)l->cpu_millis * (PERIOD_US / 1000),
-             PERIOD_US);
-    (void)put(l->dirs[0], "cpu.max", text);
-    (void)put(l->dirs[0], "cpu.idle", "1");
     (void)put(l->dirs[0], "io.weight", "default 1");
     (void)put(l->dirs[0], "cgroup.subtree_control", "+memory");
     l->kind = LIMITS_V2;
+    limits_set_urgent(l, false);
     return 0;
 }
 
@@ -224,12 +221,9 @@ static int init_v1(struct limits *l, const char *root, const char *self, const c
         if (r == 0)
             l->kind = LIMITS_V1;
     }
-    if (l->dirs[0][0]) {
+    if (l->dirs[0][0])
         put_number(l->dirs[0], "cpu.cfs_period_us", PERIOD_US);
-        put_number(l->dirs[0], "cpu.cfs_quota_us", (uint64_t)l->cpu_millis * (PERIOD_US / 1000));
-        if (put(l->dirs[0], "cpu.idle", "1") < 0)
-            put_number(l->dirs[0], "cpu.shares", 2);
-    }
+    limits_set_urgent(l, false);
     if (l->dirs[1][0])
         put_number(l->dirs[1], "memory.soft_limit_in_bytes", l->memory_bytes);
     return l->kind == LIMITS_V1 ? 0 : r;
@@ -250,6 +244,24 @@ void limits_init(struct limits *l, const char *root, const char *self, const cha
     if (r < 0)
         (void)err_set(ret_err, r, "no control groups (%s): guests get the lowest class only",
                       strerror(-r));
+}
+
+void limits_set_urgent(const struct limits *l, bool urgent)
+{
+    char quota[64];
+    uint64_t us = (uint64_t)l->cpu_millis * PERIOD_US / 1000;
+
+    if (l->kind == LIMITS_NONE || !l->dirs[0][0])
+        return;
+    /* What a kernel lacks it also did not set before. */
+    (void)put(l->dirs[0], "cpu.idle", urgent ? "0" : "1");
+    if (l->kind == LIMITS_V2) {
+        snprintf(quota, sizeof quota, "%llu %d", (unsigned long long)us, PERIOD_US);
+        (void)put(l->dirs[0], "cpu.max", urgent ? "max" : quota);
+    } else {
+        snprintf(quota, sizeof quota, "%llu", (unsigned long long)us);
+        (void)put(l->dirs[0], "cpu.cfs_quota_us", urgent ? "-1" : quota);
+    }
 }
 
 void limits_vm_add(const struct limits *l, const char *vm, uint64_t guest_bytes,

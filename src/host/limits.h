@@ -17,6 +17,7 @@
 
 #include "base/str.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -43,6 +44,9 @@ struct limits {
  * not possible is in kind, and in ret_err why. Groups left by an earlier agent are taken over. */
 void limits_init(struct limits *l, const char *root, const char *self, const char *name,
                  uint64_t memory_bytes, uint32_t cpu_millis, struct err *ret_err);
+/* The idle class and the quota hold for all of QEMU, the thread that stops the guest included.
+ * Urgent: the guests are being stopped, and nothing may hold that up. Cheap. */
+void limits_set_urgent(const struct limits *l, bool urgent);
 /* Makes (or takes over) a VM's group for a guest of that size; an empty text where there are
  * no groups. The guest's size, a quarter and what QEMU itself needs are its limit. */
 void limits_vm_add(const struct limits *l, const char *vm, uint64_t guest_bytes,

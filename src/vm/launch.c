@@ -35,7 +35,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-enum { OLDEST_QEMU = 70200, START_MS = 30000, FILTER_MAX = 64 };
+enum { OLDEST_QEMU = 70200, START_MS = 30000, FILTER_MAX = 64, VM_CGROUPS_MAX = 2 };
 /* The largest file that QEMU may write: its console's log and device states. */
 #define FILE_BYTES_MAX (256ull << 20)
 
@@ -56,7 +56,8 @@ struct child {
     const int *keep; /* descriptors that stay open */
     size_t count_keep;
     struct sock_fprog filter;
-    int cgroup_fd, log_fd, report_fd;
+    const int *cgroups; /* VM_CGROUPS_MAX, -1 for none */
+    int log_fd, report_fd;
     pid_t parent;
 };
 
@@ -97,11 +98,19 @@ static int set_descriptors(const struct child *c)
     return 0;
 }
 
+static int join_cgroups(const struct child *c)
+{
+    for (size_t i = 0; i < VM_CGROUPS_MAX; i++)
+        if (c->cgroups[i] >= 0 && write(c->cgroups[i], "0", 1) != 1)
+            return -1;
+    return 0;
+}
+
 static int child_stage(const struct child *c, int stage)
 {
     switch (stage) {
     case 1:
-        return c->cgroup_fd >= 0 && write(c->cgroup_fd, "0", 1) != 1;
+        return join_cgroups(c);
     case 2:
         return c->config->idle_priority && syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0,
                                                    IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0)) < 0;
@@ -260,7 +269,7 @@ static int open_log(const struct vm_config *c, const char *name, int *ret_fd, st
 /* Both ends of all that QEMU is connected to. */
 struct ends {
     struct vm_fds theirs;
-    int qmp, guest, log, cgroup;
+    int qmp, guest, log, cgroups[VM_CGROUPS_MAX];
 };
 
 static void ends_close(struct ends *e)
@@ -268,7 +277,8 @@ static void ends_close(struct ends *e)
     int *fds[] = {&e->theirs.qmp,    &e->theirs.guest,  &e->theirs.console,
                   &e->theirs.memory, &e->theirs.kernel, &e->theirs.initrd,
                   &e->theirs.root,   &e->theirs.input,  &e->qmp,
-                  &e->guest,         &e->log,           &e->cgroup};
+                  &e->guest,         &e->log,           &e->cgroups[0],
+                  &e->cgroups[1]};
 
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
         cleanup_close(fds[i]);
@@ -285,6 +295,21 @@ static int make_pair(int *ret_ours, int *ret_theirs, struct err *err)
     *ret_ours = pair[0];
     *ret_theirs = pair[1];
     return 0;
+}
+
+/* "DIR" or "DIR:DIR". */
+static int open_cgroups(const char *groups, struct ends *e, struct err *err)
+{
+    AUTO_FREE char *copy = groups ? xstrdup(groups) : NULL;
+    char *save = NULL, *group = copy ? strtok_r(copy, ":", &save) : NULL;
+    int r = 0;
+
+    for (size_t i = 0; i < VM_CGROUPS_MAX && group && !r; i++) {
+        AUTO_FREE char *path = xasprintf("%s/cgroup.procs", group);
+        r = open_file("cgroup", path, O_WRONLY, &e->cgroups[i], err);
+        group = strtok_r(NULL, ":", &save);
+    }
+    return r;
 }
 
 static int ends_open(const struct vm_config *c, struct ends *e, struct err *err)
@@ -307,12 +332,7 @@ static int ends_open(const struct vm_config *c, struct ends *e, struct err *err)
         r = open_file("root image", c->root, O_RDONLY, &e->theirs.root, err);
     if (!r && c->input)
         r = open_input(c->input, &e->theirs.input, err);
-    if (!r && c->cgroup) {
-        AUTO_FREE char *path = xasprintf("%s/cgroup.procs", c->cgroup);
-
-        r = open_file("cgroup", path, O_WRONLY, &e->cgroup, err);
-    }
-    return r;
+    return r ? r : open_cgroups(c->cgroup, e, err);
 }
 
 static int fork_qemu(const struct vm_config *c, const char *qemu, uint32_t version,
@@ -322,7 +342,7 @@ static int fork_qemu(const struct vm_config *c, const char *qemu, uint32_t versi
     struct child child = {.config = c,
                           .keep = (const int *)&e->theirs,
                           .count_keep = sizeof e->theirs / sizeof(int),
-                          .cgroup_fd = e->cgroup,
+                          .cgroups = e->cgroups,
                           .log_fd = e->log,
                           .parent = getpid()};
     struct vm_args args;
@@ -440,7 +460,7 @@ static struct vm *vm_new(const struct vm_config *c, struct ends *e, pid_t pid)
 int vm_launch(const struct vm_config *config, struct vm **ret_vm, struct err *ret_err)
 {
     const char *qemu = config->qemu ? config->qemu : "qemu-system-x86_64";
-    struct ends e = {{-1, -1, -1, -1, -1, -1, -1, -1}, -1, -1, -1, -1};
+    struct ends e = {{-1, -1, -1, -1, -1, -1, -1, -1}, -1, -1, -1, {-1, -1}};
     uint32_t version = config->cls.qemu_version;
     pid_t pid;
     int r;
