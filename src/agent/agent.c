@@ -18,7 +18,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pwd.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/file.h>
@@ -240,8 +239,8 @@ static void prove_class(struct agent *a)
                                         .images = found ? p->images : NULL,
                                         .machine = p->machine,
                                         .cpu = p->cpu,
-                                        .uid = a->qemu_uid,
-                                        .gid = a->qemu_gid};
+                                        .uid = a->users.qemu_uid,
+                                        .gid = a->users.qemu_gid};
     a->cls_proving = true;
     uv_queue_work(&a->loop, &p->work, do_prove, after_prove);
 }
@@ -423,29 +422,7 @@ static void on_tick(uv_timer_t *timer)
     if (a->answered)
         prove_class(a);
     if (++a->ticks % STORE_TICKS == 0)
-        owner_memory_store(a);
-}
-
-static void find_users(struct agent *a)
-{
-    a->qemu_uid = a->pager_uid = (uid_t)-1;
-    a->qemu_gid = a->pager_gid = (gid_t)-1;
-    if (geteuid() != 0)
-        return;
-    struct passwd *p = getpwnam("yado-qemu");
-    if (!p)
-        p = getpwnam("nobody");
-    if (p) {
-        a->qemu_uid = p->pw_uid;
-        a->qemu_gid = p->pw_gid;
-    }
-    p = getpwnam("yado-pager");
-    if (!p)
-        p = getpwnam("daemon");
-    if (p) {
-        a->pager_uid = p->pw_uid;
-        a->pager_gid = p->pw_gid;
-    }
+        owner_memory_store(a, false);
 }
 
 static int make_folders(struct agent *a, struct err *ret_err)
@@ -456,7 +433,8 @@ static int make_folders(struct agent *a, struct err *ret_err)
         AUTO_FREE char *path = xasprintf("%s/%s", a->config.state, folders[i]);
         if (mkdir(path, i ? 0700 : 0711) < 0 && errno != EEXIST)
             return err_set(ret_err, -errno, "cannot make %s: %s", path, strerror(errno));
-        if (i == 1 && a->pager_uid != (uid_t)-1 && chown(path, a->pager_uid, a->pager_gid) < 0)
+        if (i == 1 && a->users.pager_uid != (uid_t)-1 &&
+            chown(path, a->users.pager_uid, a->users.pager_gid) < 0)
             return err_set(ret_err, -errno, "cannot give %s to the pager: %s", path,
                            strerror(errno));
     }
@@ -520,7 +498,7 @@ static int start(struct agent *a, struct err *ret_err)
 
     if (r == 0)
         r = set_limits(a, ret_err);
-    find_users(a);
+    users_find(&a->users);
     if (r == 0)
         r = make_folders(a, ret_err);
     if (r < 0)
@@ -578,7 +556,7 @@ int agent_run(const struct agent_config *config, struct err *ret_err)
                  a->limits.cpu_millis % 1000 / 10);
         uv_run(&a->loop, UV_RUN_DEFAULT);
         sd_notify(0, "STOPPING=1");
-        owner_memory_store(a);
+        owner_memory_store(a, true);
         sync_link_stop(a->link);
         owner_socket_close(a);
         owner_sources_stop(a->sources);

@@ -20,6 +20,7 @@
 #include "agent/identity.h"
 #include "agent/json_line.h"
 #include "agent/class_proof.h"
+#include "agent/users.h"
 #include "base/str.h"
 #include "host/limits.h"
 #include "host/owner.h"
@@ -47,8 +48,7 @@ struct agent {
     int lock_fd;
     char self[512]; /* our binary: what is started as supervisor and watcher */
     char id[33];    /* random per process */
-    uid_t qemu_uid, pager_uid;
-    gid_t qemu_gid, pager_gid;
+    struct users users;
     struct limits limits;
     bool urgent; /* see limits_set_urgent() */
 
@@ -74,6 +74,7 @@ struct agent {
     bool answered; /* an answer was applied since the start */
 
     struct owner_socket *socket;
+    bool storing; /* owner.json is being written */
     bool leaving; /* SIGPWR, or a shutdown was announced: hand over and end */
     uint64_t leave_deadline_ms, release_deadline_ms; /* 0: none */
     uv_signal_t sigpwr, sigterm, sigint;
@@ -110,9 +111,10 @@ bool agent_vm_all_gone(const struct agent *a);
 /* ---- owner_socket.c: STATE/owner.sock ---- */
 int owner_socket_open(struct agent *a, struct err *ret_err);
 void owner_socket_close(struct agent *a);
-/* The owner's word and the last activity, over a restart of the agent. load: before the loop. */
+/* The owner's word and the last activity, over a restart of the agent. load: before the loop;
+ * last: now, behind the loop. */
 void owner_memory_load(struct agent *a);
-void owner_memory_store(struct agent *a);
+void owner_memory_store(struct agent *a, bool last);
 
 /* ---- commands ---- */
 int yado_agent_main(int argc, char **argv);

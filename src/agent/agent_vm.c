@@ -383,10 +383,10 @@ static json_t *make_config(struct agent_vm *vm, const struct sync_desired *d)
         sync_desired_to_json(d), "url", a->identity.url, "ca_file", a->identity.ca_file,
         "cache_dir", cache, "qemu", a->config.qemu, "class", "machine", c->machine, "cpu", c->cpu,
         "accel", c->accel, "qemu_version", (json_int_t)c->qemu_version, "uid",
-        user_id(a->qemu_uid, a->qemu_uid == (uid_t)-1), "gid",
-        user_id(a->qemu_gid, a->qemu_gid == (gid_t)-1), "pager_uid",
-        user_id(a->pager_uid, a->pager_uid == (uid_t)-1), "pager_gid",
-        user_id(a->pager_gid, a->pager_gid == (gid_t)-1), "idle_priority", 1);
+        user_id(a->users.qemu_uid, a->users.qemu_uid == (uid_t)-1), "gid",
+        user_id(a->users.qemu_gid, a->users.qemu_gid == (gid_t)-1), "pager_uid",
+        user_id(a->users.pager_uid, a->users.pager_uid == (uid_t)-1), "pager_gid",
+        user_id(a->users.pager_gid, a->users.pager_gid == (gid_t)-1), "idle_priority", 1);
     MUST(json);
     return json;
 }

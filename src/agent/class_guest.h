@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The experiment behind a class verdict: a tiny guest that counts is booted, stopped and saved; a
- * fresh QEMU resumes it, and is saved at once without having run: both memories must be equal,
- * byte by byte. Then it goes on, and its counter must go on with it: no number lost or repeated.
+ * The experiment behind a class verdict: a tiny guest that counts is booted and saved whole; a
+ * fresh QEMU resumes it and goes on; what changed is saved as a layer; a third QEMU resumes that.
+ * After each resume, before the guest runs, its memory must be the saved one, page by page; and
+ * over all of it its counter loses and repeats no number.
  */
 #ifndef YADO_AGENT_CLASS_GUEST_H
 #define YADO_AGENT_CLASS_GUEST_H

@@ -101,7 +101,7 @@ static json_t *obey(struct agent *a, const json_t *request)
         policy_say(&a->policy, (enum policy_word)word, (uint64_t)ms, agent_now_ms());
         agent_decide(a, at);
         log_info("the owner says: %s", words[word]);
-        owner_memory_store(a);
+        owner_memory_store(a, false);
     }
     return status(a);
 }
@@ -144,7 +144,7 @@ static bool may_speak(const struct agent *a, int fd)
     socklen_t len = sizeof peer;
 
     return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 &&
-           (peer.uid == 0 || (peer.uid != a->qemu_uid && peer.uid != a->pager_uid));
+           (peer.uid == 0 || (peer.uid != a->users.qemu_uid && peer.uid != a->users.pager_uid));
 }
 
 static void on_connect(uv_poll_t *poll, int poll_status, int events)
@@ -235,6 +235,7 @@ void owner_memory_load(struct agent *a)
 
 struct memory {
     uv_work_t work;
+    struct agent *agent;
     char *state, *text;
 };
 
@@ -250,16 +251,20 @@ static void after_store(uv_work_t *work, int done)
 {
     struct memory *m = work->data;
 
+    m->agent->storing = false;
     free(m->state);
     free(m->text);
     free(m);
 }
 
-void owner_memory_store(struct agent *a)
+void owner_memory_store(struct agent *a, bool last)
 {
     uint64_t mono = agent_now_ms(), now = realtime_ms(), until = 0;
-    struct memory *m = xcalloc(1, sizeof *m);
+    struct memory *m;
 
+    if (a->storing && !last)
+        return; /* the next one says it */
+    m = xcalloc(1, sizeof *m);
     if (a->policy.word == POLICY_SNOOZE && a->policy.snooze_until_ms > mono)
         until = now + (a->policy.snooze_until_ms - mono);
     json_t *json = json_pack("{s:s, s:I, s:I, s:I}", "word", words[a->policy.word],
@@ -269,6 +274,11 @@ void owner_memory_store(struct agent *a)
     m->text = json_dumps(json, 0);
     json_decref(json);
     m->work.data = m;
-    if (uv_loop_alive(&a->loop))
+    m->agent = a;
+    if (last) {
+        do_store(&m->work);
+    } else {
+        a->storing = true;
         uv_queue_work(&a->loop, &m->work, do_store, after_store);
+    }
 }

@@ -390,6 +390,16 @@ static int explain(struct http *h, const struct exchange *x, int result, CURLcod
                    h->error[0] ? h->error : curl_easy_strerror(code));
 }
 
+static int64_t date_of(CURL *easy)
+{
+    struct curl_header *date;
+
+    if (curl_easy_header(easy, "Date", 0, CURLH_HEADER, -1, &date) != CURLHE_OK)
+        return 0;
+    int64_t t = curl_getdate(date->value, NULL);
+    return t < 0 ? 0 : t;
+}
+
 int http_do(struct http *h, const struct http_request *request, struct http_response *ret,
             struct err *ret_err)
 {
@@ -412,6 +422,7 @@ int http_do(struct http *h, const struct http_request *request, struct http_resp
         r = explain(h, &x, r, code, ret_err);
     else
         ret->status = (int)status;
+    ret->date_s = date_of(h->easy);
     curl_easy_setopt(h->easy, CURLOPT_HTTPHEADER, NULL);
     curl_slist_free_all(headers);
     return r;

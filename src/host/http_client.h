@@ -73,6 +73,7 @@ struct http_request {
 
 struct http_response {
     int status;
+    int64_t date_s;  /* the server's clock (seconds since 1970), 0 unknown */
     struct buf body; /* what the sink did not take: always so for a status that is not 2xx */
 };
 
