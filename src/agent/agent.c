@@ -255,13 +255,6 @@ static void wake_loop(void *arg)
     uv_async_send(&a->link_async);
 }
 
-static uint64_t lease_until(uint64_t sent_ms, uint64_t lease_ms)
-{
-    uint64_t margin = lease_ms / 4 < 15000 ? lease_ms / 4 : 15000;
-
-    return sent_ms + lease_ms - margin;
-}
-
 static void apply(struct agent *a, const struct sync_reply *reply, uint64_t sent_ms)
 {
     if (reply->term < a->term) {
@@ -271,7 +264,7 @@ static void apply(struct agent *a, const struct sync_reply *reply, uint64_t sent
     }
     a->term = reply->term;
     a->serial = reply->serial;
-    a->lease_until_ms = lease_until(sent_ms, reply->lease_ms);
+    a->lease_until_ms = sent_ms + reply->lease_ms; /* the margin is in it */
     if (!a->answered)
         log_info("the master answers: lease %llu s", (unsigned long long)reply->lease_ms / 1000);
     a->answered = true;

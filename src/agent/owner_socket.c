@@ -251,10 +251,15 @@ static void after_store(uv_work_t *work, int done)
 {
     struct memory *m = work->data;
 
-    m->agent->storing = false;
+    struct agent *a = m->agent;
+    bool again = a->store_again;
+
+    a->storing = a->store_again = false;
     free(m->state);
     free(m->text);
     free(m);
+    if (again)
+        owner_memory_store(a, false);
 }
 
 void owner_memory_store(struct agent *a, bool last)
@@ -262,8 +267,10 @@ void owner_memory_store(struct agent *a, bool last)
     uint64_t mono = agent_now_ms(), now = realtime_ms(), until = 0;
     struct memory *m;
 
-    if (a->storing && !last)
-        return; /* the next one says it */
+    if (a->storing && !last) {
+        a->store_again = true;
+        return;
+    }
     m = xcalloc(1, sizeof *m);
     if (a->policy.word == POLICY_SNOOZE && a->policy.snooze_until_ms > mono)
         until = now + (a->policy.snooze_until_ms - mono);

@@ -227,9 +227,9 @@ static void *run(void *arg)
             answered = at.version;
             backoff_ms = BACKOFF_MIN_MS;
             may_hold = true;
-            /* A lease shorter than the master's hold must be renewed in time. */
+            /* The master answers a held one in time to renew the lease; if it does not, we ask. */
             at.hold_ms =
-                reply.lease_ms / 4 < HOLD_MS ? (uint32_t)reply.lease_ms / 4 + 250 : HOLD_MS + 1000;
+                (reply.lease_ms / 3 < HOLD_MS ? (uint32_t)reply.lease_ms / 3 : HOLD_MS) + 1000;
             deliver(l, &reply, at.sent_ms);
             continue;
         }

@@ -176,7 +176,7 @@ class Grid:
         return r.stdout
 
     def json(self, *args):
-        return json.loads(self.yado(*args, "--json"))
+        return json.loads(self.yado(args[0], "--json", *args[1:]))  # before a job's "--"
 
     def submit(self, *args):
         # Before the words of the command, which are the job's.

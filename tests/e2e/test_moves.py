@@ -52,7 +52,8 @@ def test_counter_over_moves_by_owner_shutdown_and_drain():
         # The owner comes back.
         g.owner(pc, "leave")
         to = wait_for("the move by the owner", lambda: running_on(other(pc)))
-        wait_for("ticks after the move", lambda: ticking(len(ticks(g, job)) + 5))
+        seen = len(ticks(g, job))
+        wait_for("ticks after the move", lambda: ticking(seen + 5))
         g.owner(pc, "auto")
         # The other PC shuts down: the agent hands over and ends.
         g.agents[to].kill(signal.SIGPWR)
