@@ -185,14 +185,14 @@ static bool worth_reading(struct req *r)
            !req_header_in(r, "Expect");
 }
 
-struct linger {
+struct drain {
     struct server *server;
     int fd;
 };
 
 static void *linger_main(void *arg)
 {
-    struct linger *l = arg;
+    struct drain *l = arg;
     char bin[16384];
     uint64_t end_ms = holds_now() + SERVER_LINGER_MS;
     struct pollfd p = {.fd = l->fd, .events = POLLIN};
@@ -212,8 +212,8 @@ static void linger(struct server *s, struct req *r)
     int fd = info ? fcntl(info->connect_fd, F_DUPFD_CLOEXEC, 0) : -1;
     if (fd < 0)
         return;
-    struct linger *l = xmalloc(sizeof *l);
-    *l = (struct linger){s, fd};
+    struct drain *l = xmalloc(sizeof *l);
+    *l = (struct drain){s, fd};
     pthread_t thread;
     if (++s->lingering <= SERVER_LINGERING && pthread_create(&thread, NULL, linger_main, l) == 0) {
         pthread_detach(thread);
