@@ -30,7 +30,8 @@ struct log_reader {
     uint64_t end; /* length of the log as the last answer said */
     bool final;   /* the part has ended: nothing will be added */
     int write_error;
-    bool bad; /* no record where one should begin */
+    bool bad;       /* no record where one should begin */
+    bool restarted; /* from the beginning, after that */
 };
 
 static void pause_ms(unsigned ms)
@@ -104,6 +105,22 @@ static void go_back(struct log_reader *l)
     memset(l->filters, 0, sizeof l->filters);
 }
 
+/* No record begins here: the log was cut and has grown beyond this point again between two
+ * questions. Once is enough to find the way from the beginning; twice is damage. */
+static bool start_again(struct log_reader *l)
+{
+    if (l->restarted)
+        return false;
+    fflush(stdout);
+    fprintf(stderr, "yado: logs: the part's PC was lost and it went back; from the beginning:\n");
+    l->restarted = true;
+    l->bad = false;
+    l->offset = 0;
+    buf_clear(&l->pending);
+    memset(l->filters, 0, sizeof l->filters);
+    return true;
+}
+
 static int ask(struct client *c, struct log_reader *l, uint64_t job, uint64_t part, bool follow,
                struct http_response *answer, struct err *ret_err)
 {
@@ -135,6 +152,8 @@ int follow_log(struct client *c, uint64_t job, uint64_t part, unsigned streams, 
         uint64_t before = l.offset;
 
         r = ask(c, &l, job, part, follow, &answer, ret_err);
+        if (l.bad && start_again(&l))
+            continue;
         if (l.write_error || l.bad)
             break;
         if ((r || answer.status >= 500) && answered && follow && client_may_retry(c)) {
