@@ -165,6 +165,8 @@ void event_restart(struct grid *g)
     MUST(grid_load_done(g, NULL) == 0);
     for (struct pc *pc = g->first_pc; pc; pc = pc->next) {
         pc->lease_from_ms = g->now_ms;
+        if (pc->seen_ms > g->now_ms) /* the clock went back */
+            pc->seen_ms = g->now_ms;
         pc->lapsed = pc->released = false;
         for (struct part *p = pc->placed; p; p = p->next_placed)
             queue_remove(g, p);

@@ -56,9 +56,11 @@ static enum missing judge_missing(const struct part *p, const struct grid_report
 {
     if (p->r.state == GRID_CANCELLING)
         return MISSING_CANCELLED;
+    if (r->seen_epoch < p->r.epoch)
+        return MISSING_NOT_YET; /* and it may well begin it any moment */
     if ((p->r.state == GRID_STARTING || p->r.state == GRID_RESUMING) && !r->available)
         return MISSING_UNSTARTED;
-    return r->seen_epoch >= p->r.epoch ? MISSING_LOST : MISSING_NOT_YET;
+    return MISSING_LOST;
 }
 
 bool reason_is_wish(const struct grid_report *r, const char *reason)
@@ -171,7 +173,7 @@ static void apply_missing(struct grid *g, struct pc *pc, const struct grid_repor
     }
     for (struct golden *x = g->first_golden; x; x = x->next)
         if (x->r.state == GRID_GOLDEN_BUILDING && x->r.pc == pc->r.id && x->mark != g->mark &&
-            (r->seen_epoch >= x->r.epoch || !r->available))
+            r->seen_epoch >= x->r.epoch)
             golden_lost(g, x);
 }
 
@@ -222,7 +224,7 @@ bool grid_report_is_news(const struct grid *g, uint64_t id, const struct grid_re
             return true;
     for (const struct golden *x = g->first_golden; x; x = x->next)
         if (x->r.state == GRID_GOLDEN_BUILDING && x->r.pc == id &&
-            (r->seen_epoch >= x->r.epoch || !r->available) && !names(r, 0, x->r.id, x->r.epoch))
+            r->seen_epoch >= x->r.epoch && !names(r, 0, x->r.id, x->r.epoch))
             return true;
     return false;
 }

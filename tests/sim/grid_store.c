@@ -164,28 +164,79 @@ static void append_only(uint64_t *next, uint64_t seq)
     *next = seq + 1;
 }
 
+static void apply(struct grid_store *s, const struct grid_fx *fx)
+{
+    const struct grid_row *row = &fx->row;
+
+    if (fx->kind == GRID_FX_RETIRE)
+        retire(s, fx->job);
+    if (fx->kind != GRID_FX_ROW)
+        return;
+    if (row->kind == GRID_ROW_LOG)
+        append_only(&s->log_seq, row->log.seq);
+    else if (row->kind == GRID_ROW_MOVE)
+        append_only(&s->move_seq, row->move.seq);
+    else if (row->put)
+        put(s, row);
+    else
+        remove_at(s, find(s, row));
+}
+
 void grid_store_apply(struct grid_store *s, const struct grid_effects *fx)
 {
     bool rows_over = false;
 
     for (size_t i = 0; i < fx->count; i++) {
-        const struct grid_row *row = &fx->fx[i].row;
-
         rows_over |= fx->fx[i].kind != GRID_FX_ROW;
-        if (fx->fx[i].kind == GRID_FX_RETIRE)
-            retire(s, fx->fx[i].job);
-        if (fx->fx[i].kind != GRID_FX_ROW)
-            continue;
-        MUST(!rows_over); /* all rows come first */
-        if (row->kind == GRID_ROW_LOG)
-            append_only(&s->log_seq, row->log.seq);
-        else if (row->kind == GRID_ROW_MOVE)
-            append_only(&s->move_seq, row->move.seq);
-        else if (row->put)
-            put(s, row);
-        else
-            remove_at(s, find(s, row));
+        MUST(!rows_over || fx->fx[i].kind != GRID_FX_ROW); /* all rows come first */
+        apply(s, &fx->fx[i]);
     }
+}
+
+void grid_store_stage(struct grid_store *s, const struct grid_effects *fx)
+{
+    struct grid_effects *to = &s->staged;
+
+    for (size_t i = 0; i < fx->count; i++) {
+        if (to->count == to->cap) {
+            to->cap = to->cap ? to->cap * 2 : 64;
+            to->fx = xreallocarray(to->fx, to->cap, sizeof *to->fx);
+        }
+        to->fx[to->count] = fx->fx[i];
+        if (fx->fx[i].kind == GRID_FX_ROW && fx->fx[i].row.kind == GRID_ROW_JOB)
+            job_own(&to->fx[to->count].row.job);
+        to->count++;
+    }
+}
+
+void grid_store_commit(struct grid_store *s)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < s->staged.count; i++) {
+        apply(s, &s->staged.fx[i]);
+        if (s->staged.fx[i].kind == GRID_FX_ROW)
+            row_clear(&s->staged.fx[i].row);
+        else
+            s->staged.fx[kept++] = s->staged.fx[i];
+    }
+    s->staged.count = kept;
+}
+
+void grid_store_drop(struct grid_store *s)
+{
+    for (size_t i = 0; i < s->staged.count; i++)
+        if (s->staged.fx[i].kind == GRID_FX_ROW)
+            row_clear(&s->staged.fx[i].row);
+    s->staged.count = 0;
+}
+
+const struct grid_part *grid_store_part(const struct grid_store *s, uint64_t job, uint32_t index)
+{
+    struct grid_row key = {.kind = GRID_ROW_PART, .part = {.job = job, .index = index}};
+    size_t i = find(s, &key);
+
+    return i < s->count && compare(&s->rows[i], &key) == 0 ? &s->rows[i].part : NULL;
 }
 
 struct grid *grid_store_load(const struct grid_store *s, const struct grid_config *config)
@@ -208,5 +259,7 @@ void grid_store_deinit(struct grid_store *s)
     for (size_t i = 0; i < s->count; i++)
         row_clear(&s->rows[i]);
     free(s->rows);
+    grid_store_drop(s);
+    grid_effects_deinit(&s->staged);
     *s = (struct grid_store){0};
 }

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Seeded histories of the core: a master that crashes between any two steps, and agents that it
+ * knows only by their reports, over a network that loses, repeats, delays and reorders.
+ *
+ * A guest is a list of random numbers that grows ("ticks") until its target. What the master has
+ * of its output and what its last run remembers must be the same in the end: any splice of two
+ * runs shows.
+ */
+#ifndef YADO_TESTS_SIM_H
+#define YADO_TESTS_SIM_H
+
+#include "base/rng.h"
+#include "grid/grid.h"
+#include "grid_store.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    SIM_TICKS_MAX = 12,
+    SIM_VMS_MAX = 12,
+    SIM_PCS_MAX = 6,
+    SIM_MESSAGES_MAX = 64,
+    SIM_PARTS_MAX = 256, /* of all jobs of a history */
+    SIM_MEMORY = 64 << 20,
+};
+
+/* A guest's memory: what it printed, and how much of that it knows to be durable. */
+struct memory {
+    uint32_t ticks[SIM_TICKS_MAX];
+    uint32_t count, acked, target;
+    int32_t exit_status;
+};
+
+struct sim_vm {
+    struct grid_vm_report report; /* of the moment; job 0: a golden build */
+    struct memory memory;
+    bool wants_suspend;
+};
+
+struct sim_agent {
+    uint64_t id;
+    char name[GRID_NAME_MAX];
+    bool builder, forgotten;
+    struct grid_class cls;
+    uint64_t memory_bytes;
+    uint32_t cpus;
+    bool owner;                          /* he is there */
+    uint64_t down_until;                 /* no power */
+    uint64_t cut_until;                  /* no network */
+    uint64_t lease_until;                /* its guests' vCPUs may run */
+    uint64_t sync, sync_sent, sync_next; /* the one under way; when the next is due */
+    uint64_t seen_epoch, seen_term;      /* of the last answer applied */
+    struct sim_vm vms[SIM_VMS_MAX];
+    size_t count_vms;
+};
+
+struct sim_desired {
+    uint64_t job, part, epoch;
+    enum grid_want want;
+    char reason[16];
+    struct grid_layer layer;
+    uint64_t memory_bytes;
+    enum grid_part_state state;
+};
+
+struct message {
+    uint64_t at; /* 0: free */
+    bool is_answer;
+    size_t agent;
+    uint64_t sync;
+    /* an answer: */
+    uint64_t term, epoch;
+    struct sim_desired desired[SIM_VMS_MAX];
+    size_t count;
+    /* a report: */
+    struct grid_report report;
+    struct grid_vm_report vms[SIM_VMS_MAX];
+};
+
+/* What the history knows of a part, for the final judgement. */
+struct sim_part {
+    uint64_t job;
+    uint32_t index;
+    uint32_t output[SIM_TICKS_MAX]; /* the master's durable log */
+    uint32_t length;
+    bool final;
+    enum grid_part_state state; /* when final */
+};
+
+struct sim {
+    struct rng rng;
+    bool verbose, calm; /* calm: no more faults */
+    uint64_t t;         /* the true time, ms */
+    int64_t clock;      /* what the master's wall clock adds to it */
+    struct grid_config config;
+    struct grid *g;
+    struct grid_effects fx;
+    struct grid_store store;
+    uint64_t digest; /* of the state at the last commit */
+    uint64_t term;
+    uint64_t down_until; /* the master */
+    struct sim_agent agents[SIM_PCS_MAX];
+    size_t count_agents;
+    struct message *messages;
+    struct memory *depot; /* layers and results by number */
+    size_t count_depot, cap_depot;
+    struct sim_part parts[SIM_PARTS_MAX];
+    size_t count_parts;
+    uint64_t last_job; /* the largest acknowledged */
+    uint64_t acknowledged;
+    uint64_t steps, crashes, moves;
+};
+
+#define SIM_TRUE(s, expr) ((expr) ? (void)0 : sim_fail(s, __FILE__, __LINE__, #expr))
+_Noreturn void sim_fail(struct sim *s, const char *file, int line, const char *expr);
+void sim_say(struct sim *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+bool sim_chance(struct sim *s, unsigned percent);
+
+/* sim_master.c */
+uint64_t sim_now(const struct sim *s);
+/* Takes the step; its effects come with the next commit. */
+enum grid_outcome sim_step(struct sim *s, struct grid_event *e);
+/* Now or never: false when the master crashed instead (before the commit, or before its effects
+ * were done). */
+bool sim_commit(struct sim *s);
+void sim_crash(struct sim *s);
+bool sim_master_is_up(const struct sim *s);
+void sim_master_act(struct sim *s);
+/* The master takes a report, and answers. */
+void sim_master_sync(struct sim *s, const struct message *m);
+/* Output from `offset` on; returns the durable length that it answers, or UINT32_MAX: no answer,
+ * or stale. */
+uint32_t sim_master_output(struct sim *s, const struct sim_agent *a, const struct sim_vm *vm);
+uint64_t sim_depot_put(struct sim *s, const struct memory *m, struct grid_digest *ret_digest);
+const struct memory *sim_depot_get(struct sim *s, const struct grid_digest *d);
+
+/* sim_agent.c */
+void sim_agents_act(struct sim *s);
+void sim_agent_answer(struct sim *s, const struct message *m);
+void sim_agent_owner(struct sim *s, struct sim_agent *a, bool present);
+void sim_agent_restart(struct sim *s, struct sim_agent *a);
+void sim_agent_power_cut(struct sim *s, struct sim_agent *a, uint64_t ms);
+void sim_check_no_twins(struct sim *s);
+void sim_send(struct sim *s, const struct message *m);
+
+#endif

@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Seeded random histories of the core with invariants (sim.h). Usage:
+ *   test_histories [--seed S] [--count N]      N histories from seed S on; 10000 unless told
+ * `--count 1` prints the trace of that one history.
+ *
+ * Held at every step: the durable rows alone give the digest of the state at the last commit;
+ * epochs only grow; nothing acknowledged is undone; a final part never changes; no two guests of
+ * one part run; no PC is given more than it has; what is desired changes only with a WAKE. At the
+ * end, when faults stop: every part comes to its end, its log that of one run, and a combining
+ * job exists exactly when all parts are done.
+ */
+#include "sim.h"
+
+#include "base/buf.h"
+#include "base/num.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static uint64_t current_seed;
+
+_Noreturn void sim_fail(struct sim *s, const char *file, int line, const char *expr)
+{
+    fflush(stdout);
+    fprintf(stderr,
+            "%s:%d: %s does not hold at %" PRIu64 " ms; replay: --seed %" PRIu64 " --count 1\n",
+            file, line, expr, s->t, current_seed);
+    abort();
+}
+
+void sim_say(struct sim *s, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (!s->verbose)
+        return;
+    printf("%8" PRIu64 " ", s->t);
+    va_start(ap, fmt);
+    vprintf(fmt, ap);
+    va_end(ap);
+    putchar('\n');
+}
+
+bool sim_chance(struct sim *s, unsigned percent)
+{
+    return rng_below(&s->rng, 100) < percent;
+}
+
+static uint64_t unfinished_parts(const struct sim *s)
+{
+    uint64_t count = 0;
+
+    for (size_t i = 0; i < s->store.count; i++)
+        count += s->store.rows[i].kind == GRID_ROW_PART &&
+                 !grid_part_is_final(s->store.rows[i].part.state);
+    return count;
+}
+
+/* Some job of this history, perhaps finished or gone. */
+static uint64_t some_job(struct sim *s)
+{
+    uint64_t next = grid_get_meta(s->g)->next_job;
+
+    return next > 1 ? 1 + rng_below(&s->rng, next - 1) : 1;
+}
+
+static void submit(struct sim *s)
+{
+    const struct grid_image *image = grid_find_image(s->g, "tiny");
+    struct grid_submit then = {.name = "then",
+                               .spec = "{}",
+                               .parts = 1,
+                               .memory_bytes = SIM_MEMORY,
+                               .cpus = 1,
+                               .image = image->id};
+    struct grid_submit job = {.name = "job",
+                              .spec = "{}",
+                              .parts = 1 + (uint32_t)rng_below(&s->rng, 4),
+                              .memory_bytes = SIM_MEMORY,
+                              .cpus = 1,
+                              .image = image->id,
+                              .priority = (int32_t)rng_below(&s->rng, 3) - 1,
+                              .retries = sim_chance(s, 30),
+                              .then = sim_chance(s, 30) ? &then : NULL};
+    struct grid_event e = {
+        .kind = GRID_EV_SUBMIT, .user = 1 + rng_below(&s->rng, 2), .submit = &job};
+    uint64_t id;
+
+    if (unfinished_parts(s) > 12 || s->count_parts + 40 > SIM_PARTS_MAX)
+        return;
+    SIM_TRUE(s, sim_step(s, &e) == GRID_OK);
+    id = s->fx.id;
+    if (!sim_commit(s))
+        return;
+    s->last_job = id;
+    s->acknowledged++;
+    sim_say(s, "job %" PRIu64 " of %" PRIu32 " parts%s", id, job.parts, job.then ? ", then" : "");
+}
+
+static void job_event(struct sim *s, enum grid_event_kind kind, const char *name)
+{
+    struct grid_event e = {.kind = kind, .job = some_job(s), .name = "ann"};
+
+    if (sim_step(s, &e) == GRID_OK)
+        sim_say(s, "%s job %" PRIu64, name, e.job);
+}
+
+static void pc_event(struct sim *s, struct sim_agent *a)
+{
+    struct grid_event e = {
+        .kind = GRID_EV_PC_SET, .pc = a->id, .builder = a->builder, .draining = sim_chance(s, 50)};
+
+    if (a->forgotten)
+        return;
+    if (sim_chance(s, 5)) {
+        e.kind = GRID_EV_PC_FORGET;
+        SIM_TRUE(s, sim_step(s, &e) == GRID_OK);
+        a->forgotten = sim_commit(s);
+        sim_say(s, "%s is forgotten%s", a->name, a->forgotten ? "" : " (not)");
+        a->forgotten = grid_get_pc(s->g, a->id)->forgotten;
+        return;
+    }
+    SIM_TRUE(s, sim_step(s, &e) == GRID_OK);
+    sim_say(s, "%s %s", a->name, e.draining ? "drains" : "drains no more");
+}
+
+static void enrol(struct sim *s, struct sim_agent *a)
+{
+    struct grid_event e = {.kind = GRID_EV_PC_ENROL, .name = a->name, .builder = a->builder};
+
+    SIM_TRUE(s, sim_step(s, &e) == GRID_OK);
+    a->id = s->fx.id;
+    if (!sim_commit(s))
+        return;
+    sim_say(s, "%s is enrolled", a->name);
+    a->forgotten = false;
+    a->count_vms = 0; /* a new installation */
+    sim_agent_restart(s, a);
+}
+
+static void new_image(struct sim *s)
+{
+    struct grid_event e = {.kind = GRID_EV_IMAGE, .name = "tiny"};
+
+    SIM_TRUE(s, sim_step(s, &e) == GRID_OK);
+    sim_say(s, "image tiny is replaced");
+}
+
+static void set_clock(struct sim *s)
+{
+    struct grid_event e = {.kind = GRID_EV_RESTART};
+
+    s->clock += sim_chance(s, 50) ? 3600000 : -3600000;
+    sim_say(s, "the master's clock jumps to %+" PRId64, s->clock);
+    (void)sim_step(s, &e);
+}
+
+static void something_happens(struct sim *s)
+{
+    struct sim_agent *a = &s->agents[rng_below(&s->rng, s->count_agents)];
+    bool master = sim_master_is_up(s) && !s->down_until;
+    uint64_t what = rng_below(&s->rng, 100);
+
+    if (what < 14)
+        sim_agent_owner(s, a, sim_chance(s, 50));
+    else if (what < 17)
+        sim_agent_restart(s, a);
+    else if (what < 20)
+        sim_agent_power_cut(s, a, rng_below(&s->rng, 3 * s->config.lease_ms));
+    else if (what < 23)
+        a->cut_until = s->t + rng_below(&s->rng, 3 * s->config.lease_ms);
+    else if (what < 24)
+        for (size_t i = 0; i < s->count_agents; i++) /* a switch dies */
+            s->agents[i].cut_until = s->t + 2 * s->config.lease_ms;
+    else if (!master)
+        return;
+    else if (what < 44)
+        submit(s);
+    else if (what < 47)
+        job_event(s, GRID_EV_CANCEL, "cancel");
+    else if (what < 52)
+        job_event(s, GRID_EV_HOLD, "hold");
+    else if (what < 58)
+        job_event(s, GRID_EV_RELEASE, "release");
+    else if (what < 63)
+        pc_event(s, a);
+    else if (what < 64)
+        new_image(s);
+    else if (what < 65)
+        set_clock(s);
+    else if (what < 66)
+        sim_crash(s);
+    else if (what < 68 && a->forgotten)
+        enrol(s, a);
+}
+
+static void deliver(struct sim *s)
+{
+    for (size_t i = 0; i < SIM_MESSAGES_MAX; i++) {
+        struct message m;
+
+        if (!s->messages[i].at || s->messages[i].at > s->t)
+            continue;
+        m = s->messages[i];
+        s->messages[i].at = 0;
+        if (m.is_answer)
+            sim_agent_answer(s, &m);
+        else if (sim_master_is_up(s) && !s->down_until)
+            sim_master_sync(s, &m);
+    }
+}
+
+static void round_of(struct sim *s)
+{
+    s->t += 20 + rng_below(&s->rng, sim_chance(s, 10) ? 6000 : 600);
+    sim_master_act(s);
+    deliver(s);
+    sim_agents_act(s);
+    sim_check_no_twins(s);
+    if (sim_master_is_up(s) && !s->down_until && s->store.staged.count && sim_chance(s, 50))
+        (void)sim_commit(s);
+}
+
+/* Faults stop; whoever was kept from working no longer is. */
+static void heal(struct sim *s)
+{
+    struct grid_event e = {.kind = GRID_EV_RESTART};
+
+    s->calm = true;
+    sim_say(s, "all is well from now on");
+    if (s->down_until) {
+        s->down_until = 0;
+        (void)sim_step(s, &e);
+    }
+    (void)sim_commit(s);
+    for (size_t i = 0; i < s->count_agents; i++) {
+        struct sim_agent *a = &s->agents[i];
+
+        a->cut_until = 0;
+        a->down_until = 0;
+        if (a->forgotten)
+            enrol(s, a);
+        sim_agent_owner(s, a, false);
+    }
+}
+
+/* Undrains PCs and releases jobs, as an administrator would now and then. */
+static void tend(struct sim *s)
+{
+    for (size_t i = 0; i < s->count_agents; i++) {
+        struct grid_event e = {
+            .kind = GRID_EV_PC_SET, .pc = s->agents[i].id, .builder = s->agents[i].builder};
+
+        (void)sim_step(s, &e);
+    }
+    for (uint64_t job = 1; job < grid_get_meta(s->g)->next_job; job++) {
+        struct grid_event e = {.kind = GRID_EV_RELEASE, .job = job, .name = "ann"};
+
+        (void)sim_step(s, &e);
+    }
+    (void)sim_commit(s);
+}
+
+static void check_end(struct sim *s)
+{
+    uint64_t jobs = grid_get_meta(s->g)->next_job - 1;
+
+    SIM_TRUE(s, unfinished_parts(s) == 0);
+    SIM_TRUE(s, jobs >= s->last_job && jobs >= s->acknowledged);
+    for (size_t i = 0; i < s->count_parts; i++)
+        SIM_TRUE(s, s->parts[i].final);
+    for (size_t i = 0; i < s->store.count; i++) {
+        const struct grid_job *j = &s->store.rows[i].job;
+        uint32_t done = 0;
+
+        if (s->store.rows[i].kind != GRID_ROW_JOB)
+            continue;
+        for (size_t k = 0; k < s->count_parts; k++)
+            done += s->parts[k].job == j->id && s->parts[k].state == GRID_DONE;
+        SIM_TRUE(s, j->finished_ms);
+        if (j->then_job)
+            SIM_TRUE(s, done == j->parts);
+        if (j->then)
+            SIM_TRUE(s, done < j->parts);
+    }
+}
+
+static void set_up(struct sim *s)
+{
+    s->config = grid_config_default();
+    s->config.lease_ms = 10000;
+    s->config.lease_margin_ms = 3000;
+    s->config.retire_ms = 20000;
+    s->config.brake_leases = 2;
+    s->config.requeue = sim_chance(s, 70) ? GRID_REQUEUE_TAIL : GRID_REQUEUE_HEAD;
+    s->g = grid_new(&s->config);
+    s->t = 10000000;
+    s->term = 1;
+    s->count_agents = 2 + rng_below(&s->rng, SIM_PCS_MAX - 1);
+    s->messages = xcalloc(SIM_MESSAGES_MAX, sizeof *s->messages);
+    for (size_t i = 0; i < s->count_agents; i++) {
+        struct sim_agent *a = &s->agents[i];
+
+        snprintf(a->name, sizeof a->name, "pc-%zu", i + 1);
+        a->builder = i == 0;
+        snprintf(a->cls.machine, sizeof a->cls.machine, "pc-i440fx-7.2");
+        snprintf(a->cls.cpu, sizeof a->cls.cpu, "Nehalem");
+        snprintf(a->cls.accel, sizeof a->cls.accel, "tcg");
+        a->cls.qemu_version = i > 0 && sim_chance(s, 30) ? 100002 : 70222;
+        a->memory_bytes = grid_guest_reserve(SIM_MEMORY) * (1 + rng_below(&s->rng, 2));
+        a->cpus = 2;
+        s->calm = true;
+        enrol(s, a);
+        s->calm = false;
+    }
+    new_image(s);
+    while (!sim_commit(s) || !grid_find_image(s->g, "tiny")) {
+        s->down_until = 0;
+        new_image(s);
+    }
+}
+
+static struct sim run(uint64_t seed, bool verbose)
+{
+    struct sim *s = xcalloc(1, sizeof *s);
+    struct sim result;
+    int rounds;
+
+    current_seed = seed;
+    s->rng = rng_seed(seed);
+    s->verbose = verbose;
+    set_up(s);
+    rounds = 60 + (int)rng_below(&s->rng, 240);
+    for (int i = 0; i < rounds; i++) {
+        if (sim_chance(s, 25))
+            something_happens(s);
+        round_of(s);
+    }
+    heal(s);
+    for (int i = 0; unfinished_parts(s) || s->store.staged.count; i++) {
+        SIM_TRUE(s, i < 3000);
+        if (i % 50 == 0)
+            tend(s);
+        round_of(s);
+    }
+    check_end(s);
+    result = *s;
+    grid_free(s->g);
+    grid_effects_deinit(&s->fx);
+    grid_store_deinit(&s->store);
+    free(s->depot);
+    free(s->messages);
+    free(s);
+    return result;
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t seed = 1, count = 10000, steps = 0, crashes = 0, moves = 0, parts = 0;
+    time_t start = time(NULL);
+
+    for (int i = 1; i < argc; i += 2) {
+        uint64_t *to = strcmp(argv[i], "--seed") == 0    ? &seed
+                       : strcmp(argv[i], "--count") == 0 ? &count
+                                                         : NULL;
+
+        if (!to || i + 1 >= argc || num_parse_u64(argv[i + 1], UINT64_MAX, to) != 0) {
+            fprintf(stderr, "usage: %s [--seed S] [--count N]\n", argv[0]);
+            return 2;
+        }
+    }
+    printf("seed %" PRIu64 ", %" PRIu64 " histories\n", seed, count);
+    fflush(stdout);
+    for (uint64_t i = 0; i < count; i++) {
+        struct sim s = run(seed + i, count == 1);
+
+        steps += s.steps;
+        crashes += s.crashes;
+        moves += s.moves;
+        parts += s.count_parts;
+    }
+    printf("%" PRIu64 " steps, %" PRIu64 " parts, %" PRIu64 " moves, %" PRIu64
+           " crashes and reloads in %ld s\n",
+           steps, parts, moves, crashes, (long)(time(NULL) - start));
+    return 0;
+}
