@@ -135,11 +135,9 @@ static bool better(const struct bucket_key *k, const struct room *a, const struc
     return a->pc->r.id < b->pc->r.id;
 }
 
-/* The best room for a part of this bucket, or NULL. *ret_golden is what it starts from;
- * *ret_lacking is a PC that only lacks a golden layer. */
+/* The best room for a part of this bucket, or NULL. *ret_golden is what it starts from. */
 static struct room *pick(const struct grid *g, const struct rooms *rooms,
-                         const struct bucket_key *k, uint64_t *ret_golden,
-                         const struct pc **ret_lacking)
+                         const struct bucket_key *k, uint64_t *ret_golden)
 {
     struct room *best = NULL;
 
@@ -152,8 +150,6 @@ static struct room *pick(const struct grid *g, const struct rooms *rooms,
         if (!golden) {
             const struct golden *x = golden_for(g, k, &room->pc->r.cls);
 
-            if (!x && !*ret_lacking)
-                *ret_lacking = room->pc;
             if (!x || x->r.state != GRID_GOLDEN_READY)
                 continue;
             golden = x->r.id;
@@ -168,35 +164,49 @@ static struct room *pick(const struct grid *g, const struct rooms *rooms,
     return best;
 }
 
-static void build_for(struct grid *g, const struct rooms *rooms, const struct bucket_key *k,
-                      const struct pc *lacking)
+static struct room *pick_builder(const struct rooms *rooms, const struct bucket_key *k,
+                                 const struct grid_class *target)
 {
     struct room *best = NULL;
 
     for (size_t i = 0; i < rooms->count; i++) {
         struct room *room = &rooms->rooms[i];
 
-        if (room->pc->r.builder && fits(room, k) &&
-            grid_class_fits(&room->pc->r.cls, &lacking->r.cls) && (!best || better(k, room, best)))
+        if (room->pc->r.builder && fits(room, k) && grid_class_fits(&room->pc->r.cls, target) &&
+            (!best || better(k, room, best)))
             best = room;
     }
-    if (!best)
+    return best;
+}
+
+/* For the first PC with room that lacks nothing but a golden layer, and that a builder can serve.
+ */
+static void build_golden(struct grid *g, const struct rooms *rooms, const struct bucket_key *k)
+{
+    for (size_t i = 0; i < rooms->count && !k->golden; i++) {
+        const struct grid_class *cls = &rooms->rooms[i].pc->r.cls;
+        struct room *builder;
+
+        if (!fits(&rooms->rooms[i], k) || golden_for(g, k, cls))
+            continue;
+        builder = pick_builder(rooms, k, cls);
+        if (!builder)
+            continue;
+        golden_build(g, k, builder->pc);
+        take(builder, k->memory_bytes, k->cpus);
         return;
-    golden_build(g, k, best->pc);
-    take(best, k->memory_bytes, k->cpus);
+    }
 }
 
 /* Places the bucket's first part; false when no PC takes it. */
 static bool place_one(struct grid *g, const struct rooms *rooms, struct bucket *b)
 {
-    const struct pc *lacking = NULL;
     uint64_t golden = 0;
-    struct room *room = pick(g, rooms, &b->key, &golden, &lacking);
+    struct room *room = pick(g, rooms, &b->key, &golden);
     struct part *p = b->heap[0];
 
     if (!room) {
-        if (lacking)
-            build_for(g, rooms, &b->key, lacking);
+        build_golden(g, rooms, &b->key);
         return false;
     }
     if (p->r.pc) { /* its PC went silent, and only now is there a better place */

@@ -223,8 +223,8 @@ bool grid_report_is_news(const struct grid *g, uint64_t id, const struct grid_re
         if (judge_missing(p, r) != MISSING_NOT_YET && !names(r, p->r.job, p->r.index, p->r.epoch))
             return true;
     for (const struct golden *x = g->first_golden; x; x = x->next)
-        if (x->r.state == GRID_GOLDEN_BUILDING && x->r.pc == id &&
-            r->seen_epoch >= x->r.epoch && !names(r, 0, x->r.id, x->r.epoch))
+        if (x->r.state == GRID_GOLDEN_BUILDING && x->r.pc == id && r->seen_epoch >= x->r.epoch &&
+            !names(r, 0, x->r.id, x->r.epoch))
             return true;
     return false;
 }
