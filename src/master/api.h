@@ -59,6 +59,7 @@ enum req_next api_metrics(struct req *r);
 enum req_next api_events(struct req *r);
 enum req_next api_moves(struct req *r);
 /* api_enroll.c */
+extern const struct record_type api_enroll_body;
 enum req_next api_enroll(struct req *r);
 enum req_next api_enroll_token(struct req *r);
 /* api_users.c */

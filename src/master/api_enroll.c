@@ -67,7 +67,7 @@ struct enroll_body {
     char *certificate;
 };
 
-static const struct record_type enroll_body = {
+const struct record_type api_enroll_body = {
     sizeof(struct enroll_body),
     (const struct record_field[]){FIELD_TEXT(enroll_body, token), FIELD_TEXT(enroll_body, name),
                                   FIELD_TEXT(enroll_body, csr), FIELD_END},
@@ -123,7 +123,7 @@ static enum core_next enroll_core(struct core *c, struct req *r)
 enum req_next api_enroll(struct req *r)
 {
     struct err e;
-    bool good = api_body(r, &enroll_body);
+    bool good = api_body(r, &api_enroll_body);
     struct enroll_body *b = r->data;
     if (b)
         r->free_data = enroll_free;

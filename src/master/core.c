@@ -19,6 +19,8 @@
 enum {
     CORE_TICK_MS = 1000,
     CORE_FULL_PAUSE_MS = 5000,
+    CORE_STALL_MIN_MS = 2000,
+    CORE_STALL_MAX_MS = 5000,
     CORE_AGE_MS = 3600 * 1000,
     CORE_AGE_JOBS = 100,
     CORE_KEEP_ROWS = 100000, /* events and moves */
@@ -331,22 +333,46 @@ static void run_batch(struct core *c, struct req *batch)
     }
 }
 
+/* Whether this process stood still, or the wall clock went its own way: then nobody's silence
+ * means anything, and every lease gets a full term (as after a start). */
+static bool lost_time(struct core *c, uint64_t wall_ms)
+{
+    uint64_t mono_ms = holds_now();
+    int64_t mono = (int64_t)(mono_ms - c->last_mono_ms),
+            wall = (int64_t)(wall_ms - c->last_wall_ms);
+    int64_t apart = wall > mono ? wall - mono : mono - wall;
+    int64_t much = (int64_t)(c->m->config.grid.lease_ms / 4);
+    much = much < CORE_STALL_MIN_MS ? CORE_STALL_MIN_MS : much;
+    much = much > CORE_STALL_MAX_MS ? CORE_STALL_MAX_MS : much;
+    bool lost = c->last_mono_ms && (mono > much || apart > much);
+    c->last_mono_ms = mono_ms;
+    c->last_wall_ms = wall_ms;
+    if (lost)
+        log_warn("%s: every lease starts anew",
+                 mono > much ? "the master stood still" : "the wall clock was set");
+    return lost;
+}
+
 /* A step of the master's own. */
 static void run_tick(struct core *c)
 {
     uint64_t now = core_wall_ms();
-    if (holds_now() < c->tick_after_ms || !grid_tick_due(c->grid, now))
+    c->renew_all |= lost_time(c, now);
+    if (holds_now() < c->tick_after_ms || !(c->renew_all || grid_tick_due(c->grid, now)))
         return;
     clear_batch(c);
     c->now_ms = now;
-    (void)core_step(c, NULL, &(struct grid_event){.kind = GRID_EV_TICK}); /* never refused */
+    struct grid_event e = {.kind = c->renew_all ? GRID_EV_RESTART : GRID_EV_TICK};
+    (void)core_step(c, NULL, &e); /* never refused */
     int r = commit(c);
-    if (r == -ENOSPC)
+    if (r == -ENOSPC) {
         (void)refuse_batch(c, NULL); /* nobody asked: nobody is refused */
-    else if (r < 0)
+    } else if (r < 0) {
         give_up(c, "writing the state", r);
-    else
+    } else {
+        c->renew_all = false;
         after_commit(c);
+    }
 }
 
 static void note_gone(void *arg, uint64_t job)

@@ -33,8 +33,10 @@ struct core {
     struct grid *grid;
     struct grid_effects fx;
     uint64_t now_ms;
-    uint64_t tick_after_ms; /* monotonic: no TICK before, the disk is full */
-    uint64_t next_age_ms;   /* monotonic: when old jobs are forgotten next */
+    uint64_t tick_after_ms;              /* monotonic: no TICK before, the disk is full */
+    uint64_t last_mono_ms, last_wall_ms; /* of the last look at the clocks */
+    bool renew_all;                      /* time was lost: a RESTART step is due */
+    uint64_t next_age_ms;                /* monotonic: when old jobs are forgotten next */
 
     pthread_t thread;
     bool started;

@@ -14,6 +14,7 @@
 #include "master/digests.h"
 #include "master/hold.h"
 #include "master/places.h"
+#include "master/report.h"
 
 #include <string.h>
 #include <xxhash.h>
@@ -24,86 +25,14 @@ struct sync_call {
     uint64_t pc;
     bool arrived; /* its lease was renewed */
     bool applied; /* its report went into the core */
-    struct sync_report report;
-    struct grid_report grid;
-    struct grid_vm_report *vms;
+    struct report report;
 };
 
 static void call_free(void *p)
 {
     struct sync_call *call = p;
-    sync_report_deinit(&call->report);
-    free(call->vms);
+    report_deinit(&call->report);
     free(call);
-}
-
-/* ---- the report ----------------------------------------------------------------------------- */
-
-static void copy_text(char *to, size_t size, const char *from)
-{
-    str_sanitize(from, to, size);
-}
-
-static struct grid_class class_of(const struct sync_class *c)
-{
-    struct grid_class g = {.qemu_version = c->qemu_version};
-    copy_text(g.machine, sizeof g.machine, c->machine);
-    copy_text(g.cpu, sizeof g.cpu, c->cpu);
-    copy_text(g.accel, sizeof g.accel, c->accel);
-    return g;
-}
-
-static int vm_report(const struct sync_vm *vm, struct grid_vm_report *ret, struct err *e)
-{
-    *ret = (struct grid_vm_report){
-        .job = vm->job,
-        .part = vm->part,
-        .epoch = vm->epoch,
-        .exit_status = vm->exit_status,
-        .oom = vm->oom,
-        .result_bytes = vm->result_bytes,
-        .output_bytes = vm->output_bytes,
-        .run_ms = vm->run_ms,
-        .peak_bytes = vm->peak_bytes,
-        .stop_ms = vm->stop_ms,
-        .save_ms = vm->save_ms,
-        .upload_ms = vm->upload_ms,
-        .resume_ms = vm->resume_ms,
-    };
-    copy_text(ret->reason, sizeof ret->reason, vm->reason);
-    copy_text(ret->note, sizeof ret->note, vm->note);
-    ret->layer.size_bytes = vm->layer.size;
-    ret->layer.output_offset = vm->layer.output_offset;
-    ret->layer.run_ms = vm->layer.run_ms;
-    ret->layer.cls = class_of(&vm->layer.cls);
-    if (grid_vm_state_parse(vm->state, &ret->state) < 0)
-        return err_set(e, -EINVAL, "vms.state: \"%s\" is not a state of a VM", vm->state);
-    if (digest_parse(vm->layer.digest, &ret->layer.digest) < 0 ||
-        digest_parse(vm->result, &ret->result) < 0)
-        return err_set(e, -EINVAL, "vms: a digest is 64 hexadecimal digits");
-    return 0;
-}
-
-static int grid_report_of(struct sync_call *call, struct err *e)
-{
-    const struct sync_report *from = &call->report;
-    call->vms = xcalloc(from->count_vms + 1, sizeof *call->vms);
-    call->grid = (struct grid_report){
-        .available = from->available,
-        .memory_bytes = from->memory_bytes,
-        .cpus = from->cpus,
-        .speed = from->speed,
-        .cls = class_of(&from->cls),
-        .vms = call->vms,
-        .count_vms = from->count_vms,
-    };
-    copy_text(call->grid.reason, sizeof call->grid.reason, from->reason);
-    for (size_t i = 0; i < from->count_vms; i++) {
-        int r = vm_report(&from->vms[i], &call->vms[i], e);
-        if (r < 0)
-            return r;
-    }
-    return 0;
 }
 
 /* ---- the answer ----------------------------------------------------------------------------- */
@@ -240,11 +169,11 @@ static bool take_report(struct core *c, struct req *r, struct sync_call *call)
     call->arrived = true;
     if (call->applied || r->no_step)
         return true;
-    call->grid.seen_epoch = core_seen_epoch(c, call->pc, call->report.seen);
+    call->report.grid.seen_epoch = core_seen_epoch(c, call->pc, call->report.wire.seen);
     call->applied = true;
-    if (!grid_report_is_news(core_grid(c), call->pc, &call->grid))
+    if (!grid_report_is_news(core_grid(c), call->pc, &call->report.grid))
         return true;
-    struct grid_event e = {.kind = GRID_EV_REPORT, .pc = call->pc, .report = &call->grid};
+    struct grid_event e = {.kind = GRID_EV_REPORT, .pc = call->pc, .report = &call->report.grid};
     enum grid_outcome outcome = core_step(c, r, &e);
     if (outcome != GRID_OK)
         (void)core_refuse(c, r, outcome);
@@ -267,7 +196,7 @@ static enum core_next sync_core(struct core *c, struct req *r)
         return CORE_REPLIED;
     json_t *answer = make_answer(c, call->pc, &serial, &max_epoch);
     core_remember_answer(c, call->pc, serial, max_epoch);
-    if (call->report.wait && call->report.seen == serial && !r->expired) {
+    if (call->report.wire.wait && call->report.wire.seen == serial && !r->expired) {
         uint64_t lease_ms = core_master(c)->config.grid.lease_ms;
         json_decref(answer);
         holds_set_deadline(r, lease_ms / 4 < SYNC_HOLD_MS ? lease_ms / 4 : SYNC_HOLD_MS);
@@ -289,15 +218,8 @@ enum req_next api_sync(struct req *r)
     r->free_data = call_free;
     if (!auth_pc(r, &call->pc) || !req_json(r, &json))
         return REQ_REPLIED;
-    int bad = sync_report_from_json(json, &call->report, &e);
+    int bad = report_from_json(json, &call->report, &e);
     json_decref(json);
-    if (bad == 0 && call->report.version != SYNC_VERSION)
-        return req_reply_error(r, 400, "version",
-                               "this agent speaks version %u of the protocol, the master %d: "
-                               "install the same yado on both",
-                               call->report.version, SYNC_VERSION);
-    if (bad == 0)
-        bad = grid_report_of(call, &e);
     if (bad < 0)
         return req_reply_error(r, 400, "bad_request", "%s", e.text);
     return core_post(r, sync_core);

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * An agent's report as the core takes it, from the JSON of its sync. Everything in it came from
+ * outside: names and texts lose control bytes, states and digests are checked.
+ */
+#ifndef YADO_MASTER_REPORT_H
+#define YADO_MASTER_REPORT_H
+
+#include "grid/grid.h"
+#include "wire/sync.h"
+
+struct report {
+    struct sync_report wire;
+    struct grid_report grid; /* points into vms */
+    struct grid_vm_report *vms;
+};
+
+/* 0, or -EINVAL with text; report_deinit() in both cases. */
+int report_from_json(const json_t *json, struct report *ret_report, struct err *ret_err);
+void report_deinit(struct report *r);
+
+#endif
