@@ -11,8 +11,7 @@
 /* All zero but fd. */
 struct link {
     int fd;
-    bool away;    /* no host is connected */
-    bool partial; /* the reader holds the beginning of a frame */
+    bool away; /* no host is connected */
     struct guest_reader in;
     struct buf out; /* the frame being written */
     size_t out_at;

@@ -25,7 +25,7 @@
 #include <sys/signalfd.h>
 #include <time.h>
 
-enum { AWAY_POLL_MS = 20, PARTIAL_MS = 250, RUN_POLL_MS = 100 };
+enum { AWAY_POLL_MS = 20, RUN_POLL_MS = 100 };
 #define CLOCK_SLACK_NS 10000000ll
 
 static struct part part; /* 1 MiB of it is the output window */
@@ -92,7 +92,7 @@ static void on_frame(const struct guest_frame *f)
         part_ack(&part, output_have, result_have, false);
 }
 
-static void receive(bool idle)
+static void receive(void)
 {
     struct guest_frame f;
 
@@ -100,9 +100,8 @@ static void receive(bool idle)
     do {
         while (guest_reader_next(&host.in, &f))
             on_frame(&f);
-        /* The host writes frames whole: a half one that nothing follows was cut by a save. */
-    } while (idle && host.partial && guest_reader_skip(&host.in));
-    host.partial = host.in.in.len > host.in.used;
+        /* The host writes frames whole: a half one with a SYNC behind it was cut by a save. */
+    } while (guest_reader_seek(&host.in, GUEST_SYNC));
 }
 
 /* Puts the most urgent frame into the free line; false when there is none. */
@@ -148,9 +147,7 @@ static int timeout_ms(bool more_children)
         return 0;
     if (host.away)
         return AWAY_POLL_MS;
-    if (part.state.phase == GUEST_RUNNING)
-        return RUN_POLL_MS;
-    return host.partial ? PARTIAL_MS : -1;
+    return part.state.phase == GUEST_RUNNING ? RUN_POLL_MS : -1;
 }
 
 /* One round: wait, take what came, move on, answer. */
@@ -158,7 +155,6 @@ static void turn(int children, bool *more_children)
 {
     struct pollfd fds[4] = {{.fd = children, .events = POLLIN}, {.fd = -1}, {.fd = -1}, {.fd = -1}};
     struct signalfd_siginfo info;
-    static uint64_t heard_ms;
     int n;
 
     /* Without a host the port would end every poll() at once. */
@@ -175,10 +171,8 @@ static void turn(int children, bool *more_children)
             ;
         *more_children = part_reap(&part);
     }
-    if (fds[1].revents & POLLIN)
-        heard_ms = system_now_ms();
-    if (host.away || fds[1].revents || host.partial)
-        receive(system_now_ms() - heard_ms >= PARTIAL_MS);
+    if (host.away || fds[1].revents)
+        receive();
     for (int i = 0; i < 2; i++)
         if (fds[2 + i].revents)
             part_read_pipe(&part, i);

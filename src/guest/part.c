@@ -247,6 +247,9 @@ static void finish(struct part *p)
     if (tar_index_scan("/out", most, SYSTEM_OUT_ENTRIES_MAX, &p->result, &e) < 0) {
         p->state.out_full = 1;
         say(p, "%s", e.text);
+        /* Without its result the part did not succeed, whatever its program says. */
+        if (p->state.wait_status == 0)
+            p->state.wait_status = 1 << 8;
     } else {
         p->state.result_end = tar_index_size(p->result);
     }

@@ -121,34 +121,57 @@ static bool read_header(const uint8_t *p, uint8_t *ret_type, uint32_t *ret_len, 
     return true;
 }
 
+enum found { FOUND_NO_HEADER, FOUND_HALF, FOUND_BAD, FOUND_WHOLE };
+
+/* What stands at an offset of the buffer; *ret_frame only when it is whole. */
+static enum found look_at(const struct guest_reader *r, size_t at, struct guest_frame *ret_frame)
+{
+    const uint8_t *p = r->in.data + at;
+    size_t left = r->in.len - at;
+    uint32_t len, crc;
+    uint8_t type;
+
+    if (left < GUEST_HEADER_BYTES)
+        return FOUND_HALF;
+    if (memcmp(p, magic, sizeof magic) != 0 || !read_header(p, &type, &len, &crc))
+        return FOUND_NO_HEADER;
+    if (left - GUEST_HEADER_BYTES < len)
+        return FOUND_HALF;
+    if (crc32c(0, p + GUEST_HEADER_BYTES, len) != crc)
+        return FOUND_BAD;
+    *ret_frame = (struct guest_frame){type, p + GUEST_HEADER_BYTES, len};
+    return FOUND_WHOLE;
+}
+
 bool guest_reader_next(struct guest_reader *r, struct guest_frame *ret_frame)
 {
-    for (;;) {
-        const uint8_t *p;
-        uint32_t len, crc;
-        uint8_t type;
+    while (r->in.len > r->used) {
+        enum found found;
 
-        if (r->in.len == r->used)
-            return false;
         seek_magic(r);
-        if (r->in.len - r->used < GUEST_HEADER_BYTES)
+        found = look_at(r, r->used, ret_frame);
+        if (found == FOUND_HALF)
             return false;
-        p = r->in.data + r->used;
-        if (!read_header(p, &type, &len, &crc)) {
-            drop(r, 1);
-            continue;
+        if (found == FOUND_WHOLE) {
+            r->used += GUEST_HEADER_BYTES + ret_frame->len;
+            return true;
         }
-        if (r->in.len - r->used - GUEST_HEADER_BYTES < len)
-            return false;
-        if (crc32c(0, p + GUEST_HEADER_BYTES, len) != crc) {
-            r->bad++;
-            drop(r, 1);
-            continue;
-        }
-        r->used += GUEST_HEADER_BYTES + len;
-        *ret_frame = (struct guest_frame){type, p + GUEST_HEADER_BYTES, len};
-        return true;
+        r->bad += found == FOUND_BAD;
+        drop(r, 1);
     }
+    return false;
+}
+
+bool guest_reader_seek(struct guest_reader *r, uint8_t type)
+{
+    struct guest_frame f;
+
+    for (size_t at = r->used; r->in.len - at >= GUEST_HEADER_BYTES; at++)
+        if (look_at(r, at, &f) == FOUND_WHOLE && f.type == type) {
+            drop(r, at - r->used);
+            return true;
+        }
+    return false;
 }
 
 bool guest_reader_skip(struct guest_reader *r)

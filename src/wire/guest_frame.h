@@ -93,6 +93,9 @@ bool guest_reader_next(struct guest_reader *r, struct guest_frame *ret_frame);
  * A host calls it only while it waits for the answer to a SYNC: a program's output, too, may hold
  * what looks like frames. */
 bool guest_reader_skip(struct guest_reader *r);
+/* After guest_reader_next() said false: goes to a whole frame of that type behind the half one, if
+ * there is one. For the guest, whose host never sends what looks like a frame inside another. */
+bool guest_reader_seek(struct guest_reader *r, uint8_t type);
 
 enum guest_phase {
     GUEST_READY = 1,    /* booted, no part yet: the moment of golden */

@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from guest_host import (BROKEN, EXITED, FINISHED, READY, RUNNING, IMAGES, OUTPUT, WINDOW,
-                        Machine)
+from guest_host import (BROKEN, EXITED, FINISHED, READY, RUNNING, START, IMAGES, OUTPUT, WINDOW,
+                        Machine, frame)
 
 pytestmark = pytest.mark.skipif(not (IMAGES / "initrd").exists(), reason=f"no guest image in {IMAGES}")
 SIGKILL = 9
@@ -141,7 +141,7 @@ def test_moves(ready, tmp_path):
                 m.finish()
                 break
             if moves % 3 == 1:
-                m.sock.sendall(b"YDG1\1\2\0\0\0\0\2\0half a header")
+                m.sock.sendall(frame(START, bytes(60000))[:3000])
             m.save(tmp_path / "state")
             moves += 1
             output, result = m.output, m.result
@@ -190,6 +190,7 @@ def test_sparse_bomb(ready):
     with ready() as m:
         s = sh(m, "truncate -s 900G /out/bomb; mkfifo /out/fifo")
         assert s.phase == FINISHED and s.out_full and s.result_end == 0 and "larger than" in s.text
+        assert os.waitstatus_to_exitcode(s.wait_status) == 1
 
 
 def test_out_of_memory(ready):

@@ -39,6 +39,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             (void)guest_ack_get(f.payload, f.len, &a, &b);
         }
     }
+    if (guest_reader_seek(&r, GUEST_SYNC))
+        MUST(guest_reader_next(&r, &f) && f.type == GUEST_SYNC);
     while (guest_reader_skip(&r))
         while (guest_reader_next(&r, &f))
             ;

@@ -92,6 +92,15 @@ static void test_half_frame(void **unused)
     assert_int_equal(f.type, GUEST_ACK);
     assert_false(guest_reader_skip(&r));
     assert_int_equal(r.dropped, 500);
+    /* Or a frame of the type that is sought. */
+    guest_reader_feed(&r, half.data, 500);
+    guest_reader_feed(&r, whole.data, whole.len);
+    assert_false(guest_reader_next(&r, &f));
+    assert_false(guest_reader_seek(&r, GUEST_SYNC));
+    assert_true(guest_reader_seek(&r, GUEST_ACK));
+    assert_true(guest_reader_next(&r, &f));
+    assert_int_equal(f.type, GUEST_ACK);
+    assert_false(guest_reader_seek(&r, GUEST_ACK));
     /* Enough of them: the checksum shows that the first is none. */
     guest_reader_feed(&r, half.data, 500);
     for (int i = 0; i < 20; i++)
