@@ -191,7 +191,8 @@ static void take_report(struct agent_vm *vm, const json_t *json)
     if (r.job != vm->job || r.part != vm->part || r.epoch != vm->epoch || is_final(&vm->report))
         return;
     if (strcmp(r.state, vm->report.state) != 0)
-        log_info("%s: %s%s%s", vm->name, r.state, r.reason[0] ? ", " : "", r.reason);
+        log_info("%s: %s%s%s%s%s", vm->name, r.state, r.reason[0] ? ", " : "", r.reason,
+                 r.note[0] ? ": " : "", r.note);
     vm->report = r;
     agent_publish(vm->agent);
 }
