@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/must.h"
+#include "host/starved.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -62,6 +63,7 @@ struct supervisor {
     int result_fd;
     bool running, ran;
     uint64_t start_ms, run_since_ms, run_ms; /* guest run time until run_since_ms */
+    uint64_t guest_ms, tick_ms, starved_ms;  /* the link's clock: while the guest had a CPU */
     uint64_t io_retry_at_ms;
     uint32_t io_retry_ms;
     bool suspend;
@@ -468,7 +470,9 @@ static void went_on(struct supervisor *s)
     if (!s->ran)
         s->report.resume_ms = (uint32_t)(mono_ms() - s->start_ms);
     s->ran = true;
-    guest_link_sync(&s->link, mono_ms());
+    s->tick_ms = mono_ms();
+    s->starved_ms = starved_ms(vm_pid(s->work.vm));
+    guest_link_sync(&s->link, s->guest_ms);
     (void)guest_link_flush(&s->link); /* an end is seen by the poll */
     set_state(s, "running");
 }
@@ -518,11 +522,24 @@ static void serve_wake(struct supervisor *s)
     }
 }
 
+/* Lets the link's clock pass: not while the guest is stopped, nor while it waits for a CPU. */
+static void pass_time(struct supervisor *s)
+{
+    uint64_t now = mono_ms(), starved = starved_ms(vm_pid(s->work.vm));
+    uint64_t passed = now - s->tick_ms;
+    uint64_t waited = starved > s->starved_ms ? starved - s->starved_ms : 0;
+
+    s->guest_ms += passed > waited ? passed - waited : 0;
+    s->tick_ms = now;
+    s->starved_ms = starved;
+}
+
 static void tick(struct supervisor *s)
 {
-    if (s->stage != LIVE || !s->running)
+    if (s->stage != LIVE || !s->running || mono_ms() - s->tick_ms < TICK_MS)
         return;
-    if (guest_link_tick(&s->link, mono_ms()))
+    pass_time(s);
+    if (guest_link_tick(&s->link, s->guest_ms))
         fail(s, "guest does not answer", "no answer to SYNC for a minute");
     else
         (void)guest_link_flush(&s->link); /* an end is seen by the poll */
