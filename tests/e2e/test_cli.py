@@ -217,28 +217,26 @@ HOSTILE = r"""
 printf '\033]0;owned\007plain\n'
 case $YADO_PART in
 0) ln -s /etc/passwd /out/link ;;
-1) cp /bin/busybox /out/su; chmod 4755 /out/su ;;
-2) mkdir /out/d; ln -s ../../escape /out/d/up ;;
-3) echo fine > /out/fine; ln -s fine /out/link ;;
+1) mkdir /out/d; ln -s ../../escape /out/d/up ;;
+2) echo fine > /out/fine; ln -s fine /out/link ;;
 esac"""
 
 
 def test_hostile_results_and_logs(tmp_path):
     with Grid(pcs=1) as g:
-        job = g.submit("--memory", "128M", "--parts", "4", "--", "sh", "-c", HOSTILE)
+        job = g.submit("--memory", "128M", "--parts", "3", "--", "sh", "-c", HOSTILE)
         refused(g, "results", job, tmp_path / "early", says=f"of job {job} is ")
-        g.wait_state(job, "done")
+        g.wait_state(job, "done", timeout=240)
         for part, why in ((0, 'refused: "link": it is a link that leaves the folder'),
-                          (1, 'refused: "su": it is set-user-ID'),
-                          (2, 'refused: "d/up": it is a link that leaves the folder')):
+                          (1, 'refused: "d/up": it is a link that leaves the folder')):
             refused(g, "results", job, tmp_path / "r", "--part", part, says=[why, "nothing was unpacked"])
         refused(g, "results", job, tmp_path / "r", says="nothing was unpacked")
         assert list(tmp_path.iterdir()) == [], "something was left behind"
 
-        g.yado("results", job, tmp_path / "good", "--part", 3)
+        g.yado("results", job, tmp_path / "good", "--part", 2)
         assert (tmp_path / "good/link").read_text() == "fine\n"
-        refused(g, "results", job, tmp_path / "good", "--part", 3, says="is not empty; name a folder")
-        refused(g, "results", job, tmp_path / "small", "--part", 3, "--max-size", "2",
+        refused(g, "results", job, tmp_path / "good", "--part", 2, says="is not empty; name a folder")
+        refused(g, "results", job, tmp_path / "small", "--part", 2, "--max-size", "2",
                 says="if you expect that: --max-size")
         g.yado("results", job, "--part", 0, "--tar", tmp_path / "as-it-is.tar")
         names = subprocess.run(["tar", "-tf", tmp_path / "as-it-is.tar"], capture_output=True, text=True)
