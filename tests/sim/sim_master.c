@@ -141,6 +141,9 @@ static void check_rows(struct sim *s)
             continue;
         if (fx->row.kind == GRID_ROW_MOVE)
             s->moves++;
+        if (fx->row.kind == GRID_ROW_LOG)
+            sim_say(s, "    %" PRIu64 ".%" PRId64 " %s", fx->row.log.job, fx->row.log.part,
+                    fx->row.log.text);
         if (fx->row.kind != GRID_ROW_PART)
             continue;
         old = grid_store_part(&s->store, fx->row.part.job, fx->row.part.index);
