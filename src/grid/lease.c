@@ -31,17 +31,17 @@ static bool is_over(const struct grid *g, const struct pc *pc, uint64_t now_ms)
 }
 
 /* Whether so many leases lapsed in the last window, or wait behind the brake, that one event must
- * be behind it. */
+ * be behind it. A PC whose guests were placed elsewhere since still counts. */
 static bool is_mass_lapse(const struct grid *g, uint64_t now_ms)
 {
     size_t leases = 0, lapsed = 0;
 
     for (const struct pc *pc = g->first_pc; pc; pc = pc->next) {
-        if (!has_lease(g, pc))
-            continue;
-        leases++;
-        lapsed +=
+        bool counts =
             pc->lapsed && (!pc->released || ms_between(pc->lapsed_ms, now_ms) < g->config.lease_ms);
+
+        lapsed += counts;
+        leases += counts || has_lease(g, pc);
     }
     return lapsed >= BRAKE_PCS_MIN && lapsed * BRAKE_SHARE > leases;
 }

@@ -167,7 +167,7 @@ static void something_happens(struct sim *s)
     uint64_t what = rng_below(&s->rng, 100);
 
     if (what < 14)
-        sim_agent_owner(s, a, sim_chance(s, 50));
+        sim_agent_owner(s, a, sim_chance(s, 40));
     else if (what < 17)
         sim_agent_restart(s, a);
     else if (what < 20)
@@ -307,7 +307,7 @@ static void set_up(struct sim *s)
         struct sim_agent *a = &s->agents[i];
 
         snprintf(a->name, sizeof a->name, "pc-%zu", i + 1);
-        a->builder = i == 0;
+        a->builder = i == 0 || sim_chance(s, 40);
         snprintf(a->cls.machine, sizeof a->cls.machine, "pc-i440fx-7.2");
         snprintf(a->cls.cpu, sizeof a->cls.cpu, "Nehalem");
         snprintf(a->cls.accel, sizeof a->cls.accel, "tcg");

@@ -148,7 +148,7 @@ static void remember(struct world *w, const struct grid_fx *fx)
 
 static void step(struct world *w, struct grid_event *e)
 {
-    uint64_t before = grid_digest(w->g);
+    uint64_t before = grid_digest(w->g), step = grid_get_meta(w->g)->step;
 
     e->now_ms = w->now_ms;
     w->outcome = grid_step(w->g, e, &w->fx);
@@ -156,6 +156,8 @@ static void step(struct world *w, struct grid_event *e)
         broken(w, "refused, and something changed all the same");
     grid_store_apply(&w->store, &w->fx);
     check_reload(w);
+    if (grid_get_meta(w->g)->step != step + (w->fx.count && w->fx.fx[0].kind == GRID_FX_ROW))
+        broken(w, "steps are counted when they make rows, and by one");
     for (size_t i = 0; i < w->fx.count; i++) {
         struct agent *a;
 

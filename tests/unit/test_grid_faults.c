@@ -42,6 +42,17 @@ static void test_a_guest_that_dies_goes_back(void **state)
                     "1.0 says no longer has it\n");
 }
 
+static void test_progress_clears_the_failures(void **state)
+{
+    trace(THREE_PCS "a says 1.0 failed\n"
+                    "b says 1.0 failed\n"
+                    "c says 1.0 suspended reason=owner layer=9 run=5000\n"
+                    "1.0 is resuming on a\n"
+                    "a says 1.0 failed\n"
+                    "b says 1.0 failed\n"
+                    "1.0 is resuming on c          # and not held\n");
+}
+
 static void test_three_pcs_and_it_is_held(void **state)
 {
     trace(THREE_PCS "a says 1.0 failed\n"
@@ -389,6 +400,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_guest_that_dies_goes_back),
+        cmocka_unit_test(test_progress_clears_the_failures),
         cmocka_unit_test(test_three_pcs_and_it_is_held),
         cmocka_unit_test(test_a_grid_of_one_pc_does_not_try_for_ever),
         cmocka_unit_test(test_it_waits_for_a_pc_where_it_has_not_failed),

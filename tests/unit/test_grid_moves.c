@@ -215,6 +215,7 @@ static void test_cancel_in_each_state(void **state)
                   "2.3 is cancelled\n"
                   "2.3 says cancelled by ann\n"
                   "2.0 is cancelling on b\n"
+                  "! output 2.0@3 : stale        # nothing of it counts any more\n"
                   "b wants 2.0 drop\n"
                   "b says 2.0@3 running          # it came before the word\n"
                   "2.0 is cancelling on b\n"

@@ -81,6 +81,29 @@ static void test_users_share_by_weight_and_usage(void **state)
           "1.3 is starting on a\n");
 }
 
+static void test_only_time_that_counted_is_charged(void **state)
+{
+    trace("pc a builder cpus=1\n"
+          "image tiny\n"
+          "submit user=1 parts=2\n"
+          "submit user=2 parts=2\n"
+          "a says 0.1 done layer=7\n"
+          "a says 1.0 suspended reason=owner layer=9 run=30000\n"
+          "2.0 is starting on a\n"
+          "a says 2.0 done run=40000\n"
+          "1.1 is starting on a            # 30 s against 40 s\n"
+          "a says 1.1 failed\n"
+          "1.0 is resuming on a            # what the grid lost costs nothing\n"
+          "a says 1.0 done run=35000       # 5 s more, not 35\n"
+          "1.1 is starting on a\n"
+          "a says 1.1 done\n"
+          "2.1 is starting on a\n"
+          "submit user=1\n"
+          "submit user=2\n"
+          "a says 2.1 done\n"
+          "3.0 is starting on a\n");
+}
+
 static void test_a_burst_of_free_pcs_is_shared(void **state)
 {
     trace("pc a builder cpus=2\n"
@@ -367,6 +390,7 @@ int main(void)
         cmocka_unit_test(test_what_is_refused),
         cmocka_unit_test(test_quota),
         cmocka_unit_test(test_users_share_by_weight_and_usage),
+        cmocka_unit_test(test_only_time_that_counted_is_charged),
         cmocka_unit_test(test_a_burst_of_free_pcs_is_shared),
         cmocka_unit_test(test_old_usage_is_forgotten),
         cmocka_unit_test(test_priority_is_within_a_user),
