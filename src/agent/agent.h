@@ -75,7 +75,7 @@ struct agent {
 
     struct owner_socket *socket;
     bool storing, store_again; /* owner.json is being written; and is out of date */
-    bool leaving; /* SIGPWR, or a shutdown was announced: hand over and end */
+    bool leaving;              /* SIGPWR, or a shutdown was announced: hand over and end */
     uint64_t leave_deadline_ms, release_deadline_ms; /* 0: none */
     uv_signal_t sigpwr, sigterm, sigint;
     int exit_status;

@@ -55,6 +55,9 @@ int supervisor_config_load(const char *dir, struct supervisor_config *ret, struc
 
 enum task { TASK_NONE, TASK_PREPARE, TASK_CONT, TASK_SAVE, TASK_FINISH, TASK_UPLOAD, TASK_DROP };
 
+/* Kernel, initrd, golden, layer, root, and one input at a time. */
+enum { WORK_BLOBS_MAX = 6 };
+
 struct outcome {
     enum task task; /* which ended; TASK_NONE: none since the last look */
     int result;
@@ -82,7 +85,7 @@ struct work {
     bool has_pager;
 
     /* The worker's own. */
-    struct blob *blobs[5];
+    struct blob *blobs[WORK_BLOBS_MAX];
     size_t count_blobs;
     struct layer_file *golden, *layer;
     char *golden_memory; /* path */

@@ -58,7 +58,7 @@ static int need_blob(struct work *w, const char *dir, const char *digest, uint64
 
     if (r)
         return fail(r, reason_of(r), ret_reason);
-    MUST(w->count_blobs < sizeof w->blobs / sizeof *w->blobs);
+    MUST(w->count_blobs < WORK_BLOBS_MAX);
     w->blobs[w->count_blobs++] = b;
     for (;;) {
         r = blob_fetch_all(b, w->http, w->source.url, ret_err);

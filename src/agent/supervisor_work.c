@@ -173,10 +173,10 @@ static int run_task(struct work *w, enum task task, char *ret_reason, struct err
     case TASK_DROP:
         task_drop(w);
         return 0;
-    case TASK_NONE:
-        break;
+    default:
+        MUST(task == TASK_NONE);
+        return 0;
     }
-    MUST(false);
 }
 
 static void *run(void *arg)

@@ -79,7 +79,7 @@ static int set_size(int fd, uint64_t size, bool *ret_changed)
 static int open_files(struct blob *b, const char *have_path)
 {
     const struct timespec now[2] = {{.tv_nsec = UTIME_NOW}, {.tv_nsec = UTIME_NOW}};
-    bool changed, data_changed;
+    bool changed = false, data_changed = false;
     int r;
 
     do
