@@ -79,7 +79,7 @@ int vm_restore(struct vm *vm, const struct layer_file *layer, struct err *ret_er
 
 int vm_cont(struct vm *vm, struct err *ret_err);
 
-/* Stops the vCPUs: QMP stop, and SIGSTOP when no STOP event came within 25 ms. Returns when the
+/* Stops the vCPUs: QMP stop, and SIGSTOP when no STOP event came within 15 ms. Returns when the
  * vCPUs stand, *ret_us the time it took. Any thread; idempotent. */
 int vm_stop_now(struct vm *vm, uint64_t *ret_us);
 /* Waits until a stop has drained outstanding disk reads (SIGCONT first when it was SIGSTOPped;
@@ -109,8 +109,9 @@ int vm_save(struct vm *vm, const char *base_memory, const struct layer_file *pri
 int vm_event_fd(const struct vm *vm);
 enum vm_event {
     VM_EVENT_NONE,
-    VM_EVENT_STOPPED,  /* vCPUs stand (asked for, or by an I/O error that rerror=stop kept) */
-    VM_EVENT_IO_ERROR, /* a disk request failed and is kept; vm_cont() issues it again */
+    VM_EVENT_STOPPED,  /* vCPUs stand, as asked for */
+    VM_EVENT_IO_ERROR, /* vCPUs stand by themselves: a disk request failed and is kept in the
+                        * guest's state; vm_cont() issues it again, here or after a resume */
     VM_EVENT_RESUMED,
     VM_EVENT_SHUTDOWN, /* the guest rebooted, powered off or panicked: its part ends */
     VM_EVENT_BROKEN,   /* internal-error: the VM is dead */
