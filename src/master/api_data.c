@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Bytes: blobs of users (inputs, images) and of placements (images, layers, inputs, results), and
- * guests' output. All of it is done on the I/O threads; of the core they need only whether the
- * placement is current, which places.h answers.
+ * guests' output. All of it is done on the I/O and disk threads; of the core they need only whether
+ * the placement is current, which places.h answers.
  */
 #include "master/api.h"
 
@@ -11,6 +11,7 @@
 #include "base/num.h"
 #include "depot/depot.h"
 #include "master/digests.h"
+#include "master/disk.h"
 #include "master/hold.h"
 #include "master/places.h"
 #include "state/segment.h"
@@ -84,6 +85,22 @@ static void upload_take(struct req *r, const void *data, size_t len)
 
 const struct req_upload api_blob_upload = {upload_begin, upload_take, upload_drop};
 
+static void commit_upload(struct req *r)
+{
+    struct upload *u = r->upload;
+    struct depot_put *put = u->put;
+    u->put = NULL;
+    int outcome = depot_put_commit(put, u->want.bytes, NULL, NULL);
+    if (outcome == DEPOT_MISMATCH)
+        (void)req_reply_error(r, 422, "digest_mismatch",
+                              "the bytes have another SHA-256 than the blob's name says: the "
+                              "file changed while it was sent, or the name is wrong");
+    else if (outcome < 0)
+        (void)req_reply_errno(r, outcome, "storing the blob");
+    else
+        (void)req_reply_raw(r, 201, NULL);
+}
+
 static enum req_next finish_upload(struct req *r)
 {
     struct upload *u = r->upload;
@@ -91,18 +108,7 @@ static enum req_next finish_upload(struct req *r)
         return req_reply_errno(r, u->error, "storing the blob");
     if (u->got != r->content_length)
         return req_reply_error(r, 400, "bad_request", "the body ended early");
-    struct depot_put *put = u->put;
-    if (!put)
-        return req_reply_raw(r, 201, NULL);
-    u->put = NULL;
-    int outcome = depot_put_commit(put, u->want.bytes, NULL, NULL);
-    if (outcome == DEPOT_MISMATCH)
-        return req_reply_error(r, 422, "digest_mismatch",
-                               "the bytes have another SHA-256 than the blob's name says: the "
-                               "file changed while it was sent, or the name is wrong");
-    if (outcome < 0)
-        return req_reply_errno(r, outcome, "storing the blob");
-    return req_reply_raw(r, 201, NULL);
+    return u->put ? disk_post(r, commit_upload) : req_reply_raw(r, 201, NULL);
 }
 
 enum req_next api_blob_put(struct req *r)
@@ -249,20 +255,12 @@ static enum req_next reply_have(struct req *r, unsigned status, uint64_t have)
     return req_reply_json(r, status, json_pack("{s:o}", "have", api_u64(have)));
 }
 
-enum req_next api_vm_output(struct req *r)
+static void append_output(struct req *r)
 {
     struct master *m = r->m;
     uint64_t offset, have = 0;
     if (!req_query_u64(r, "offset", 0, &offset))
-        return REQ_REPLIED;
-    if (r->job == 0)
-        return req_reply_error(r, 400, "bad_request", "a golden build has no output");
-    if (r->body.len > OUTPUT_POST_MAX)
-        return req_reply_error(r, 413, "too_large", "at most %d bytes of output at a time",
-                               OUTPUT_POST_MAX);
-    /* The first bytes of a placement: the core must know durably that its guest runs. */
-    if (!r->expired && !places_takes_output(m->places, r->job, r->part, r->epoch))
-        return core_post(r, output_core);
+        return; /* it is a number, or we would not be here */
     places_lock_output(m->places, r->job, r->part);
     bool current = places_is_current(m->places, r->job, r->part, r->epoch);
     int outcome = 0;
@@ -273,11 +271,27 @@ enum req_next api_vm_output(struct req *r)
         places_set_output(m->places, r->job, r->part, have);
     places_unlock_output(m->places, r->job, r->part);
     if (!current)
-        return req_reply_error(r, 409, "stale", "this placement is a thing of the past: give up");
-    if (outcome < 0)
-        return req_reply_errno(r, outcome, "storing output");
-    if (outcome == SEGMENT_GAP)
-        return reply_have(r, 416, have);
+        (void)req_reply_error(r, 409, "stale", "this placement is a thing of the past: give up");
+    else if (outcome < 0)
+        (void)req_reply_errno(r, outcome, "storing output");
+    else
+        (void)reply_have(r, outcome == SEGMENT_GAP ? 416 : 200, have);
     holds_wake(m->holds, &(struct hold_key){HOLD_LOG, r->job, r->part});
-    return reply_have(r, 200, have);
+}
+
+enum req_next api_vm_output(struct req *r)
+{
+    struct master *m = r->m;
+    uint64_t offset;
+    if (!req_query_u64(r, "offset", 0, &offset))
+        return REQ_REPLIED;
+    if (r->job == 0)
+        return req_reply_error(r, 400, "bad_request", "a golden build has no output");
+    if (r->body.len > OUTPUT_POST_MAX)
+        return req_reply_error(r, 413, "too_large", "at most %d bytes of output at a time",
+                               OUTPUT_POST_MAX);
+    /* The first bytes of a placement: the core must know durably that its guest runs. */
+    if (!r->expired && !places_takes_output(m->places, r->job, r->part, r->epoch))
+        return core_post(r, output_core);
+    return disk_post(r, append_output);
 }

@@ -21,6 +21,8 @@ enum req_next api_whoami(struct req *r)
                           json_pack("{s:s, s:b}", "name", r->user_name, "admin", (int)r->admin));
 }
 
+enum { ROWS_OF_USERS = 100000 }; /* all that are kept */
+
 /* ---- status and figures --------------------------------------------------------------------- */
 
 struct figures {
@@ -123,12 +125,29 @@ enum req_next api_metrics(struct req *r)
 
 /* Rows of the state's tables, of one user's jobs unless he is an administrator. */
 struct row_list {
+    size_t limit;
+    bool newest;
     struct core *c;
     struct req *r;
     json_t *rows;
     uint64_t last_job; /* the answer for the job asked last */
     bool last_visible;
 };
+
+/* Others' rows are left out here, so for users the state is asked for more than they want. */
+static size_t window(const struct row_list *l)
+{
+    return l->r->admin ? l->limit : ROWS_OF_USERS;
+}
+
+/* Adds a row (taken over); false when that is enough. */
+static bool add_row(struct row_list *l, json_t *row)
+{
+    json_array_append_new(l->rows, row);
+    if (l->newest && json_array_size(l->rows) > l->limit)
+        json_array_remove(l->rows, 0);
+    return l->newest || json_array_size(l->rows) < l->limit;
+}
 
 static bool visible(struct row_list *l, uint64_t job)
 {
@@ -161,13 +180,11 @@ static bool add_event(void *arg, const struct grid_log *e)
     struct row_list *l = arg;
     if (!visible(l, e->job))
         return true;
-    json_array_append_new(l->rows,
-                          json_pack("{s:o, s:o, s:s, s:o, s:o, s:s, s:s}", "seq", api_u64(e->seq),
-                                    "at_ms", api_u64(e->at_ms), "kind", log_kind_name(e->kind),
-                                    "job", e->job ? api_u64(e->job) : json_null(), "part",
-                                    e->part >= 0 ? json_integer(e->part) : json_null(), "pc",
-                                    api_pc_name(l->c, e->pc), "text", e->text));
-    return true;
+    return add_row(l, json_pack("{s:o, s:o, s:s, s:o, s:o, s:s, s:o}", "seq", api_u64(e->seq),
+                                "at_ms", api_u64(e->at_ms), "kind", log_kind_name(e->kind), "job",
+                                e->job ? api_u64(e->job) : json_null(), "part",
+                                e->part >= 0 ? json_integer(e->part) : json_null(), "pc",
+                                api_pc_name(l->c, e->pc), "text", req_text(e->text)));
 }
 
 static bool add_move(void *arg, const struct grid_move *m)
@@ -175,40 +192,36 @@ static bool add_move(void *arg, const struct grid_move *m)
     struct row_list *l = arg;
     if (!visible(l, m->job))
         return true;
-    json_array_append_new(
-        l->rows,
-        json_pack("{s:o, s:o, s:o, s:i, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:o}", "seq",
-                  api_u64(m->seq), "at_ms", api_u64(m->at_ms), "job", api_u64(m->job), "part",
-                  (int)m->part, "reason", m->reason, "from", api_pc_name(l->c, m->from_pc), "to",
-                  api_pc_name(l->c, m->to_pc), "stop_ms", (int)m->stop_ms, "save_ms",
-                  (int)m->save_ms, "search_ms", (int)m->search_ms, "resume_ms", (int)m->resume_ms,
-                  "total_ms", (int)m->total_ms, "bytes", api_u64(m->bytes)));
-    return true;
+    return add_row(l, json_pack("{s:o, s:o, s:o, s:i, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:o}",
+                                "seq", api_u64(m->seq), "at_ms", api_u64(m->at_ms), "job",
+                                api_u64(m->job), "part", (int)m->part, "reason", m->reason, "from",
+                                api_pc_name(l->c, m->from_pc), "to", api_pc_name(l->c, m->to_pc),
+                                "stop_ms", (int)m->stop_ms, "save_ms", (int)m->save_ms, "search_ms",
+                                (int)m->search_ms, "resume_ms", (int)m->resume_ms, "total_ms",
+                                (int)m->total_ms, "bytes", api_u64(m->bytes)));
 }
 
 /* ?after=&limit=&job=: without `after` the newest, in the order they happened. */
 struct row_query {
     uint64_t after, job;
-    bool newest;
-    size_t limit;
 };
 
-static bool read_query(struct req *r, struct row_query *ret)
+static bool read_query(struct req *r, struct row_query *ret, struct row_list *l)
 {
-    ret->newest = !req_query(r, "after");
+    l->newest = !req_query(r, "after");
     return req_query_u64(r, "after", 0, &ret->after) && req_query_u64(r, "job", 0, &ret->job) &&
-           api_limit(r, &ret->limit);
+           api_limit(r, &l->limit);
 }
 
 static enum core_next moves_core(struct core *c, struct req *r)
 {
     struct row_list l = {.c = c, .r = r, .rows = json_array()};
     struct row_query q;
-    if (!read_query(r, &q)) {
+    if (!read_query(r, &q, &l)) {
         json_decref(l.rows);
         return CORE_REPLIED;
     }
-    int bad = state_moves(r->m->state, q.job, q.after, q.newest, q.limit, add_move, &l);
+    int bad = state_moves(r->m->state, q.job, q.after, l.newest, window(&l), add_move, &l);
     if (bad < 0) {
         json_decref(l.rows);
         return api_reply_state_error(c, r, bad);
@@ -225,11 +238,11 @@ static enum core_next events_core(struct core *c, struct req *r)
 {
     struct row_list l = {.c = c, .r = r, .rows = json_array()};
     struct row_query q;
-    if (!read_query(r, &q)) {
+    if (!read_query(r, &q, &l)) {
         json_decref(l.rows);
         return CORE_REPLIED;
     }
-    int bad = state_events(r->m->state, q.job, q.after, q.newest, q.limit, add_event, &l);
+    int bad = state_events(r->m->state, q.job, q.after, l.newest, window(&l), add_event, &l);
     if (bad < 0) {
         json_decref(l.rows);
         return api_reply_state_error(c, r, bad);

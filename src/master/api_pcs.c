@@ -10,8 +10,9 @@
 
 static json_t *class_json(const struct grid_class *k)
 {
-    return json_pack("{s:s, s:s, s:s, s:o}", "machine", k->machine, "cpu", k->cpu, "accel",
-                     k->accel, "qemu_version", api_u64(k->qemu_version));
+    return json_pack("{s:o, s:o, s:o, s:o}", "machine", req_text(k->machine), "cpu",
+                     req_text(k->cpu), "accel", req_text(k->accel), "qemu_version",
+                     api_u64(k->qemu_version));
 }
 
 static bool count_vm(void *arg, const struct grid_part *p)
@@ -29,9 +30,9 @@ static json_t *pc_json(struct core *c, const struct grid_pc *pc)
 {
     uint64_t vms = 0;
     grid_each_placed(core_grid(c), pc->id, count_vm, &vms);
-    return json_pack("{s:s, s:b, s:b, s:b, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
+    return json_pack("{s:s, s:b, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
                      pc->name, "available", (int)pc->available, "draining", (int)pc->draining,
-                     "builder", (int)pc->builder, "reason", pc->reason, "memory_bytes",
+                     "builder", (int)pc->builder, "reason", req_text(pc->reason), "memory_bytes",
                      api_u64(pc->memory_bytes), "cpus", api_u64(pc->cpus), "speed",
                      api_u64(pc->speed), "class", class_json(&pc->cls), "recent_failures",
                      api_u64(pc->recent_failures), "vms", api_u64(vms), "seen_ms",
@@ -156,13 +157,14 @@ static bool add_vm(void *arg, const struct grid_part *p)
     if (!j || (!l->r->admin && j->user != l->r->user))
         return true;
     json_array_append_new(
-        l->rows, json_pack("{s:s, s:o, s:i, s:s, s:o, s:s, s:s, s:s, s:s, s:o, s:o, s:i, s:o}",
-                           "pc", api_pc_name(l->c, p->pc), "job", api_u64(p->job), "part",
-                           (int)p->index, "name", j->name, "epoch", api_u64(p->epoch), "state",
-                           grid_part_state_name(p->state), "image", image ? image->name : "",
-                           "user", api_user_name(l->c, j->user, user), "reason", p->reason,
-                           "memory_bytes", api_u64(j->memory_bytes), "run_ms", api_u64(p->run_ms),
-                           "moves", (int)p->moves, "started_ms", api_u64(p->started_ms)));
+        l->rows,
+        json_pack("{s:s, s:o, s:i, s:s, s:o, s:s, s:s, s:s, s:o, s:o, s:o, s:i, s:o}", "pc",
+                  api_pc_name(l->c, p->pc), "job", api_u64(p->job), "part", (int)p->index, "name",
+                  j->name, "epoch", api_u64(p->epoch), "state", grid_part_state_name(p->state),
+                  "image", image ? image->name : "", "user", api_user_name(l->c, j->user, user),
+                  "reason", req_text(p->reason), "memory_bytes", api_u64(j->memory_bytes), "run_ms",
+                  api_u64(p->run_ms), "moves", (int)p->moves, "started_ms",
+                  api_u64(p->started_ms)));
     return true;
 }
 

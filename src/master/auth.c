@@ -112,35 +112,17 @@ static void check_grant(struct req *r)
         (void)req_reply_error(r, 409, "stale", "this placement is a thing of the past: give up");
 }
 
-void auth_check(struct req *r)
-{
-    switch (r->route->auth) {
-    case REQ_ANYONE:
-    case REQ_PC: /* by its handler, with the name of the PC */
-        break;
-    case REQ_USER:
-    case REQ_ADMIN:
-        check_user(r);
-        break;
-    case REQ_GRANT:
-        check_grant(r);
-        break;
-    }
-}
-
-bool auth_pc(struct req *r, uint64_t *ret_pc)
+static void check_pc(struct req *r)
 {
     char name[GRID_NAME_MAX], serial[STATE_SERIAL_MAX];
     int found = req_peer(r, name, serial);
     if (found == -ENOENT) {
         (void)req_reply_error(r, 403, "no_certificate",
                               "a PC proves who it is by a client certificate: run yado enroll");
-        return false;
+        return;
     }
     if (found == 0)
-        found = state_cert_find(r->m->state, serial, ret_pc);
-    if (found == 0)
-        return true;
+        found = state_cert_find(r->m->state, serial, &r->pc);
     if (found == -EPERM)
         (void)req_reply_error(r, 403, "unknown_certificate",
                               "this certificate was not made by this master: run yado enroll with "
@@ -150,7 +132,24 @@ bool auth_pc(struct req *r, uint64_t *ret_pc)
                               "PC %s was forgotten or enrolled again elsewhere: run yado enroll "
                               "with a new token (yado pcs token)",
                               name);
-    else
+    else if (found < 0)
         (void)req_reply_errno(r, found, "reading the certificate");
-    return false;
+}
+
+void auth_check(struct req *r)
+{
+    switch (r->route->auth) {
+    case REQ_ANYONE:
+        break;
+    case REQ_PC:
+        check_pc(r);
+        break;
+    case REQ_USER:
+    case REQ_ADMIN:
+        check_user(r);
+        break;
+    case REQ_GRANT:
+        check_grant(r);
+        break;
+    }
 }

@@ -20,7 +20,4 @@ void auth_new_secret(char ret_secret[AUTH_SECRET_MAX]);
 void auth_hash(const char *token, uint8_t ret_hash[AUTH_HASH_BYTES]);
 void auth_grant(const struct master *m, uint64_t job, uint64_t part, uint64_t epoch,
                 char ret_grant[AUTH_SECRET_MAX]);
-/* The PC that this request's certificate names: false when a reply (403) was made. */
-bool auth_pc(struct req *r, uint64_t *ret_pc);
-
 #endif

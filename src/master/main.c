@@ -14,6 +14,7 @@
 #include "depot/depot.h"
 #include "master/ca.h"
 #include "master/core.h"
+#include "master/disk.h"
 #include "master/file.h"
 #include "master/hold.h"
 #include "master/places.h"
@@ -317,6 +318,7 @@ static int start(struct master *m, struct options *o, struct err *e)
     set_url(m, hostname, port);
     m->places = places_new();
     m->holds = holds_new();
+    m->disk = disk_new();
     r = core_open(m, &m->core, e);
     if (r == 0)
         r = write_url(m, e);
@@ -337,8 +339,10 @@ static void stop(struct master *m)
     if (m->holds)
         holds_close(m->holds);
     core_stop(m->core);
+    disk_stop(m->disk);
     server_free(m->server);
     core_free(m->core);
+    disk_free(m->disk);
     holds_free(m->holds);
     places_free(m->places);
     segments_close(m->segments);

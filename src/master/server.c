@@ -108,14 +108,15 @@ static void find_route(struct req *r, const char *method, const char *path)
 /* The body's announced length against what the route takes. */
 static void check_length(struct req *r)
 {
+    uint64_t max = r->route->auth == REQ_ANYONE ? REQ_ANYONE_MAX : REQ_JSON_MAX;
     if (req_header_in(r, "Transfer-Encoding"))
         (void)req_reply_error(r, 411, "length_required",
                               "send the body with Content-Length, not in chunks");
-    else if (!r->route->upload && r->content_length > REQ_JSON_MAX)
+    else if (!r->route->upload && r->content_length > max)
         (void)req_reply_error(r, 413, "too_large",
-                              "the body has %llu bytes; at most %d are taken here. "
+                              "the body has %llu bytes; at most %llu are taken here. "
                               "Send large data as blobs (inputs)",
-                              (unsigned long long)r->content_length, REQ_JSON_MAX);
+                              (unsigned long long)r->content_length, (unsigned long long)max);
 }
 
 static void begin(struct req *r, const char *method, const char *path)
@@ -298,6 +299,20 @@ enum req_next req_reply_json(struct req *r, unsigned status, json_t *json)
     return REQ_REPLIED;
 }
 
+json_t *req_text(const char *text)
+{
+    json_t *json = json_string(text);
+    if (json)
+        return json;
+    char *copy = xstrdup(text);
+    for (char *p = copy; *p; p++)
+        if (*p & 0x80)
+            *p = '?';
+    json = json_string(copy);
+    free(copy);
+    return json;
+}
+
 enum req_next req_reply_error(struct req *r, unsigned status, const char *code, const char *fmt,
                               ...)
 {
@@ -307,9 +322,7 @@ enum req_next req_reply_error(struct req *r, unsigned status, const char *code, 
     buf_vprintf(&text, fmt, ap);
     va_end(ap);
     log_debug("%u %s: %s", status, code, (char *)text.data);
-    json_t *inner = json_pack("{s:s, s:s%}", "code", code, "message", (char *)text.data, text.len);
-    if (!inner) /* bytes of the client's that are not UTF-8 */
-        inner = json_pack("{s:s, s:s}", "code", code, "message", "the request is not valid UTF-8");
+    json_t *inner = json_pack("{s:s, s:o}", "code", code, "message", req_text((char *)text.data));
     return req_reply_json(r, status, json_pack("{s:o}", "error", inner));
 }
 

@@ -4,7 +4,8 @@
  * connection that waits for the core or for news is suspended and costs no thread.
  *
  *   headers -> route, who is it, limits -> (body) -> handle() on an I/O thread
- *     handle() replies at once, or hands the request to the core (core.h), or holds it (hold.h);
+ *     handle() replies at once, or hands the request to the core (core.h) or to the disk threads
+ *     (disk.h), or holds it (hold.h);
  *     when it is released, req->next runs on an I/O thread again, until there is a reply.
  *
  * Always true:
@@ -24,7 +25,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { REQ_JSON_MAX = 16 << 20, REQ_ARGS_MAX = 4 };
+/* Who proves nothing sends little. */
+enum { REQ_JSON_MAX = 16 << 20, REQ_ANYONE_MAX = 64 << 10, REQ_ARGS_MAX = 4 };
 
 struct req;
 
@@ -32,7 +34,7 @@ enum req_auth {
     REQ_ANYONE,
     REQ_USER,  /* a user's token */
     REQ_ADMIN, /* a token of an administrator */
-    REQ_PC,    /* a client certificate: checked further by the handler */
+    REQ_PC,    /* a client certificate that the state knows */
     REQ_GRANT, /* a placement's token; the first argument is JOB.PART.EPOCH */
 };
 
@@ -91,6 +93,8 @@ struct req {
     uint64_t user;
     bool admin;
     char user_name[GRID_NAME_MAX];
+    /* REQ_PC */
+    uint64_t pc;
     /* REQ_GRANT */
     uint64_t job, part, epoch;
 
@@ -99,8 +103,9 @@ struct req {
     void (*free_data)(void *data);
     req_fn next; /* what runs on an I/O thread when the request is released */
 
-    /* core.c */
+    /* core.c, disk.c */
     struct req *queue_next;
+    void (*disk)(struct req *r);
     enum core_next (*core)(struct core *c, struct req *r);
     enum core_next core_next;
     bool wrote;   /* took a step or wrote to the state in this batch */
@@ -136,6 +141,8 @@ enum req_next req_reply_file(struct req *r, unsigned status, int fd, uint64_t of
                              uint64_t bytes, const char *content_type);
 void req_add_header(struct req *r, const char *name, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+/* Text that came from outside or was cut to fit, as JSON: what is not UTF-8 becomes "?". */
+json_t *req_text(const char *text);
 /* For an errno of state, depot or segments: 507 when the disk is full, else 500, with `what`. */
 enum req_next req_reply_errno(struct req *r, int error, const char *what);
 /* Forgets a reply that was made. */

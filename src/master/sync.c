@@ -22,7 +22,6 @@
 enum { SYNC_HOLD_MS = 15000 };
 
 struct sync_call {
-    uint64_t pc;
     bool arrived; /* its lease was renewed */
     bool applied; /* its report went into the core */
     struct report report;
@@ -165,15 +164,15 @@ static json_t *make_answer(struct core *c, uint64_t pc, uint64_t *ret_serial,
 static bool take_report(struct core *c, struct req *r, struct sync_call *call)
 {
     if (!call->arrived)
-        grid_renew(core_grid(c), call->pc, core_now(c));
+        grid_renew(core_grid(c), r->pc, core_now(c));
     call->arrived = true;
     if (call->applied || r->no_step)
         return true;
-    call->report.grid.seen_epoch = core_seen_epoch(c, call->pc, call->report.wire.seen);
+    call->report.grid.seen_epoch = core_seen_epoch(c, r->pc, call->report.wire.seen);
     call->applied = true;
-    if (!grid_report_is_news(core_grid(c), call->pc, &call->report.grid))
+    if (!grid_report_is_news(core_grid(c), r->pc, &call->report.grid))
         return true;
-    struct grid_event e = {.kind = GRID_EV_REPORT, .pc = call->pc, .report = &call->report.grid};
+    struct grid_event e = {.kind = GRID_EV_REPORT, .pc = r->pc, .report = &call->report.grid};
     enum grid_outcome outcome = core_step(c, r, &e);
     if (outcome != GRID_OK)
         (void)core_refuse(c, r, outcome);
@@ -184,8 +183,8 @@ static enum core_next sync_core(struct core *c, struct req *r)
 {
     struct sync_call *call = r->data;
     uint64_t serial, max_epoch;
-    r->hold = (struct hold_key){HOLD_SYNC, call->pc, 0};
-    const struct grid_pc *pc = grid_get_pc(core_grid(c), call->pc);
+    r->hold = (struct hold_key){HOLD_SYNC, r->pc, 0};
+    const struct grid_pc *pc = grid_get_pc(core_grid(c), r->pc);
     if (!pc || pc->forgotten) {
         (void)req_reply_error(r, 403, "unknown_certificate",
                               "this PC was forgotten: run yado enroll with a new token "
@@ -194,8 +193,8 @@ static enum core_next sync_core(struct core *c, struct req *r)
     }
     if (!take_report(c, r, call))
         return CORE_REPLIED;
-    json_t *answer = make_answer(c, call->pc, &serial, &max_epoch);
-    core_remember_answer(c, call->pc, serial, max_epoch);
+    json_t *answer = make_answer(c, r->pc, &serial, &max_epoch);
+    core_remember_answer(c, r->pc, serial, max_epoch);
     if (call->report.wire.wait && call->report.wire.seen == serial && !r->expired) {
         uint64_t lease_ms = core_master(c)->config.grid.lease_ms;
         json_decref(answer);
@@ -216,7 +215,7 @@ enum req_next api_sync(struct req *r)
     struct err e;
     r->data = call;
     r->free_data = call_free;
-    if (!auth_pc(r, &call->pc) || !req_json(r, &json))
+    if (!req_json(r, &json))
         return REQ_REPLIED;
     int bad = report_from_json(json, &call->report, &e);
     json_decref(json);

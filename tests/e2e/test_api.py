@@ -233,6 +233,11 @@ def test_enrolment_tokens(grid, tmp_path):
     subject = subprocess.run(["openssl", "x509", "-noout", "-subject", "-in", tmp_path / "cert.pem"],
                              capture_output=True, text=True, check=True).stdout
     assert "pc-x" in subject and "pc-y" not in subject
+    # Good for a PC whose clock is behind by hours.
+    for cert in (tmp_path / "cert.pem", grid.ca, grid.dir / "master/tls/server.crt"):
+        text = subprocess.run(["openssl", "x509", "-noout", "-startdate", "-in", cert],
+                              capture_output=True, text=True, check=True).stdout.strip().split("=")[1]
+        assert ssl.cert_time_to_seconds(text) < time.time() - 20 * 3600
     anyone.error("POST", "/v1/enroll", 403, "used", json={**body, "token": good})
     short = token(ttl_ms=1)
     time.sleep(0.01)
@@ -378,6 +383,8 @@ def check_held_syncs(grid):
         pc.build_golden()
     key = next(k for k in pc.desired if k[0] == job)
     # A newer sync releases the one that is held.
+    pc.vm(key, "preparing")
+    pc.sync()
     first = threading.Thread(target=lambda: pc.post(wait=True))
     first.start()
     time.sleep(0.3)
@@ -421,6 +428,19 @@ def test_pcs(grid):
     text = grid.admin.error("POST", "/v1/jobs", 400, "memory", json={"command": ["x"], "memory": "100G"})
     assert re.search(r"\d", text)
     grid.admin("DELETE", "/v1/pcs/pc-p", 200)
+
+
+def test_texts_that_are_cut_within_a_letter(grid):
+    long = "ä" * 40  # 80 bytes: error texts cut it in the middle of one
+    grid.admin.error("POST", "/v1/jobs", 400, "ä", json={"command": ["x"], "image": long})
+    grid.admin.error("DELETE", "/v1/pcs/" + "x" + long, 404, "x")
+    pc = FakePC(grid, "pc-t")
+    pc.report.update(available=False, reason="ö" * 31)
+    pc.sync()
+    shown = next(p for p in grid.admin("GET", "/v1/pcs", 200).json()["pcs"] if p["name"] == "pc-t")
+    assert shown["reason"] == "ö" * 31
+    grid.admin("GET", "/v1/events", 200)
+    grid.admin("DELETE", "/v1/pcs/pc-t", 200)
 
 
 def test_events_are_followed(grid):
@@ -486,6 +506,35 @@ def test_a_clean_end_and_a_restart_lose_nothing():
             g.master.kill()
             g.start_master()
         assert g.log(job, 0, "out") == "before\nbefore\n"
+
+
+def test_what_was_acknowledged_under_load_survives_kills():
+    with ApiGrid(master_args=["--lease", "30s"]) as g:
+        acknowledged, stop = [], threading.Event()
+
+        def submit(n):
+            client = Client(g.url, g.ca, (g.dir / "master/admin.token").read_text().strip())
+            i = 0
+            while not stop.is_set():
+                i += 1
+                try:
+                    acknowledged.append((g.submit_api(client, name=f"load-{n}-{i}"), f"load-{n}-{i}"))
+                except requests.RequestException:
+                    time.sleep(0.02)  # it is being killed
+        threads = [threading.Thread(target=submit, args=(n,)) for n in range(8)]
+        for t in threads:
+            t.start()
+        for _ in range(4):
+            before = len(acknowledged)
+            wait_for("jobs to be taken", lambda: len(acknowledged) > before + 30, 30)
+            g.master.kill()
+            g.start_master()
+        stop.set()
+        for t in threads:
+            t.join()
+        jobs = {j["id"]: j["name"] for j in g.admin("GET", "/v1/jobs?limit=10000", 200).json()["jobs"]}
+        assert len({i for i, _ in acknowledged}) == len(acknowledged), "one number given twice"
+        assert all(jobs.get(i) == name for i, name in acknowledged)
 
 
 def test_output_of_a_run_that_was_given_up_is_cut():
