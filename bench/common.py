@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import signal
 import statistics
 import sys
 
@@ -14,6 +15,15 @@ OUT = BUILD / "bench"
 os.environ.setdefault("YADO", str(BUILD / "yado"))
 os.environ.setdefault("YADO_IMAGES", str(BUILD / "images"))
 sys.path.insert(0, str(ROOT / "tests/e2e"))
+
+
+def too_long(*_):
+    raise TimeoutError("the bench took longer than 15 minutes")
+
+
+# Raised as an exception, so that the grid is taken down.
+signal.signal(signal.SIGALRM, too_long)
+signal.alarm(900)
 
 
 def percentile(values, p):
