@@ -145,30 +145,35 @@ static void store(const char *dir, const char *file, const char *key, const stru
     json_decref(json);
 }
 
-/* The cache of all agents of this PC, locked: the first proves, the others wait for its verdict.
- * ret_dir and ret_file are owned by the caller. -1 when there is none. */
-static int lock_common(char **ret_dir, char **ret_file)
+/* The folder for all agents of this PC. */
+static const char *common_dir(void)
 {
-    const char *given = getenv("YADO_CLASS_CACHE");
-    char *path = xstrdup(given ? given : CACHE_DIR "/class.json");
-    char *slash = strrchr(path, '/');
-    int fd = -1;
+    const char *dir = getenv("YADO_CLASS_CACHE");
 
-    if (slash && slash != path) {
-        *slash = 0;
-        *ret_dir = path;
-        *ret_file = xstrdup(slash + 1);
-        (void)mkdir(path, 0755); /* may be there; may not be ours to make */
-        AUTO_FREE char *lock = xasprintf("%s/%s.lock", *ret_dir, *ret_file);
-        fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    } else {
-        free(path);
-        *ret_dir = *ret_file = NULL;
-    }
-    if (fd >= 0)
-        while (flock(fd, LOCK_EX) < 0 && errno == EINTR)
-            ;
+    if (dir && dir[0])
+        return dir;
+    (void)mkdir(CACHE_DIR, 0755); /* may be there; may not be ours to make */
+    return CACHE_DIR;
+}
+
+/* The first agent proves, the others wait for its verdict. -1 where nothing can be shared. */
+static int lock_common(const char *dir, const char *file)
+{
+    AUTO_FREE char *path = xasprintf("%s/%s.lock", dir, file);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+    while (fd >= 0 && flock(fd, LOCK_EX) < 0 && errno == EINTR)
+        ;
     return fd;
+}
+
+static void file_name(const char *key, char out[32])
+{
+    uint64_t hash = 1469598103934665603ull;
+
+    for (const char *p = key; *p; p++)
+        hash = (hash ^ (uint8_t)*p) * 1099511628211ull;
+    snprintf(out, 32, "class-%08x.json", (unsigned)(hash ^ hash >> 32));
 }
 
 /* ---- trying -----------------------------------------------------------------------------------
@@ -221,8 +226,6 @@ void class_prove(const struct class_request *q, struct class_verdict *ret_verdic
 {
     struct class_verdict v = {0};
     struct err err = {0};
-    AUTO_FREE char *dir = NULL;
-    AUTO_FREE char *file = NULL;
 
     snprintf(v.cls.machine, sizeof v.cls.machine, "%s",
              q->machine && q->machine[0] ? q->machine : CLASS_MACHINE_DEFAULT);
@@ -237,8 +240,11 @@ void class_prove(const struct class_request *q, struct class_verdict *ret_verdic
     AUTO_FREE char *key = make_key(q, &v.cls);
     AUTO_FREE char *own = xasprintf("%s/class.json", q->state ? q->state : "");
     if (q->fresh || !q->state || !load(own, key, &v)) {
-        AUTO_CLOSE int lock = lock_common(&dir, &file);
-        AUTO_FREE char *common = xasprintf("%s/%s", dir ? dir : "", file ? file : "");
+        const char *dir = common_dir();
+        char file[32];
+        file_name(key, file);
+        AUTO_CLOSE int lock = lock_common(dir, file);
+        AUTO_FREE char *common = xasprintf("%s/%s", dir, file);
         if (q->fresh || lock < 0 || !load(common, key, &v))
             experiment(q, &v);
         if (v.ok && !v.cached && lock >= 0)

@@ -5,9 +5,9 @@
  * deadline (there are machines where /dev/kvm opens and guests hang for ever), then TCG. Nothing
  * is offered that has not passed.
  *
- * A verdict is kept in STATE/class.json and, where it can be written, in a file for all agents of
- * the PC ($YADO_CLASS_CACHE, /var/cache/yado/class.json); it counts only for the same QEMU
- * (version, file, time), kernel, image, machine type and CPU model, all of which are its key.
+ * A verdict is kept in STATE/class.json and, where it can be written, in a folder for all agents
+ * of the PC ($YADO_CLASS_CACHE, else /var/cache/yado); it counts only for the same QEMU (version,
+ * file, time), kernel, image, machine type and CPU model, all of which are its key.
  */
 #ifndef YADO_AGENT_CLASS_PROOF_H
 #define YADO_AGENT_CLASS_PROOF_H

@@ -145,5 +145,6 @@ int yado_owner_main(int argc, char **argv)
 
 int yado_owner_watch_main(int argc, char **argv)
 {
-    return owner_watch_run(argc > 1 ? argv[1] : "/dev/input");
+    /* Under its filter it cannot do what exit handlers may want to. */
+    _exit(owner_watch_run(argc > 1 ? argv[1] : "/dev/input"));
 }

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The owner of a PC, as the agent notices him: a mock logind on a private bus, a bus that never
+answers, the input watcher, his own word; and what a guest goes through meanwhile."""
+import json
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+
+import dbus
+import dbusmock
+import pytest
+
+from grid import YADO, Failed, Grid, wait_for
+
+COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 50000; done"
+SESSION = "org.freedesktop.login1.Session"
+MANAGER = "org.freedesktop.login1.Manager"
+
+
+def status(grid, pc="pc-1"):
+    return json.loads(grid.owner(pc, "status", "--json"))
+
+
+def wait_free(grid, free=True, pc="pc-1", timeout=60):
+    def asked():
+        r = grid.run("owner", "status", "--json", "--state", grid.dir / pc)
+        return r.returncode == 0 and json.loads(r.stdout)["available"] == free  # or not up yet
+    wait_for(f"{pc} to be {'free' if free else 'taken'}", asked, timeout)
+
+
+class Logind:
+    """A logind of our own: agents started meanwhile talk to it."""
+
+    def __enter__(self):
+        dbusmock.DBusTestCase.setUpClass()
+        dbusmock.DBusTestCase.start_system_bus()
+        self.bus = dbusmock.DBusTestCase.get_dbus(system_bus=True)
+        self.proc, self.manager = dbusmock.DBusTestCase.spawn_server_template(
+            "logind", {}, stdout=subprocess.DEVNULL)
+        self.manager.AddProperty(MANAGER, "InhibitDelayMaxUSec", dbus.UInt64(20000000),
+                                 dbus_interface=dbusmock.MOCK_IFACE)
+        self.manager.AddSession("c1", "seat0", 1000, "owner", True,
+                                dbus_interface=dbusmock.MOCK_IFACE)
+        self.session = self.bus.get_object("org.freedesktop.login1",
+                                           "/org/freedesktop/login1/session/c1")
+        self.hint("IdleHint", True)
+        return self
+
+    def __exit__(self, *_):
+        self.proc.terminate()
+        self.proc.wait(10)
+        dbusmock.DBusTestCase.tearDownClass()
+        os.environ.pop("DBUS_SYSTEM_BUS_ADDRESS", None)
+
+    def hint(self, name, value):
+        self.session.UpdateProperties(SESSION, {name: value}, dbus_interface=dbusmock.MOCK_IFACE)
+
+    def announce(self, what, begins):
+        self.manager.EmitSignal(MANAGER, what, "b", [begins], dbus_interface=dbusmock.MOCK_IFACE)
+
+    def inhibitors(self):
+        return self.manager.ListInhibitors(dbus_interface=MANAGER)
+
+
+LOGIND_ARGS = ["--owner-sources", "logind", "--idle-grace", "1s", "--return-deadline", "60s"]
+
+
+def test_logind_idle_lock_and_shutdown():
+    with Logind() as logind, Grid(pcs=1, agent_args=LOGIND_ARGS) as g:
+        wait_free(g)
+        held = logind.inhibitors()
+        assert [(i[0], i[3]) for i in held] == [("shutdown:sleep", "delay")]
+        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+        g.wait_state(job, "running")
+        # The owner touches his session.
+        logind.hint("IdleHint", False)
+        g.wait_state(job, "suspended")
+        assert status(g)["reason"] == "owner"
+        assert g.parts(job)[0]["reason"] == "owner"
+        time.sleep(1.5)  # longer than the grace: he is still there
+        assert not status(g)["available"]
+        # He locks the screen and goes; the grace passes; the job is back.
+        logind.hint("LockedHint", True)
+        wait_free(g)
+        g.wait_state(job, "running")
+        # The PC shuts down: handed over, the delay let go, the agent ends well.
+        logind.announce("PrepareForShutdown", True)
+        assert g.agents["pc-1"].proc.wait(60) == 0, g.agents["pc-1"].text()
+        g.wait_state(job, "suspended")
+        assert [m["reason"] for m in g.moves(job)] == ["owner"]
+        assert g.parts(job)[0]["reason"] == "shutdown"
+        wait_for("the inhibitor to be gone", lambda: not logind.inhibitors(), 10)
+        ticks = [int(n) for n in re.findall(r"^tick (\d+)$", g.log(job), re.M)]
+        assert ticks == list(range(1, len(ticks) + 1))
+
+
+def test_logind_sleep_lets_go_when_saved_and_wakes():
+    with Logind() as logind, Grid(pcs=1, agent_args=LOGIND_ARGS) as g:
+        wait_free(g)
+        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+        g.wait_state(job, "running")
+        logind.announce("PrepareForSleep", True)
+        wait_for("the delay to be let go", lambda: not logind.inhibitors(), 30)
+        g.wait_state(job, "suspended")
+        assert status(g)["reason"] == "sleep"
+        logind.announce("PrepareForSleep", False)
+        wait_for("a new inhibitor", lambda: len(logind.inhibitors()) == 1, 10)
+        g.wait_state(job, "running")
+
+
+def test_a_bus_that_never_answers_stalls_nothing(tmp_path, monkeypatch):
+    path = str(tmp_path / "bus")
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(path)
+    server.listen(8)
+    taken = []
+    threading.Thread(target=lambda: [taken.append(server.accept()) for _ in range(8)],
+                     daemon=True).start()
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=" + path)
+    args = ["--owner-sources", "logind,evdev,battery,tty", "--idle-grace", "0"]
+    with Grid(pcs=1, agent_args=args) as g:
+        wait_for("the agent to dial the bus", lambda: taken, 10)
+        wait_free(g)
+        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+        g.wait_state(job, "running")
+        began = time.monotonic()
+        answer = json.loads(g.owner("pc-1", "leave", "--json"))
+        assert time.monotonic() - began < 2
+        assert answer["available"] is False and answer["reason"] == "owner"
+        g.wait_state(job, "suspended", timeout=30)
+        assert g.agents["pc-1"].alive()
+        g.owner("pc-1", "auto")
+        g.wait_state(job, "running")
+    server.close()
+
+
+def test_the_word_of_the_owner():
+    with Grid(pcs=1) as g:
+        wait_free(g)
+        assert "this PC is lent" in g.owner("pc-1", "status")
+        g.owner("pc-1", "snooze", "2h")
+        s = status(g)
+        assert s["reason"] == "snooze" and 7100000 < s["snooze_ms"] <= 7200000
+        # It outlives the agent.
+        g.agents["pc-1"].kill(signal.SIGTERM)
+        g.agents["pc-1"].start()
+        wait_for("the agent to be back", lambda: g.run("owner", "status", "--state",
+                                                       g.dir / "pc-1").returncode == 0)
+        assert status(g)["reason"] == "snooze"
+        g.owner("pc-1", "auto")
+        wait_free(g)
+        g.owner("pc-1", "snooze", "300ms")
+        assert not status(g)["available"]
+        wait_free(g, timeout=10)
+        for words in (["snooze"], ["snooze", "never"], ["snooze", "0"], ["go"], []):
+            assert g.run("owner", *words, "--state", g.dir / "pc-1").returncode != 0
+        other = g.run("agent", "--state", g.dir / "pc-1")
+        assert other.returncode == 1 and "another agent" in other.stderr
+        away = g.run("owner", "status", "--state", g.dir)
+        assert away.returncode == 1 and "no agent answers" in away.stderr
+
+
+def test_a_restart_of_the_agent_keeps_the_guest():
+    with Grid(pcs=1) as g:
+        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+        g.wait_state(job, "running")
+        agent = g.agents["pc-1"]
+
+        def ticks():
+            return [int(n) for n in re.findall(r"^tick (\d+)$", g.log(job), re.M)]
+
+        wait_for("ticks", lambda: len(ticks()) > 5)
+        qemus = g.pids("qemu-system")
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            agent.kill(how)
+            time.sleep(1)  # its end is noticed and the last output is in
+            before = len(ticks())
+            time.sleep(1)
+            assert len(ticks()) == before, "a guest ran without its agent"
+            assert g.pids("qemu-system") == qemus
+            agent.start()
+            wait_for("more ticks", lambda: len(ticks()) > before + 5)
+        assert g.pids("qemu-system") == qemus
+        assert ticks() == list(range(1, len(ticks()) + 1))
+        assert g.parts(job)[0]["state"] == "running" and not g.moves(job)
+
+
+def test_a_killed_supervisor_leaves_nothing_and_costs_one_run():
+    with Grid(pcs=1) as g:
+        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+        g.wait_state(job, "running")
+        before = g.parts(job)[0]
+        qemus = g.pids("qemu-system")
+        for pid in g.pids(" supervisor"):
+            os.kill(pid, signal.SIGKILL)
+        wait_for("QEMU to be gone", lambda: not set(qemus) & set(g.pids("qemu-system")), 10)
+        wait_for("another run", lambda: [p for p in g.parts(job) if p["state"] == "running" and
+                                         p["epoch"] > before["epoch"]], 60)
+        left = [d.name for d in (g.dir / "pc-1/vm").iterdir()]
+        assert left == [f"{job}.0.{g.parts(job)[0]['epoch']}"]
+        g.yado("cancel", job)
+        wait_for("the guest's folder to go", lambda: not list((g.dir / "pc-1/vm").iterdir()), 20)
+        assert not g.pids("qemu-system") and not g.pids(" pager")
+
+
+# -- the input watcher ---------------------------------------------------------------------------
+
+EV_SYN, EV_KEY, EV_LED = 0, 1, 0x11
+
+
+def press(fd, kind=EV_KEY, code=30):
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    os.write(fd, struct.pack("qqHHi", now // 1000000, now % 1000000, kind, code, 1))
+    return now
+
+
+def records(out, wait):
+    end, data = time.monotonic() + wait, b""
+    while time.monotonic() < end:
+        if select.select([out], [], [], 0.02)[0]:
+            data += os.read(out.fileno(), 4096)
+    assert len(data) % 9 == 0
+    return [(chr(data[i]), struct.unpack_from("Q", data, i + 1)[0]) for i in range(0, len(data), 9)]
+
+
+def test_the_watcher_says_that_something_moved_and_no_more(tmp_path):
+    os.chmod(tmp_path, 0o755)
+    os.mkfifo(tmp_path / "event0", 0o666)
+    # Read and write: the FIFO is never without a writer.
+    first = os.open(tmp_path / "event0", os.O_RDWR | os.O_NONBLOCK)
+    proc = subprocess.Popen([YADO, "owner-watch", str(tmp_path)], stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE)
+    try:
+        assert records(proc.stdout, 0.5) == [("d", 1)]
+        at = press(first)
+        assert records(proc.stdout, 0.1) == [("m", at)], "the first at once, with its own time"
+        for _ in range(50):
+            press(first)
+        assert records(proc.stdout, 0.05) == [], "then a moment's silence"
+        time.sleep(0.3)
+        press(first, EV_LED)
+        press(first, EV_SYN)
+        assert records(proc.stdout, 0.1) == [], "a lamp is not an owner"
+        # A keyboard is plugged in.
+        os.mkfifo(tmp_path / "event7", 0o666)
+        second = os.open(tmp_path / "event7", os.O_RDWR | os.O_NONBLOCK)
+        assert records(proc.stdout, 0.3) == [("d", 2)]
+        at = press(second)
+        assert records(proc.stdout, 0.1) == [("m", at)]
+        confined = re.search(r"^Seccomp:\s+(\d)", open(f"/proc/{proc.pid}/status").read(), re.M)
+        assert confined.group(1) == "2"
+        proc.stdin.close()
+        assert proc.wait(5) == 0, "it ends with its agent"
+    finally:
+        proc.kill()
+
+
+def test_the_agent_starts_the_watcher_again():
+    with Grid(pcs=1, agent_args=["--owner-sources", "evdev"]) as g:
+        def watcher():
+            agent = g.agents["pc-1"].pid
+            for p in os.listdir("/proc"):
+                try:
+                    if p.isdigit() and b"owner-watch" in open(f"/proc/{p}/cmdline", "rb").read() \
+                            and f"PPid:\t{agent}\n" in open(f"/proc/{p}/status").read():
+                        return int(p)
+                except OSError:
+                    pass
+            return None
+        first = wait_for("the watcher", watcher, 10)
+        wait_free(g)
+        os.kill(first, signal.SIGKILL)
+        second = wait_for("another watcher", lambda: watcher() not in (None, first) and watcher(), 15)
+        g.agents["pc-1"].kill()
+        wait_for("the watcher to go with its agent",
+                 lambda: not os.path.exists(f"/proc/{second}"), 10)
+
+
+def test_doctor(tmp_path):
+    with Grid(pcs=1) as g:
+        found = g.run("doctor", "--json", "--state", g.dir / "pc-1")
+        answer = json.loads(found.stdout)
+        checks = {c["name"]: c for c in answer["checks"]}
+        assert answer["ok"] and found.returncode == 0, answer
+        assert checks["master"]["status"] == checks["class"]["status"] == "ok"
+        assert checks["clock"]["status"] == "ok" and "QEMU" in checks["qemu"]["text"]
+        assert all(c["remedy"] for c in checks.values() if c["status"] != "ok")
+        text = g.run("doctor", "--qemu", "/bin/false", "--state", tmp_path)
+        assert text.returncode == 1
+        assert re.search(r"^fail  qemu ", text.stdout, re.M) and "->" in text.stdout
+        assert "yado enroll" in text.stdout
