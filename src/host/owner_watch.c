@@ -77,6 +77,8 @@ static int set_filter(void)
         SCMP_SYS(munmap),
         SCMP_SYS(madvise),
         SCMP_SYS(futex),
+        SCMP_SYS(sigaltstack),
+        SCMP_SYS(gettid),
     };
     scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
     int r = 0;
