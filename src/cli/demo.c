@@ -481,6 +481,8 @@ static int run(struct demo *d)
            " multiplication in %u parts (job %" PRIu64 ", seed %" PRIu64 ").\n",
            d->pcs, d->n, d->n, d->pcs, d->job, d->seed);
     r = follow(d, memory, &then);
+    if (r == -EINTR)
+        return r;
     if (r == 0)
         r = check_product(d, then);
     bool moved = report(d);
@@ -549,11 +551,11 @@ static int run_demo(const struct command *cmd, int argc, char **argv)
     config = xasprintf("%s/client", d.dir);
     setenv("YADO_CONFIG_DIR", config, 1);
     r = run(&d);
+    clean_up(&d);
     if (r == -EINTR)
         fprintf(stderr, "yado: demo: interrupted; everything it started is stopped\n");
     else if (r < 0)
-        fprintf(stderr, "yado: demo: it did not hold; logs: yado demo --keep\n");
-    clean_up(&d);
+        fprintf(stderr, "yado: demo: it did not hold; to see the logs: yado demo --keep\n");
     return r < 0;
 }
 
