@@ -550,6 +550,8 @@ static int run_demo(const struct command *cmd, int argc, char **argv)
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     config = xasprintf("%s/client", d.dir);
     setenv("YADO_CONFIG_DIR", config, 1);
+    unsetenv("YADO_URL"); /* a login of the user's own */
+    unsetenv("YADO_TOKEN");
     r = run(&d);
     clean_up(&d);
     if (r == -EINTR)
