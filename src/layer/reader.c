@@ -60,7 +60,7 @@ static int open_table(struct layer_file *f, struct err *err)
     struct layer_footer footer;
     const uint8_t *end = f->data + f->len - LAYER_FOOTER_BYTES;
     uint64_t pages = 0;
-    uint8_t *raw;
+    uint8_t *raw = NULL;
     int r = layer_footer_get(end, LAYER_FOOTER_BYTES, &footer, err);
 
     if (r)
@@ -140,7 +140,7 @@ int layer_read_state(const struct layer_file *f, struct qemu_state *ret_state, s
 {
     const struct layer_frame *frame = &f->table.frames[LAYER_STATE_FRAME];
     char machine[QEMU_NAME_MAX];
-    uint8_t *raw;
+    uint8_t *raw = NULL;
     int r = unpack_alloc(f->data + frame->offset, frame->stored_bytes, frame->checksum,
                          frame->raw_bytes, "the device state", &raw, ret_err);
 

@@ -120,7 +120,7 @@ static void note(struct layer_writer *w, uint64_t page, uint32_t frame)
         last->count_pages++;
         return;
     }
-    if (t->count_runs == w->cap_runs) {
+    if (!t->runs || t->count_runs == w->cap_runs) {
         w->cap_runs = w->cap_runs ? w->cap_runs * 2 : 256;
         t->runs = xreallocarray(t->runs, w->cap_runs, sizeof *t->runs);
     }

@@ -40,8 +40,8 @@ int vm_map_file(const char *path, uint8_t **ret_data, size_t *ret_len, struct er
 int vm_layer_open(const char *path, struct layer_file **ret_layer, struct err *ret_err)
 {
     struct err why;
-    uint8_t *data;
-    size_t len;
+    uint8_t *data = NULL;
+    size_t len = 0;
     int r = vm_map_file(path, &data, &len, ret_err);
 
     if (r)

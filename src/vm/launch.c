@@ -465,7 +465,7 @@ int vm_launch(const struct vm_config *config, struct vm **ret_vm, struct err *re
     const char *qemu = config->qemu ? config->qemu : "qemu-system-x86_64";
     struct ends e = {{-1, -1, -1, -1, -1, -1, -1, -1}, -1, -1, -1, {-1, -1}};
     uint32_t version = config->cls.qemu_version;
-    pid_t pid;
+    pid_t pid = -1;
     int r;
 
     MUST(config->memory_bytes && config->memory_bytes % (2 << 20) == 0 && config->cpus);

@@ -97,7 +97,9 @@ int vm_memory_written(const struct vm_memory *m, uint64_t page, size_t count, bo
 int vm_memory_read(const struct vm_memory *m, uint64_t offset, void *data, size_t len)
 {
     while (len) {
-        struct iovec local = {data, len}, remote = {(void *)(m->address + offset), len};
+        struct iovec local = {data, len}, remote = {.iov_len = len};
+
+        remote.iov_base = (void *)(m->address + offset); /* NOLINT: in QEMU's address space */
         ssize_t n = process_vm_readv(m->pid, &local, 1, &remote, 1, 0);
 
         if (n <= 0)

@@ -206,7 +206,7 @@ static struct qemu_block *add_block(struct qemu_state *s, const char *name, uint
         bytes == 0 || (!is_main && bytes > QEMU_SMALL_BYTES_MAX - small_bytes(s)))
         return NULL;
     *b = (struct qemu_block){.bytes = bytes};
-    strcpy(b->name, name);
+    memcpy(b->name, name, strlen(name) + 1);
     if (!is_main)
         b->data = xcalloc(bytes, 1);
     s->count_blocks++;
@@ -394,8 +394,9 @@ void qemu_state_copy(struct qemu_state *ret_to, const struct qemu_state *from)
 int qemu_state_set_device(struct qemu_state *s, const void *data, size_t len, struct err *ret_err)
 {
     struct cursor c = cursor_of(data, len);
+    uint32_t magic = cursor_u32(&c), version = cursor_u32(&c);
 
-    if (cursor_u32(&c) != FILE_MAGIC || cursor_u32(&c) != FILE_VERSION || cursor_left(&c) < 2 ||
+    if (magic != FILE_MAGIC || version != FILE_VERSION || cursor_left(&c) < 2 ||
         c.end[-1] != MARK_EOF || len > QEMU_DEVICE_BYTES_MAX)
         return err_set(ret_err, -EINVAL, "QEMU wrote a device state of %zu bytes that is none",
                        len);
