@@ -295,7 +295,7 @@ static const struct field fields[] = {
     {"command", read_command, .want = "a list of words, or one text for sh -c"},
     {"image", read_name, .want = "the name of an image (yado image list)"},
     {"parts", read_number, 1, JOBSPEC_PARTS_MAX, "a number from 1 to 100000"},
-    {"memory", read_size, .want = "a size from 64M to 1T such as \"512M\""},
+    {"memory", read_size, .want = "a size from 96M to 1T such as \"512M\""},
     {"cpus", read_number, 1, JOBSPEC_CPUS_MAX, "a number from 1 to 64"},
     {"env", read_env, .want = "names with values"},
     {"inputs", read_inputs, .want = "a list of paths, or of {path, name}"},

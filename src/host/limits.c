@@ -70,8 +70,8 @@ int limits_parse_memory(const char *text, uint64_t total_bytes, uint64_t *ret_by
     else if (r < 0 || num_parse_size(text, &bytes) < 0)
         return err_set(ret_err, -EINVAL,
                        "memory share \"%s\": a size such as 600M, or 1%% to 100%%", text);
-    if (bytes < (64ull << 20))
-        return err_set(ret_err, -EINVAL, "memory share \"%s\": no guest fits in less than 64M",
+    if (bytes < (96ull << 20))
+        return err_set(ret_err, -EINVAL, "memory share \"%s\": no guest fits in less than 96M",
                        text);
     if (bytes > total_bytes)
         return err_set(ret_err, -EINVAL, "memory share \"%s\": this PC has only %llu MiB", text,

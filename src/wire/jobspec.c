@@ -168,7 +168,7 @@ int jobspec_check(const struct jobspec *spec, struct err *ret_err)
         return err_set(ret_err, -EINVAL, "parts: 1 to %d, not %" PRIu32, JOBSPEC_PARTS_MAX,
                        spec->parts);
     if (spec->memory_bytes < JOBSPEC_MEMORY_MIN || spec->memory_bytes > JOBSPEC_MEMORY_MAX)
-        return err_set(ret_err, -EINVAL, "memory: 64M to 1T, not %" PRIu64 " bytes",
+        return err_set(ret_err, -EINVAL, "memory: 96M to 1T, not %" PRIu64 " bytes",
                        spec->memory_bytes);
     if (spec->cpus < 1 || spec->cpus > JOBSPEC_CPUS_MAX)
         return err_set(ret_err, -EINVAL, "cpus: 1 to %d, not %" PRIu32, JOBSPEC_CPUS_MAX,

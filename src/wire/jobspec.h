@@ -20,7 +20,7 @@ enum {
     JOBSPEC_PARTS_MAX = 100000,
     JOBSPEC_CPUS_MAX = 64,
 };
-#define JOBSPEC_MEMORY_MIN (64ull << 20)
+#define JOBSPEC_MEMORY_MIN (96ull << 20) /* with 72 MiB Debian's kernel does not boot */
 #define JOBSPEC_MEMORY_MAX (1ull << 40)
 #define JOBSPEC_MEMORY_STEP (32ull << 20) /* sizes are rounded up to it: one golden layer a step */
 #define JOBSPEC_MEMORY_DEFAULT (256ull << 20)

@@ -66,7 +66,7 @@ def test_wrong_use(grid, unchanged, args, says):
     (["--parts", "1000000000"], "parts: 1 to 100000, not 1000000000"),
     (["--cpus", "1000"], "cpus: 1 to 64, not 1000"),
     (["--memory", "lots"], 'memory: such as "512M", not "lots"'),
-    (["--memory", "1K"], "memory: 64M to 1T"),
+    (["--memory", "1K"], "memory: 96M to 1T"),
     (["--time-limit", "soon"], 'time_limit: such as "2h", not "soon"'),
     (["--network", "wifi"], 'network: "none" or "nat"'),
     (["--name", "My Job"], 'name: 1 to 63 of a-z 0-9 . _ -, not "My Job"'),

@@ -99,11 +99,11 @@ static void test_wrong_types(void **state)
     refused("command: [a, [b]]\n",
             "job.yaml:1: command: should be a list of words, or one text for sh -c, not a list");
     refused("memory: [1]\n",
-            "job.yaml:1: memory: should be a size from 64M to 1T such as \"512M\", not a list");
+            "job.yaml:1: memory: should be a size from 96M to 1T such as \"512M\", not a list");
     refused("memory: lots\n",
-            "job.yaml:1: memory: should be a size from 64M to 1T such as \"512M\", not \"lots\"");
+            "job.yaml:1: memory: should be a size from 96M to 1T such as \"512M\", not \"lots\"");
     refused("memory: 512\n",
-            "job.yaml:1: memory: should be a size from 64M to 1T such as \"512M\", not \"512\"");
+            "job.yaml:1: memory: should be a size from 96M to 1T such as \"512M\", not \"512\"");
     refused("parts: 0\n", "job.yaml:1: parts: should be a number from 1 to 100000, not \"0\"");
     refused("parts: 1000000000\n",
             "job.yaml:1: parts: should be a number from 1 to 100000, not \"1000000000\"");

@@ -78,7 +78,7 @@ static void test_job_refusals(void **state)
     refused("{\"command\": [\"a\"], \"memry\": 1}", "memry: unknown key");
     refused("{\"command\": [\"a\"], \"memory\": [1]}", "memory: such as \"512M\", not a list");
     refused("{\"command\": [\"a\"], \"memory\": \"12Q\"}", "not \"12Q\"");
-    refused("{\"command\": [\"a\"], \"memory\": \"2T\"}", "memory: 64M to 1T");
+    refused("{\"command\": [\"a\"], \"memory\": \"2T\"}", "memory: 96M to 1T");
     refused("{\"command\": [\"a\"], \"memory\": -1}", "a negative number");
     refused("{\"command\": [\"a\"], \"parts\": 0}", "parts: 1 to 100000, not 0");
     refused("{\"command\": [\"a\"], \"parts\": 1000000000}", "parts: 1 to 100000, not 1000000000");
