@@ -116,7 +116,6 @@ void part_suspended(struct grid *g, struct part *p, const struct grid_vm_report 
     part_ran(g, p);
     copy_layer(&p->r.layer, &vm->layer, &pc->r.cls);
     charge(g, p, vm->layer.run_ms);
-    p->r.run_ms = p->r.layer.run_ms;
     if (vm->peak_bytes > p->r.peak_bytes)
         p->r.peak_bytes = vm->peak_bytes;
     clear_failures(p);
