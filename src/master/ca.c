@@ -3,6 +3,7 @@
 #include "master/ca.h"
 
 #include "base/cleanup.h"
+#include "base/must.h"
 #include "master/file.h"
 
 #include <arpa/inet.h>
@@ -219,6 +220,7 @@ static int make_server(const struct ca *ca, const char *const *names, char **ret
     gnutls_x509_privkey_t key = NULL;
     gnutls_x509_crt_t cert = NULL;
     uint8_t serial[CA_SERIAL_BYTES];
+    MUST(names[0]);
     int r = make_key(&key, e);
     if (r < 0)
         return r;
@@ -247,6 +249,7 @@ static int open_server(struct ca *ca, const char *dir, const char *const *names,
     AUTO_BUF struct buf want = {0}, have = {0}, key = {0}, cert = {0};
     for (size_t i = 0; names[i]; i++)
         buf_printf(&want, "%s\n", names[i]);
+    MUST(want.len);
     if (file_read(names_path, PEM_MAX, &have) == 0 && have.len == want.len &&
         memcmp(have.data, want.data, want.len) == 0 && file_read(key_path, PEM_MAX, &key) == 0 &&
         file_read(cert_path, PEM_MAX, &cert) == 0) {
@@ -255,13 +258,15 @@ static int open_server(struct ca *ca, const char *dir, const char *const *names,
         return 0;
     }
     int r = make_server(ca, names, &ca->server_cert_pem, &ca->server_key_pem, e);
-    /* The names last: a crash before them makes the certificate once more. */
+    /* The names go first and come last: a crash between makes the certificate once more. */
+    if (r == 0 && unlink(names_path) < 0 && errno != ENOENT)
+        r = err_set(e, -errno, "cannot replace %s: %s", names_path, strerror(errno));
     if (r == 0)
         r = save(key_path, ca->server_key_pem, 0600, e);
     if (r == 0)
         r = save(cert_path, ca->server_cert_pem, 0644, e);
     if (r == 0)
-        r = file_write(names_path, want.data, want.len, 0644);
+        r = save(names_path, (char *)want.data, 0644, e);
     return r;
 }
 

@@ -197,8 +197,8 @@ static bool keep_lease(void *arg, const struct grid_pc *pc)
 static void reload(struct core *c)
 {
     struct err e;
-    struct grid *fresh;
-    if (load_grid(c, &fresh, &e) < 0)
+    struct grid *fresh = NULL;
+    if (load_grid(c, &fresh, &e) != 0)
         give_up(c, e.text, -EIO);
     struct keep k = {c->grid, fresh, c->m->started_ms};
     grid_each_pc(fresh, keep_lease, &k);

@@ -303,7 +303,7 @@ static int write_url(struct master *m, struct err *e)
 static int start(struct master *m, struct options *o, struct err *e)
 {
     char hostname[HOST_NAME_MAX + 1] = "localhost";
-    uint16_t port;
+    uint16_t port = 0;
     int fd = -1;
     (void)gethostname(hostname, sizeof hostname - 1); /* else: localhost */
     int r = open_stores(m, e);
