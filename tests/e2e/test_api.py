@@ -15,7 +15,7 @@ import requests
 
 import api
 from api import ApiGrid, Client, FakePC
-from grid import Failed, Process, ROOT, YADO, wait_for
+from grid import ROOT, YADO, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -558,19 +558,12 @@ def test_output_of_a_run_that_was_given_up_is_cut():
         assert g.log(job, 0, "out") == "second run\n"
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    where = tmp_path / "disk"
-    where.mkdir()
-    r = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", where], capture_output=True)
-    if r.returncode:
-        pytest.skip("no mount here: needs root")
-    yield where
-    subprocess.run(["umount", "-l", where], check=False)
-
-
-def test_a_full_disk_refuses_changes_and_loses_nothing(small_disk):
+def test_a_full_disk_refuses_changes_and_loses_nothing():
     with ApiGrid(master_args=["--lease", "30s"]) as g:
+        small_disk = g.dir / "disk"  # within, so that the grid's end kills and unmounts
+        small_disk.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", small_disk]).returncode:
+            pytest.skip("no mount here: needs root")
         g.master.kill()
         g.master.args[g.master.args.index("--state") + 1] = str(small_disk / "m")
         g.start_master()
