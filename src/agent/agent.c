@@ -464,7 +464,8 @@ static int set_limits(struct agent *a, struct err *ret_err)
     for (const char *p = a->config.state; *p; p++)
         hash = (hash ^ (uint8_t)*p) * 1099511628211ull;
     snprintf(name, sizeof name, "yado-%08x", (unsigned)(hash ^ hash >> 32));
-    limits_init(&a->limits, "/sys/fs/cgroup", "/proc/self/cgroup", name, memory, cpu, &why);
+    limits_init(&a->limits, "/sys/fs/cgroup", "/proc/self/cgroup", name, memory, cpu,
+                a->config.idle_priority, &why);
     if (why.text[0])
         log_warn("%s", why.text);
     return 0;
@@ -526,6 +527,10 @@ static int start(struct agent *a, struct err *ret_err)
     return 0;
 }
 
+static void do_nothing(uv_work_t *work)
+{
+}
+
 int agent_run(const struct agent_config *config, struct err *ret_err)
 {
     struct agent *a = xcalloc(1, sizeof *a);
@@ -539,6 +544,9 @@ int agent_run(const struct agent_config *config, struct err *ret_err)
     log_set_name(a->identity.name);
     signal(SIGPIPE, SIG_IGN);
     MUST(uv_loop_init(&a->loop) == 0);
+    /* The workers exist before the loop's thread is raised: they, and what they start, are not. */
+    static uv_work_t first;
+    uv_queue_work(&a->loop, &first, do_nothing, NULL);
     r = start(a, ret_err);
     if (r == 0) {
         /* The loop's thread alone: it does next to nothing, but that at once. */

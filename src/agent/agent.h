@@ -37,6 +37,7 @@ struct agent_config {
     const char *memory_share, *cpu_share;
     const char *qemu;   /* NULL: found in PATH */
     const char *images; /* folder of the built-in image, or NULL */
+    bool idle_priority; /* guests run in the lowest CPU and I/O class */
     uint64_t grace_ms;
     uint64_t return_deadline_ms; /* how long a shutdown waits for the guests to be handed over */
 };

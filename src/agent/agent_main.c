@@ -22,13 +22,14 @@ static const char help[] =
     "                           (default " OWNER_SOURCES_DEFAULT ")\n"
     "  --memory-share SIZE|P%   memory that guests may have together (default 50%)\n"
     "  --cpu-share N|P%         CPUs that guests may use together (default 50%)\n"
+    "  --priority idle|normal   class of CPU and I/O that guests run in (default idle)\n"
     "  --return-deadline TIME   how long a shutdown may wait for the guests to be handed over\n"
     "                           (default 15s)\n"
     "  --qemu BINARY            default: qemu-system-x86_64 in PATH\n"
     "  --images DIR             the built-in image, to prove what this PC can (default: found\n"
     "                           beside the binary; $YADO_IMAGES)\n";
 
-enum { STATE = 1, GRACE, SOURCES, MEMORY, CPU, DEADLINE, QEMU, IMAGES };
+enum { STATE = 1, GRACE, SOURCES, MEMORY, CPU, PRIORITY, DEADLINE, QEMU, IMAGES };
 
 static int bad(const char *what, const char *value, const char *remedy)
 {
@@ -44,6 +45,7 @@ int yado_agent_main(int argc, char **argv)
         {"owner-sources", required_argument, NULL, SOURCES},
         {"memory-share", required_argument, NULL, MEMORY},
         {"cpu-share", required_argument, NULL, CPU},
+        {"priority", required_argument, NULL, PRIORITY},
         {"return-deadline", required_argument, NULL, DEADLINE},
         {"qemu", required_argument, NULL, QEMU},
         {"images", required_argument, NULL, IMAGES},
@@ -54,6 +56,7 @@ int yado_agent_main(int argc, char **argv)
                              .owner_sources = OWNER_SOURCES_DEFAULT,
                              .memory_share = "50%",
                              .cpu_share = "50%",
+                             .idle_priority = true,
                              .grace_ms = 15 * 60000,
                              .return_deadline_ms = 15000};
     struct err err = {0};
@@ -76,6 +79,11 @@ int yado_agent_main(int argc, char **argv)
             break;
         case CPU:
             c.cpu_share = optarg;
+            break;
+        case PRIORITY:
+            c.idle_priority = strcmp(optarg, "idle") == 0;
+            if (!c.idle_priority && strcmp(optarg, "normal") != 0)
+                return bad("--priority", optarg, "idle or normal");
             break;
         case DEADLINE:
             if (num_parse_duration(optarg, &c.return_deadline_ms) < 0)

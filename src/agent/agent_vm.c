@@ -387,7 +387,8 @@ static json_t *make_config(struct agent_vm *vm, const struct sync_desired *d)
         user_id(a->users.qemu_uid, a->users.qemu_uid == (uid_t)-1), "gid",
         user_id(a->users.qemu_gid, a->users.qemu_gid == (gid_t)-1), "pager_uid",
         user_id(a->users.pager_uid, a->users.pager_uid == (uid_t)-1), "pager_gid",
-        user_id(a->users.pager_gid, a->users.pager_gid == (gid_t)-1), "idle_priority", 1);
+        user_id(a->users.pager_gid, a->users.pager_gid == (gid_t)-1), "idle_priority",
+        a->config.idle_priority);
     MUST(json);
     return json;
 }

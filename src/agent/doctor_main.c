@@ -104,7 +104,7 @@ static void check_limits(struct doctor *d)
 
     snprintf(name, sizeof name, "yado-doctor-%d", (int)getpid());
     limits_init(&l, "/sys/fs/cgroup", "/proc/self/cgroup", name, limits_total_memory() / 2, 1000,
-                &err);
+                true, &err);
     if (l.kind == LIMITS_NONE)
         say(d, WARN, "limits", "run the agent as root, or as a service with Delegate=yes", "%s",
             err.text);

@@ -230,12 +230,12 @@ static int init_v1(struct limits *l, const char *root, const char *self, const c
 }
 
 void limits_init(struct limits *l, const char *root, const char *self, const char *name,
-                 uint64_t memory_bytes, uint32_t cpu_millis, struct err *ret_err)
+                 uint64_t memory_bytes, uint32_t cpu_millis, bool idle, struct err *ret_err)
 {
     char unified[512];
     int r;
 
-    *l = (struct limits){.memory_bytes = memory_bytes, .cpu_millis = cpu_millis};
+    *l = (struct limits){.memory_bytes = memory_bytes, .cpu_millis = cpu_millis, .idle = idle};
     snprintf(unified, sizeof unified, "%s/cgroup.controllers", root);
     if (access(unified, F_OK) == 0)
         r = init_v2(l, root, self, name);
@@ -254,7 +254,7 @@ void limits_set_urgent(const struct limits *l, bool urgent)
     if (l->kind == LIMITS_NONE || !l->dirs[0][0])
         return;
     /* What a kernel lacks it also did not set before. */
-    (void)put(l->dirs[0], "cpu.idle", urgent ? "0" : "1");
+    (void)put(l->dirs[0], "cpu.idle", urgent || !l->idle ? "0" : "1");
     if (l->kind == LIMITS_V2) {
         snprintf(quota, sizeof quota, "%llu %d", (unsigned long long)us, PERIOD_US);
         (void)put(l->dirs[0], "cpu.max", urgent ? "max" : quota);

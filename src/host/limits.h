@@ -4,10 +4,10 @@
  * else only the lowest scheduling class, which every guest gets anyway (vm/engine.h).
  *
  * One group an agent, named after its state folder, with a CPU quota of the share, the idle class
- * and (version 2) memory.high; inside it one group a VM with a hard memory limit. The group lies
- * beside the agent's own: a child of it would forbid systemd to start the agent again (version 2
- * has no processes in inner nodes). The supervisor and the pager stay outside: what stops a guest
- * must not wait for the guest's share.
+ * (if wanted) and (version 2) memory.high; inside it one group a VM with a hard memory limit. The
+ * group lies beside the agent's own: a child of it would forbid systemd to start the agent again
+ * (version 2 has no processes in inner nodes). The supervisor and the pager stay outside: what
+ * stops a guest must not wait for the guest's share.
  *
  * A VM's group is given as one text: directories with ':' between them (version 1 has a tree for
  * each controller); a process joins by writing its pid to cgroup.procs of each.
@@ -36,6 +36,7 @@ struct limits {
     enum limits_kind kind;
     uint64_t memory_bytes;
     uint32_t cpu_millis;
+    bool idle; /* the idle class */
     /* V2: dirs[0]; V1: cpu, memory; "" where we may not. */
     char dirs[2][512];
 };
@@ -43,7 +44,7 @@ struct limits {
 /* root is "/sys/fs/cgroup", self "/proc/self/cgroup" (tests have others). Never fails: what is
  * not possible is in kind, and in ret_err why. Groups left by an earlier agent are taken over. */
 void limits_init(struct limits *l, const char *root, const char *self, const char *name,
-                 uint64_t memory_bytes, uint32_t cpu_millis, struct err *ret_err);
+                 uint64_t memory_bytes, uint32_t cpu_millis, bool idle, struct err *ret_err);
 /* The idle class and the quota hold for all of QEMU, the thread that stops the guest included.
  * Urgent: the guests are being stopped, and nothing may hold that up. Cheap. */
 void limits_set_urgent(const struct limits *l, bool urgent);

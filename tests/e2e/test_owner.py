@@ -68,7 +68,9 @@ class Logind:
         return self.manager.ListInhibitors(dbus_interface=MANAGER)
 
 
-LOGIND_ARGS = ["--owner-sources", "logind", "--idle-grace", "1s", "--return-deadline", "60s"]
+# What is tested here is not the class that guests run in: other load must not make them wait.
+NORMAL = ["--priority", "normal"]
+LOGIND_ARGS = ["--owner-sources", "logind", "--idle-grace", "1s", "--return-deadline", "60s", *NORMAL]
 
 
 def test_logind_idle_lock_and_shutdown():
@@ -123,7 +125,7 @@ def test_a_bus_that_never_answers_stalls_nothing(tmp_path, monkeypatch):
     threading.Thread(target=lambda: [taken.append(server.accept()) for _ in range(8)],
                      daemon=True).start()
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=" + path)
-    args = ["--owner-sources", "logind,evdev,battery,tty", "--idle-grace", "0"]
+    args = ["--owner-sources", "logind,evdev,battery,tty", "--idle-grace", "0", *NORMAL]
     with Grid(pcs=1, agent_args=args) as g:
         wait_for("the agent to dial the bus", lambda: taken, 10)
         wait_free(g)
@@ -167,7 +169,7 @@ def test_the_word_of_the_owner():
 
 
 def test_a_restart_of_the_agent_keeps_the_guest():
-    with Grid(pcs=1) as g:
+    with Grid(pcs=1, agent_args=NORMAL) as g:
         job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
         g.wait_state(job, "running")
         agent = g.agents["pc-1"]
@@ -192,7 +194,7 @@ def test_a_restart_of_the_agent_keeps_the_guest():
 
 
 def test_a_killed_supervisor_leaves_nothing_and_costs_one_run():
-    with Grid(pcs=1) as g:
+    with Grid(pcs=1, agent_args=NORMAL) as g:
         job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
         g.wait_state(job, "running")
         before = g.parts(job)[0]

@@ -114,7 +114,7 @@ static void version_2(void **state)
     make(&s, "system.slice/yado-1", group); /* beside the agent's own, not below */
     make(&s, "system.slice/yado-1/7.0.3", vm);
     write_self(&s, "0::/system.slice/yado-agent.service\n", self);
-    limits_init(&l, s.path, self, "yado-1", 2 * GIB, 1500, &err);
+    limits_init(&l, s.path, self, "yado-1", 2 * GIB, 1500, true, &err);
     assert_string_equal(err.text, "");
     assert_int_equal(l.kind, LIMITS_V2);
     assert_string_equal(content(&s, "system.slice/yado-1/cpu.max"), "30000 20000");
@@ -139,7 +139,7 @@ static void version_1(void **state)
     make(&s, "cpu/yado-1", cpu);
     make(&s, "memory/box", NULL);
     write_self(&s, "5:memory:/box\n4:cpu,cpuacct:/\n", self);
-    limits_init(&l, s.path, self, "yado-1", 2 * GIB, 500, &err);
+    limits_init(&l, s.path, self, "yado-1", 2 * GIB, 500, true, &err);
     assert_int_equal(l.kind, LIMITS_V1);
     assert_string_equal(content(&s, "cpu/yado-1/cpu.cfs_quota_us"), "10000");
     assert_string_equal(content(&s, "cpu/yado-1/cpu.idle"), "1");
@@ -164,7 +164,7 @@ static void none(void **state)
     char self[600], list[1024] = "x";
 
     write_self(&s, "", self);
-    limits_init(&l, s.path, self, "yado-1", 2 * GIB, 500, &err);
+    limits_init(&l, s.path, self, "yado-1", 2 * GIB, 500, true, &err);
     assert_int_equal(l.kind, LIMITS_NONE);
     assert_non_null(strstr(err.text, "no control groups"));
     limits_vm_add(&l, "7.0.3", GIB, list);
