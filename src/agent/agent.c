@@ -451,8 +451,8 @@ static int lock_state(struct agent *a, struct err *ret_err)
 
 static int set_limits(struct agent *a, struct err *ret_err)
 {
-    uint64_t memory, hash = 1469598103934665603ull;
-    uint32_t cpu;
+    uint64_t memory = 0, hash = 1469598103934665603ull;
+    uint32_t cpu = 0;
     struct err why = {0};
     char name[32];
     int r = limits_parse_memory(a->config.memory_share, limits_total_memory(), &memory, ret_err);

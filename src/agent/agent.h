@@ -47,22 +47,26 @@ struct agent {
     struct identity identity;
     uv_loop_t loop;
     int lock_fd;
+    struct users users;
     char self[512]; /* our binary: what is started as supervisor and watcher */
     char id[33];    /* random per process */
-    struct users users;
-    struct limits limits;
-    bool urgent; /* see limits_set_urgent() */
 
+    char reason[64]; /* as last published */
+    bool available;
+    bool urgent;               /* see limits_set_urgent() */
+    bool answered;             /* an answer was applied since the start */
+    bool leaving;              /* SIGPWR, or a shutdown was announced: hand over and end */
+    bool storing, store_again; /* owner.json is being written; and is out of date */
+    bool cls_proving, cls_known;
+    char cls_machine[64], cls_cpu[64]; /* what the master's pool wants */
+    struct class_verdict cls;
+    uint64_t cls_retry_ms; /* a proof that failed is tried again then */
+
+    struct limits limits;
     struct policy policy;
     struct owner_sources *sources;
+    struct owner_socket *socket;
     uv_poll_t sources_poll;
-    bool available; /* as last published */
-    char reason[64];
-
-    struct class_verdict cls;
-    bool cls_proving, cls_known;
-    uint64_t cls_retry_ms;             /* a proof that failed is tried again then */
-    char cls_machine[64], cls_cpu[64]; /* what the master's pool wants */
 
     struct agent_vm *vms;
     size_t count_vms;
@@ -72,14 +76,9 @@ struct agent {
     struct sync_link *link;
     uv_async_t link_async;
     uint64_t serial, term, lease_until_ms;
-    bool answered; /* an answer was applied since the start */
 
-    struct owner_socket *socket;
-    bool storing, store_again; /* owner.json is being written; and is out of date */
-    bool leaving;              /* SIGPWR, or a shutdown was announced: hand over and end */
     uint64_t leave_deadline_ms, release_deadline_ms; /* 0: none */
     uv_signal_t sigpwr, sigterm, sigint;
-    int exit_status;
 };
 
 /* Milliseconds of CLOCK_BOOTTIME: leases and policy count while the PC sleeps. */

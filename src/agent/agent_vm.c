@@ -539,7 +539,7 @@ size_t agent_vm_reports(struct agent *a, struct sync_vm **ret_vms)
     size_t n = 0;
 
     *ret_vms = a->count_vms ? xreallocarray(NULL, a->count_vms, sizeof **ret_vms) : NULL;
-    for (struct agent_vm *vm = a->vms; vm && n < SYNC_VMS_MAX; vm = vm->next)
+    for (struct agent_vm *vm = a->vms; vm && *ret_vms && n < SYNC_VMS_MAX; vm = vm->next)
         (*ret_vms)[n++] = vm->report;
     return n;
 }

@@ -128,7 +128,8 @@ int yado_owner_main(int argc, char **argv)
     }
     const char *cmd = optind < argc ? argv[optind] : "";
     bool snooze = strcmp(cmd, "snooze") == 0;
-    if ((!snooze && strcmp(cmd, "leave") && strcmp(cmd, "auto") && strcmp(cmd, "status")) ||
+    if ((!snooze && strcmp(cmd, "leave") != 0 && strcmp(cmd, "auto") != 0 &&
+         strcmp(cmd, "status") != 0) ||
         argc - optind != (snooze ? 2 : 1)) {
         fputs(help, stderr);
         return 2;
