@@ -2,6 +2,7 @@
 """A whole grid on loopback for end-to-end tests: one real master, any number of real agents with
 their own state folders, real QEMU guests. Leaving the `with` block kills everything it started,
 supervisors, pagers and QEMUs included, also after a failure, and unmounts what they mounted."""
+import contextlib
 import json
 import os
 import pathlib
@@ -34,6 +35,18 @@ def wait_for(what, check, timeout=60, every=0.05):
         if time.monotonic() > end:
             raise Failed(f"waited {timeout} s for {what}")
         time.sleep(every)
+
+
+def remove_groups(state):
+    """The control groups of an agent that was killed: see set_limits() in src/agent/agent.c."""
+    h = 1469598103934665603
+    for b in str(state).encode():
+        h = (h ^ b) * 1099511628211 % 2**64
+    name = f"yado-{(h ^ h >> 32) % 2**32:08x}"
+    for top, folders, _ in os.walk("/sys/fs/cgroup", topdown=False):
+        if name in top.split("/"):
+            with contextlib.suppress(OSError):
+                os.rmdir(top)
 
 
 class Process:
@@ -159,6 +172,8 @@ class Grid:
         for line in pathlib.Path("/proc/self/mounts").read_text().splitlines()[::-1]:
             if line.split()[1].startswith(str(self.dir)):
                 subprocess.run(["umount", "-l", line.split()[1]], check=False)
+        for name in self.agents:
+            remove_groups(self.dir / name)
         left = self.pids()
         if left:
             print(f"left behind: {left}")
