@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -27,6 +28,9 @@ echo "relay $keyboard" > /dev/console
 # A record is 24 bytes; cat passes on what one read returns.
 exec cat $keyboard > /dev/vport0p1
 """
+
+
+RECORD = 24  # struct input_event
 
 
 class EvdevGuest:
@@ -49,6 +53,7 @@ class EvdevGuest:
         self.qmp_file.readline()
         self._command({"execute": "qmp_capabilities"})
         self.relay = self._connect("relay")
+        self.pressed_us = 0
         self.seen = threading.Event()
         threading.Thread(target=self._pump, daemon=True).start()
         end = time.monotonic() + 60
@@ -89,16 +94,22 @@ class EvdevGuest:
                 raise RuntimeError(reply["error"]["desc"])
 
     def _pump(self):
+        """Records pass with the time of the press (this PC's clock) for the time in the guest's."""
+        held = b""
         while data := self.relay.recv(4096):
             self.seen.set()
+            held += data
+            whole, held = held[:len(held) // RECORD * RECORD], held[len(held) // RECORD * RECORD:]
+            now = struct.pack("qq", *divmod(self.pressed_us, 1000000))
+            out = b"".join(now + whole[i + 16:i + RECORD] for i in range(0, len(whole), RECORD))
             try:
-                os.write(self.fifo_fd, data)
+                os.write(self.fifo_fd, out)
             except BlockingIOError:
                 pass
 
     def press(self):
         """Presses and releases a key; returns CLOCK_MONOTONIC in microseconds just before."""
-        at = time.monotonic_ns() // 1000
+        self.pressed_us = at = time.monotonic_ns() // 1000
         for down in (True, False):
             self._command({"execute": "input-send-event", "arguments": {"events": [
                 {"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": "shift"}}}]}})

@@ -161,7 +161,8 @@ static void suspend(struct supervisor *s, const char *reason, uint64_t event_us)
         uint64_t us = event_us && event_us < now_us ? now_us - event_us : 0;
 
         s->report.stop_ms = (uint32_t)((us + 500) / 1000);
-        log_info("stopped %llu us after the event: %s", (unsigned long long)us, reason);
+        log_info("stopped %llu us after the event, at %llu us: %s", (unsigned long long)us,
+                 (unsigned long long)now_us, reason);
     }
     snprintf(s->report.reason, sizeof s->report.reason, "%s", reason);
     set_state(s, "saving");

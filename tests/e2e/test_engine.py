@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 FOLDER = pathlib.Path(os.environ.get("YADO", "build-test/yado")).resolve().parent / "src/vm"
-QEMU_10 = os.environ.get("YADO_QEMU_10", "/opt/qemu10/qemu-system-x86_64")
+QEMU_10 = os.environ.get("YADO_QEMU10", "/opt/qemu10/qemu-system-x86_64")
 TESTS = {
     "test_engine": ["launch_errors", "frozen", "gone", "stop_under_load", "restore_refused",
                     "chain_unprivileged", "chain"],
