@@ -42,7 +42,7 @@ def image(tmp_path_factory):
 
 
 def submit_reader(g, image):
-    g.yado("image", "import", "files", "--root", image[0])
+    g.yado("image", "import", "files", image[0])
     return g.submit("--memory", "128M", "--image", "files", "--", "sh", "-c", READER)
 
 

@@ -12,15 +12,12 @@ import subprocess
 import threading
 import time
 
-import dbus
-import dbusmock
 import pytest
 
 from grid import YADO, Failed, Grid, wait_for
+from logind import Logind
 
 COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 50000; done"
-SESSION = "org.freedesktop.login1.Session"
-MANAGER = "org.freedesktop.login1.Manager"
 
 
 def status(grid, pc="pc-1"):
@@ -32,40 +29,6 @@ def wait_free(grid, free=True, pc="pc-1", timeout=60):
         r = grid.run("owner", "status", "--json", "--state", grid.dir / pc)
         return r.returncode == 0 and json.loads(r.stdout)["available"] == free  # or not up yet
     wait_for(f"{pc} to be {'free' if free else 'taken'}", asked, timeout)
-
-
-class Logind:
-    """A logind of our own: agents started meanwhile talk to it."""
-
-    def __enter__(self):
-        dbusmock.DBusTestCase.setUpClass()
-        dbusmock.DBusTestCase.start_system_bus()
-        self.bus = dbusmock.DBusTestCase.get_dbus(system_bus=True)
-        self.proc, self.manager = dbusmock.DBusTestCase.spawn_server_template(
-            "logind", {}, stdout=subprocess.DEVNULL)
-        self.manager.AddProperty(MANAGER, "InhibitDelayMaxUSec", dbus.UInt64(20000000),
-                                 dbus_interface=dbusmock.MOCK_IFACE)
-        self.manager.AddSession("c1", "seat0", 1000, "owner", True,
-                                dbus_interface=dbusmock.MOCK_IFACE)
-        self.session = self.bus.get_object("org.freedesktop.login1",
-                                           "/org/freedesktop/login1/session/c1")
-        self.hint("IdleHint", True)
-        return self
-
-    def __exit__(self, *_):
-        self.proc.terminate()
-        self.proc.wait(10)
-        dbusmock.DBusTestCase.tearDownClass()
-        os.environ.pop("DBUS_SYSTEM_BUS_ADDRESS", None)
-
-    def hint(self, name, value):
-        self.session.UpdateProperties(SESSION, {name: value}, dbus_interface=dbusmock.MOCK_IFACE)
-
-    def announce(self, what, begins):
-        self.manager.EmitSignal(MANAGER, what, "b", [begins], dbus_interface=dbusmock.MOCK_IFACE)
-
-    def inhibitors(self):
-        return self.manager.ListInhibitors(dbus_interface=MANAGER)
 
 
 # What is tested here is not the class that guests run in: other load must not make them wait.
