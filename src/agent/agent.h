@@ -116,11 +116,4 @@ void owner_socket_close(struct agent *a);
 void owner_memory_load(struct agent *a);
 void owner_memory_store(struct agent *a, bool last);
 
-/* ---- commands ---- */
-int yado_agent_main(int argc, char **argv);
-int yado_doctor_main(int argc, char **argv);
-int yado_enroll_main(int argc, char **argv);
-int yado_owner_main(int argc, char **argv);
-int yado_owner_watch_main(int argc, char **argv);
-
 #endif

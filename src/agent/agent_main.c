@@ -2,6 +2,7 @@
  *
  * yado agent: the command line.
  */
+#include "agent/commands.h"
 #include "agent/agent.h"
 
 #include "base/log.h"

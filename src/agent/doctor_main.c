@@ -4,6 +4,7 @@
  * is by itself; one that would hang is bounded. The last one proves the class: a tiny guest is
  * booted, saved and resumed (class_proof.h).
  */
+#include "agent/commands.h"
 #include "agent/agent.h"
 
 #include "base/buf.h"

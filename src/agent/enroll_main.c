@@ -5,6 +5,7 @@
  * is trusted. The key is made here; the master sees only a signing request. A folder that was
  * enrolled before is changed only after all has gone well.
  */
+#include "agent/commands.h"
 #include "agent/agent.h"
 #include "agent/identity.h"
 

@@ -3,6 +3,7 @@
  * yado owner: what the owner of a PC says to its agent. yado owner-watch: the input watcher that
  * the agent starts.
  */
+#include "agent/commands.h"
 #include "agent/agent.h"
 
 #include "base/cleanup.h"

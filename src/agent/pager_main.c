@@ -9,6 +9,7 @@
  * does that in any case, since it must do so for a pager that was killed.
  */
 #define FUSE_USE_VERSION 31
+#include "agent/commands.h"
 #include "agent/pager_files.h"
 #include "agent/pager_store.h"
 #include "base/buf.h"
@@ -26,8 +27,6 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-int yado_pager_main(int argc, char **argv);
 
 enum { CONFIG_MAX = 16 * 1024 * 1024, FIRST_FILE_INO = 2 };
 /* Contents never change: the kernel may keep what it has seen. */

@@ -3,6 +3,7 @@
  * The supervisor's main thread; see supervisor.h. After each event decide() compares what should
  * be with what is and moves one step; nothing else makes the guest run or changes the stage.
  */
+#include "agent/commands.h"
 #include "agent/part.h"
 #include "agent/supervisor.h"
 #include "base/buf.h"
@@ -26,8 +27,6 @@
 #include <sys/timerfd.h>
 #include <sys/un.h>
 #include <unistd.h>
-
-int yado_supervisor_main(int argc, char **argv);
 
 enum {
     TICK_MS = 250,
