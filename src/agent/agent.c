@@ -14,6 +14,7 @@
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/sched.h"
 #include "base/must.h"
 
 #include <errno.h>
@@ -22,9 +23,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
 
@@ -33,7 +32,6 @@ enum {
     STORE_TICKS = 60, /* the owner's last activity is noted every 30 s */
     PROOF_RETRY_MS = 600000,
     DELAY_SPARE_MS = 500, /* logind's delay is let go that long before it would be taken */
-    OWN_NICE = -10,
 };
 
 uint64_t agent_now_ms(void)
@@ -550,7 +548,7 @@ int agent_run(const struct agent_config *config, struct err *ret_err)
     r = start(a, ret_err);
     if (r == 0) {
         /* The loop's thread alone: it does next to nothing, but that at once. */
-        (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), OWN_NICE);
+        (void)sched_set_prompt(0, SCHED_NICE_PROMPT);
         sd_notify(0, "READY=1");
         log_info("agent of %s; guests may have %llu MiB and %u.%02u CPUs", a->identity.url,
                  (unsigned long long)(a->limits.memory_bytes >> 20), a->limits.cpu_millis / 1000,

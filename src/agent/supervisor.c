@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/must.h"
+#include "base/sched.h"
 #include "host/starved.h"
 
 #include <errno.h>
@@ -641,6 +642,8 @@ static int open_all(struct supervisor *s, struct err *ret_err)
     r = work_start(&s->work);
     if (r)
         return err_set(ret_err, r, "cannot start a thread: %s", strerror(-r));
+    /* This thread alone, not the worker that saves: it does next to nothing, but that at once. */
+    (void)sched_set_prompt(0, SCHED_NICE_PROMPT);
     return listen_at(s, ret_err);
 }
 

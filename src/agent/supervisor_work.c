@@ -14,11 +14,12 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { DRAIN_MS = 10000 };
+enum { DRAIN_MS = 10000, SAVE_NICE = 10 };
 
 uint64_t clock_ms(clockid_t clock)
 {
@@ -114,6 +115,8 @@ int task_save(struct work *w, char *ret_reason, struct err *ret_err)
     uint64_t start = clock_ms(CLOCK_MONOTONIC), us;
     int r;
 
+    /* The owner is back, and other guests of his PC may still have to be stopped. */
+    (void)setpriority(PRIO_PROCESS, 0, SAVE_NICE); /* Linux: this thread; nothing that can fail */
     (void)vm_stop_now(w->vm, &us); /* a cont that was under way when the stop came */
     r = vm_stop_drain(w->vm, DRAIN_MS, ret_err);
     if (r)

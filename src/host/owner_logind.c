@@ -14,6 +14,7 @@
 
 #include "base/buf.h"
 #include "base/log.h"
+#include "base/sched.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -256,6 +257,7 @@ static void *run(void *arg)
     struct owner_logind *l = arg;
     bool said = false;
 
+    (void)sched_set_prompt(0, SCHED_NICE_PROMPT); /* not a must */
     for (;;) {
         int r = serve(l);
         sd_bus_flush_close_unref(l->bus);

@@ -6,6 +6,7 @@
 #include "host/owner_watch.h"
 
 #include "host/owner.h"
+#include "base/sched.h"
 #include "base/str.h"
 
 #include <errno.h>
@@ -221,6 +222,7 @@ int owner_watch_run(const char *dir)
 {
     struct watch w = {.dir = dir, .wd = -1};
 
+    (void)sched_set_prompt(0, SCHED_NICE_PROMPT); /* not a must */
     give_up_root();
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* standard input says the same; twice is better */
     (void)prctl(PR_SET_DUMPABLE, 0);

@@ -8,6 +8,7 @@
  */
 #include "vm/vm.h"
 
+#include "base/sched.h"
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "base/must.h"
@@ -394,18 +395,22 @@ int vm_fail_with_log(const struct vm *vm, int code, struct err *err, const char 
     return err_set(err, code, "%s%s%s", what, clean[0] ? "; QEMU says: " : "", clean);
 }
 
-/* The vCPUs get the lowest class, each by itself: QEMU's own thread keeps its place, so that a
- * `stop` is heard at once while all cores are busy with the owner's work. While they are being
- * stopped they are ordinary threads, or each stop would wait for a core to fall idle. No more than
- * that: real-time or preferred vCPUs kept us from hearing of their stop and were 4 to 10 times
- * slower. */
-void vm_set_vcpu_idle(const struct vm *vm, bool idle)
+/* The vCPUs get the lowest class, each by itself: QEMU's own thread keeps its place. While they are
+ * being stopped they are ordinary threads, or each stop would wait for a core to fall idle, and
+ * QEMU's own thread stands above them: it must hear of the stop, which vCPUs that are preferred as
+ * much would keep it from (4 to 10 times slower). */
+void vm_set_urgent(const struct vm *vm, bool urgent)
 {
     struct sched_param param = {0};
 
-    for (size_t i = 0; vm->idle_priority && i < vm->count_vcpus; i++)
-        (void)sched_setscheduler(vm->vcpus[i], idle ? SCHED_IDLE : SCHED_OTHER,
-                                 &param); /* raising needs a right that we may lack */
+    if (!vm->idle_priority)
+        return;
+    (void)sched_set_prompt(vm->pid, urgent ? SCHED_NICE_PROMPT : 0); /* not a must */
+    for (size_t i = 0; i < vm->count_vcpus; i++)
+        if (urgent) /* needs a right that we may lack */
+            (void)sched_set_prompt(vm->vcpus[i], 0);
+        else
+            (void)sched_setscheduler(vm->vcpus[i], SCHED_IDLE, &param);
 }
 
 static int find_vcpus(struct vm *vm, struct err *err)
@@ -419,7 +424,7 @@ static int find_vcpus(struct vm *vm, struct err *err)
         vm->vcpus[vm->count_vcpus++] =
             (pid_t)json_integer_value(json_object_get(json_array_get(list, k), "thread-id"));
     json_decref(list);
-    vm_set_vcpu_idle(vm, true);
+    vm_set_urgent(vm, false);
     return 0;
 }
 

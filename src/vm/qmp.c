@@ -8,6 +8,7 @@
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "base/must.h"
+#include "base/sched.h"
 #include "vm/clock.h"
 
 #include <errno.h>
@@ -71,6 +72,7 @@ static void *read_loop(void *arg)
     uint8_t *end;
     ssize_t n;
 
+    (void)sched_set_prompt(0, SCHED_NICE_PROMPT); /* a stop is waited for; not a must */
     for (;;) {
         n = recv(q->fd, buf_reserve(&in, 16384), 16384, 0);
         if (n < 0 && errno == EINTR)

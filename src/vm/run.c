@@ -22,6 +22,7 @@
 enum {
     /* Then SIGSTOP, which takes another 3 to 12 ms: 25 ms in all. QEMU 10 tells of a stop only when
      * outstanding reads have come back, although its vCPUs stand at once. */
+    QUIET_STOP_US = 2000,
     STOP_EVENT_US = 15000,
     FREEZE_US = 100000, /* a frozen vCPU shows itself by then */
 };
@@ -202,8 +203,12 @@ int vm_stop_now(struct vm *vm, uint64_t *ret_us)
     lock(vm);
     if (!stands(vm)) {
         send_stop(vm);
-        vm_set_vcpu_idle(vm, false);
-        freeze = !wait_stopped(vm, STOP_EVENT_US) && !vm->frozen;
+        /* On a PC that was idle nothing is in QEMU's way, and vCPUs of the lowest class yield to
+         * its own thread at once. Raised, they would not. */
+        if (!wait_stopped(vm, QUIET_STOP_US)) {
+            vm_set_urgent(vm, true);
+            freeze = !wait_stopped(vm, STOP_EVENT_US - QUIET_STOP_US) && !vm->frozen;
+        }
         if (freeze) {
             vm->frozen = true;
             (void)kill(vm->pid, SIGSTOP); /* our child; gone is fine, too */
@@ -274,7 +279,7 @@ int vm_cont(struct vm *vm, struct err *ret_err)
         return vm->gone ? err_set(ret_err, -EPIPE, "QEMU has ended") : 0;
     }
     thaw(vm);
-    vm_set_vcpu_idle(vm, true);
+    vm_set_urgent(vm, false);
     vm->running = true;
     vm->stop_asked = false;
     vm->conts++;

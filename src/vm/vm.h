@@ -63,7 +63,7 @@ struct vm {
 void vm_on_qmp_event(void *arg, const char *name, const json_t *data);
 
 /* launch.c: the scheduling class of the vCPUs, where idle_priority is set. */
-void vm_set_vcpu_idle(const struct vm *vm, bool idle);
+void vm_set_urgent(const struct vm *vm, bool urgent);
 /* launch.c: an error text with what QEMU itself complained of first, from its log. */
 int vm_fail_with_log(const struct vm *vm, int code, struct err *err, const char *what);
 
