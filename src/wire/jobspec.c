@@ -441,7 +441,7 @@ int jobspec_from_json(const json_t *json, struct jobspec **ret_spec, struct err 
     struct jobspec *spec = NULL;
     int r = get_spec(json, true, &spec, ret_err);
 
-    if (r < 0)
+    if (!spec)
         return r;
     jobspec_defaults(spec);
     r = jobspec_check(spec, ret_err);
