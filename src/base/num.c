@@ -76,7 +76,7 @@ int num_parse_duration(const char *s, uint64_t *ret_ms)
     static const struct {
         const char *unit;
         uint64_t ms;
-    } units[] = {{"ms", 1},     {"s", 1000},     {"", 1000},         {"m", 60000},
+    } units[] = {{"ms", 1},      {"s", 1000},    {"", 1000},     {"m", 60000},
                  {"min", 60000}, {"h", 3600000}, {"d", 86400000}};
     const char *end;
     uint64_t v;

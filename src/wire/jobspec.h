@@ -22,15 +22,16 @@ enum {
 };
 #define JOBSPEC_MEMORY_MIN (96ull << 20) /* with 72 MiB Debian's kernel does not boot */
 #define JOBSPEC_MEMORY_MAX (1ull << 40)
-#define JOBSPEC_MEMORY_STEP (32ull << 20) /* sizes are rounded up to it: one golden layer a step */
+#define JOBSPEC_MEMORY_STEP (32ull << 20) /* sizes are rounded up to it: one golden layer a step \
+                                           */
 #define JOBSPEC_MEMORY_DEFAULT (256ull << 20)
 
 struct jobspec_input {
-    char *path;       /* where it appears in the guest, relative to /in: "a/b.npy" */
-    char digest[65];  /* SHA-256 of the blob, hexadecimal */
-    uint64_t size;    /* bytes of the blob */
-    uint32_t mode;    /* permission bits of a file, e.g. 0755 */
-    bool tar;         /* the blob is a tar, unpacked into directory `path` */
+    char *path;      /* where it appears in the guest, relative to /in: "a/b.npy" */
+    char digest[65]; /* SHA-256 of the blob, hexadecimal */
+    uint64_t size;   /* bytes of the blob */
+    uint32_t mode;   /* permission bits of a file, e.g. 0755 */
+    bool tar;        /* the blob is a tar, unpacked into directory `path` */
 };
 
 struct jobspec_env {

@@ -50,10 +50,10 @@ struct sync_vm {
 
 struct sync_report {
     uint32_t version;
-    uint64_t seq;          /* grows with each sync of one agent process */
-    uint64_t seen;         /* `serial` of the last answer that was applied, 0 for none */
-    bool wait;             /* may be held until something changes */
-    char agent[33];        /* random per agent process */
+    uint64_t seq;   /* grows with each sync of one agent process */
+    uint64_t seen;  /* `serial` of the last answer that was applied, 0 for none */
+    bool wait;      /* may be held until something changes */
+    char agent[33]; /* random per agent process */
     bool available;
     char reason[64];       /* why not available */
     uint64_t memory_bytes; /* share that guests may have together */
@@ -81,21 +81,21 @@ struct sync_desired {
     char reason[64];           /* of suspend: "drain", "hold" */
     char grant[65];            /* bearer token of this placement's data requests */
     struct sync_image image;
-    struct sync_layer golden;  /* digest "" for a golden build */
-    struct sync_layer layer;   /* digest "" when it starts from golden */
-    uint64_t output_have;      /* bytes of output that are durable at the master */
+    struct sync_layer golden; /* digest "" for a golden build */
+    struct sync_layer layer;  /* digest "" when it starts from golden */
+    uint64_t output_have;     /* bytes of output that are durable at the master */
     uint64_t memory_bytes;
     uint32_t cpus;
-    struct jobspec *spec;      /* NULL for a golden build */
+    struct jobspec *spec; /* NULL for a golden build */
 };
 
 struct sync_reply {
     uint32_t version;
-    uint64_t serial;   /* of this answer; to be sent back as `seen` */
-    uint64_t term;     /* of the master process; grows with each start */
+    uint64_t serial; /* of this answer; to be sent back as `seen` */
+    uint64_t term;   /* of the master process; grows with each start */
     uint64_t step;
-    uint64_t lease_ms; /* vCPUs stop when this long has passed since this sync was sent */
-    char cpu_model[64];   /* the pool's baseline CPU model and machine type */
+    uint64_t lease_ms;  /* vCPUs stop when this long has passed since this sync was sent */
+    char cpu_model[64]; /* the pool's baseline CPU model and machine type */
     char machine[64];
     struct sync_desired *vms;
     size_t count_vms;
