@@ -156,7 +156,7 @@ enum grid_outcome event_pc_set(struct grid *g, const struct grid_event *e, struc
     struct pc *pc = NULL;
     enum grid_outcome bad = known_pc(g, e->pc, &pc, err);
 
-    if (bad || (pc->r.builder == e->builder && pc->r.draining == e->draining))
+    if (!pc || (pc->r.builder == e->builder && pc->r.draining == e->draining))
         return bad;
     if (pc->r.draining != e->draining) {
         note(g, GRID_LOG_PC, NULL, NULL, pc,
@@ -177,7 +177,7 @@ enum grid_outcome event_pc_forget(struct grid *g, const struct grid_event *e, st
     struct pc *pc = NULL;
     enum grid_outcome bad = known_pc(g, e->pc, &pc, err);
 
-    if (bad)
+    if (!pc)
         return bad;
     lose_all(g, pc, "its PC was forgotten");
     pc->r.forgotten = true;

@@ -22,8 +22,8 @@ enum {
 };
 #define JOBSPEC_MEMORY_MIN (96ull << 20) /* with 72 MiB Debian's kernel does not boot */
 #define JOBSPEC_MEMORY_MAX (1ull << 40)
-#define JOBSPEC_MEMORY_STEP (32ull << 20) /* sizes are rounded up to it: one golden layer a step \
-                                           */
+/* Sizes are rounded up to it: one golden layer a step. */
+#define JOBSPEC_MEMORY_STEP (32ull << 20)
 #define JOBSPEC_MEMORY_DEFAULT (256ull << 20)
 
 struct jobspec_input {
