@@ -111,7 +111,8 @@ static void stop_counting(struct supervisor *s)
 
 /* ---- stopping ---- */
 
-/* The one way by which the vCPUs are stopped. Returns within some 25 ms, whatever QEMU does. */
+/* The one way by which the vCPUs are stopped. Returns within some 25 ms, whatever QEMU does; later
+ * where other programs occupy all cores (docs/decisions/0006). */
 static void stop_vcpus(struct supervisor *s)
 {
     uint64_t us = 0;
