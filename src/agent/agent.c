@@ -194,7 +194,15 @@ struct proof {
 static void do_prove(uv_work_t *work)
 {
     struct proof *p = work->data;
+    struct err err;
 
+    if (!p->request.images) {
+        int r = class_fetch_images(&p->agent->identity, p->images, &err);
+        if (r)
+            log_warn("the built-in image cannot be had from the master: %s", err.text);
+        else
+            p->request.images = p->images;
+    }
     class_prove(&p->request, &p->verdict);
 }
 
@@ -232,6 +240,8 @@ static void prove_class(struct agent *a)
     snprintf(p->machine, sizeof p->machine, "%s", a->cls_machine);
     snprintf(p->cpu, sizeof p->cpu, "%s", a->cls_cpu);
     bool found = class_find_images(a->config.images, p->images, sizeof p->images);
+    if (!found)
+        snprintf(p->images, sizeof p->images, "%s/images", a->config.state);
     p->request = (struct class_request){.state = a->config.state,
                                         .qemu = a->config.qemu,
                                         .images = found ? p->images : NULL,

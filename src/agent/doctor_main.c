@@ -279,7 +279,9 @@ static void check_master(struct doctor *d)
 static void check_class(struct doctor *d)
 {
     char images[512];
-    bool found = class_find_images(d->images, images, sizeof images);
+    AUTO_FREE char *fetched = xasprintf("%s/images", d->state); /* by the agent */
+    bool found = class_find_images(d->images, images, sizeof images) ||
+                 class_find_images(fetched, images, sizeof images);
     bool state = access(d->state, W_OK) == 0;
     struct users users;
 

@@ -105,5 +105,6 @@ enum req_next api_image_add(struct req *r);
 enum req_next api_image_delete(struct req *r);
 /* sync.c */
 enum req_next api_sync(struct req *r);
+enum req_next api_agent_image(struct req *r);
 
 #endif

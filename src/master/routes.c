@@ -45,6 +45,7 @@ const struct route routes[] = {
     {"DELETE", "/v1/users/{name}/tokens/{token}", REQ_USER, api_token_delete, NULL},
 
     {"POST", "/v1/agent/sync", REQ_PC, api_sync, NULL},
+    {"GET", "/v1/agent/image/{file}", REQ_PC, api_agent_image, NULL},
     {"GET", "/v1/vm/{placement}/blobs/{digest}", REQ_GRANT, api_vm_blob_get, NULL},
     {"HEAD", "/v1/vm/{placement}/blobs/{digest}", REQ_GRANT, api_vm_blob_head, NULL},
     {"PUT", "/v1/vm/{placement}/blobs/{digest}", REQ_GRANT, api_vm_blob_put, &api_blob_upload},

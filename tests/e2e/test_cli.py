@@ -253,3 +253,10 @@ def test_hostile_results_and_logs(tmp_path):
         failed = int(re.search(r"job (\d+)", r.stderr)[1])
         assert g.job(failed)["state"] == "failed"
         refused(g, "results", failed, tmp_path / "none", says=f"see yado logs {failed}")
+
+
+def test_a_pc_without_the_image_gets_it_from_the_master():
+    with Grid(pcs=1, agent_args=["--images", "/nonexistent"]) as g:
+        job = g.submit("--memory", "128M", "--", "echo", "hello")
+        g.wait_state(job, "done")
+        assert (g.dir / "pc-1/images/vmlinuz").stat().st_size > 1 << 20
