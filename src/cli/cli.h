@@ -62,6 +62,11 @@ const char *cli_text(const json_t *object, const char *key);
 int64_t cli_int(const json_t *object, const char *key);
 bool cli_bool(const json_t *object, const char *key);
 
+/* CLOCK_MONOTONIC in milliseconds. */
+uint64_t cli_now_ms(void);
+/* Sleeps; a signal cuts it short, so that callers can look at what it said. */
+void cli_pause_ms(unsigned ms);
+
 #define AUTO_JSON __attribute__((cleanup(cli_json_decref)))
 void cli_json_decref(json_t **json);
 

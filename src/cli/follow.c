@@ -16,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { RECORD_HEADER_BYTES = 5, RECORD_BYTES_MAX = 32768, HOLD_MS = 10000, RETRY_MS = 500 };
@@ -33,13 +32,6 @@ struct log_reader {
     bool bad;       /* no record where one should begin */
     bool restarted; /* from the beginning, after that */
 };
-
-static void pause_ms(unsigned ms)
-{
-    struct timespec ts = {ms / 1000, (long)(ms % 1000) * 1000000};
-
-    nanosleep(&ts, NULL);
-}
 
 static void put_record(struct log_reader *l, unsigned stream, const void *data, size_t len)
 {
@@ -160,7 +152,7 @@ int follow_log(struct client *c, uint64_t job, uint64_t part, unsigned streams, 
             if (!told)
                 fprintf(stderr, "yado: logs: the master does not answer; waiting for it\n");
             told = true;
-            pause_ms(RETRY_MS);
+            cli_pause_ms(RETRY_MS);
             continue;
         }
         if (r)
@@ -242,7 +234,7 @@ int follow_job(struct client *c, uint64_t job, int *ret_status, struct err *ret_
             job = then;
             last[0] = 0;
         } else {
-            pause_ms(RETRY_MS);
+            cli_pause_ms(RETRY_MS);
         }
     }
 }

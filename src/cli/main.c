@@ -16,6 +16,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 /* Commands of other folders, for the overview; they read their options themselves. */
 static const struct command cmd_agent = {.name = "agent", .summary = "run guests on this PC"};
@@ -238,6 +239,21 @@ bool cli_number(const struct command *cmd, const char *what, const char *text, u
         return true;
     cli_usage(cmd, "\"%s\" is not the number of %s", text, what);
     return false;
+}
+
+/* ---- time ----------------------------------------------------------------------------------- */
+
+uint64_t cli_now_ms(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+void cli_pause_ms(unsigned ms)
+{
+    nanosleep(&(struct timespec){ms / 1000, (long)(ms % 1000) * 1000000}, NULL);
 }
 
 /* ---- JSON ----------------------------------------------------------------------------------- */
