@@ -78,8 +78,9 @@ enum req_next api_pcs(struct req *r);
 enum req_next api_pc_set(struct req *r);
 enum req_next api_pc_forget(struct req *r);
 enum req_next api_vms(struct req *r);
-/* api_jobs.c */
+/* api_submit.c */
 enum req_next api_submit(struct req *r);
+/* api_jobs.c */
 enum req_next api_jobs(struct req *r);
 enum req_next api_history(struct req *r);
 enum req_next api_job(struct req *r);
