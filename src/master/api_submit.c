@@ -2,19 +2,31 @@
  *
  * POST /v1/jobs. What can be looked at without the core (the description, the inputs in the depot)
  * is refused on the I/O thread.
+ *
+ * With an Idempotency-Key the same request makes one job, however often it comes: user, key and a
+ * digest of the body are stored in the job's own transaction, so whoever finds no key in there may
+ * submit. It is looked for twice: before the inputs are (those of a job that has ended may be gone
+ * by now), and again where the step is taken (the same request may have come in between).
  */
 #include "master/api.h"
 
+#include "base/must.h"
 #include "depot/depot.h"
 #include "master/digests.h"
 
 #include <errno.h>
+#include <gnutls/crypto.h>
+#include <string.h>
+
+enum { KEY_MAX = 255 };
 
 struct submit_call {
     struct jobspec *spec;
     char *text, *then_text; /* the specs as the core keeps them */
     struct grid_digest *blobs;
     size_t count_blobs;
+    const char *key; /* Idempotency-Key, or NULL */
+    struct grid_digest body;
 };
 
 static void submit_free(void *p)
@@ -95,10 +107,39 @@ static bool fill_submit(struct core *c, struct req *r, const struct jobspec *spe
     return true;
 }
 
+static json_t *submitted(uint64_t id, uint32_t parts)
+{
+    return json_pack("{s:o, s:o}", "id", api_u64(id), "parts", api_u64(parts));
+}
+
+/* Whether there was a request with this key already, which is answered then. */
+static bool is_repeated(struct core *c, struct req *r)
+{
+    const struct submit_call *call = r->data;
+    struct state_submission first;
+    if (!call->key)
+        return false;
+    /* Not written for this request: it only has to see what the batch has written. */
+    int found = state_submission_find(core_write(c, NULL), r->user, call->key, &first);
+    core_fail(c, found);
+    if (found != STATE_OK)
+        return false; /* or the batch is void, whatever is answered */
+    if (memcmp(&first.body, &call->body, sizeof first.body) == 0)
+        (void)req_reply_json(r, 201, submitted(first.job, first.parts));
+    else
+        (void)req_reply_error(r, 422, "key_reused",
+                              "this Idempotency-Key made job %llu from another body: take a new "
+                              "key for each job",
+                              (unsigned long long)first.job);
+    return true;
+}
+
 static enum core_next submit_core(struct core *c, struct req *r)
 {
     struct submit_call *call = r->data;
     struct grid_submit submit, then;
+    if (is_repeated(c, r))
+        return CORE_REPLIED;
     if (!fill_submit(c, r, call->spec, call->text, &submit) ||
         (call->spec->then && !fill_submit(c, r, call->spec->then, call->then_text, &then)))
         return CORE_REPLIED;
@@ -109,8 +150,42 @@ static enum core_next submit_core(struct core *c, struct req *r)
         return core_refuse(c, r, outcome);
     uint64_t id = core_effects(c)->id;
     core_fail(c, state_job_blobs(core_write(c, r), id, call->blobs, call->count_blobs));
-    return api_written(c, r, 201,
-                       json_pack("{s:o, s:o}", "id", api_u64(id), "parts", api_u64(submit.parts)));
+    if (call->key)
+        core_fail(c, state_submission_add(core_write(c, r), r->user, call->key, &call->body, id));
+    return api_written(c, r, 201, submitted(id, submit.parts));
+}
+
+static enum req_next look_at_inputs(struct req *r)
+{
+    const struct jobspec *spec = ((struct submit_call *)r->data)->spec;
+    if (!check_inputs(r, "", spec) || (spec->then && !check_inputs(r, "then.", spec->then)))
+        return REQ_REPLIED;
+    return core_post(r, submit_core);
+}
+
+static enum core_next look_for_key(struct core *c, struct req *r)
+{
+    if (is_repeated(c, r))
+        return CORE_REPLIED;
+    r->next = look_at_inputs;
+    return CORE_CONTINUE;
+}
+
+/* False when a reply was made. */
+static bool read_key(struct req *r)
+{
+    struct submit_call *call = r->data;
+    call->key = req_header_in(r, "Idempotency-Key");
+    size_t len = call->key ? strlen(call->key) : 1;
+    bool visible = true;
+    for (size_t i = 0; call->key && i < len; i++)
+        visible &= call->key[i] > ' ' && call->key[i] <= '~';
+    if (len < 1 || len > KEY_MAX || !visible)
+        (void)req_reply_error(r, 400, "bad_request",
+                              "Idempotency-Key: 1 to %d visible ASCII characters", KEY_MAX);
+    else if (call->key)
+        MUST(gnutls_hash_fast(GNUTLS_DIG_SHA256, r->body.data, r->body.len, call->body.bytes) == 0);
+    return r->status == 0;
 }
 
 enum req_next api_submit(struct req *r)
@@ -120,7 +195,7 @@ enum req_next api_submit(struct req *r)
     struct err e;
     r->data = call;
     r->free_data = submit_free;
-    if (!req_json(r, &json))
+    if (!read_key(r) || !req_json(r, &json))
         return REQ_REPLIED;
     int bad = jobspec_from_json(json, &call->spec, &e);
     json_decref(json);
@@ -132,9 +207,7 @@ enum req_next api_submit(struct req *r)
                                "then: a combining job has at most %d inputs, and each of the %u "
                                "parts is one: use fewer parts",
                                JOBSPEC_INPUTS_MAX, call->spec->parts);
-    if (!check_inputs(r, "", call->spec) || (then && !check_inputs(r, "then.", then)))
-        return REQ_REPLIED;
     call->text = spec_text(call->spec);
     call->then_text = then ? spec_text(then) : NULL;
-    return core_post(r, submit_core);
+    return call->key ? core_post(r, look_for_key) : look_at_inputs(r);
 }

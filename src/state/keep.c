@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the master keeps beside the core's rows: users and their tokens, enrolment tokens,
- * certificates, contents of images, small values, and who refers to which blob.
+ * certificates, contents of images, small values, who refers to which blob, and which request made
+ * which job.
  */
 #include "state/db.h"
 
@@ -15,6 +16,38 @@ static int run_on_one(struct state *s, struct query *q)
     int r = state_run(s, q);
 
     return r || sqlite3_changes(q->db->sql) ? r : STATE_NOT_FOUND;
+}
+
+/* ---- submissions ---------------------------------------------------------------------------- */
+
+int state_submission_add(struct state *s, uint64_t user, const char *key,
+                         const struct grid_digest *body, uint64_t job)
+{
+    struct query q =
+        state_change(s, "INSERT INTO submission(user, key, body, job) VALUES(?, ?, ?, ?)");
+    q_bind(&q, user);
+    q_bind_text(&q, key);
+    q_bind_blob(&q, body->bytes, sizeof body->bytes);
+    q_bind(&q, job);
+    return state_run(s, &q);
+}
+
+int state_submission_find(struct state *s, uint64_t user, const char *key,
+                          struct state_submission *ret_submission)
+{
+    struct state_submission found = {0};
+    struct query q = state_change(s, "SELECT s.body, s.job, j.parts FROM submission s"
+                                     " JOIN job j ON j.id = s.job WHERE s.user = ? AND s.key = ?");
+    q_bind(&q, user);
+    q_bind_text(&q, key);
+    q_one(&q);
+    q_digest(&q, &found.body);
+    q_u64(&q, &found.job);
+    q_u32(&q, &found.parts);
+    int r = state_check(s, q_end(&q));
+    if (!r)
+        *ret_submission = found;
+    return r;
 }
 
 /* ---- users ---------------------------------------------------------------------------------- */

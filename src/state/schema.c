@@ -93,6 +93,10 @@ static const char *const steps[] = {
     "CREATE TABLE cert(serial TEXT PRIMARY KEY, pc INTEGER NOT NULL, issued_ms INTEGER NOT NULL,"
     "  revoked INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE INDEX cert_pc ON cert(pc);",
+    /* 2 */
+    "CREATE TABLE submission(user INTEGER NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL," OF_JOB
+    ", PRIMARY KEY(user, key)) WITHOUT ROWID;"
+    "CREATE INDEX submission_job ON submission(job);",
 };
 
 enum { KNOWN = sizeof steps / sizeof *steps, APPLICATION_ID = 0x7961646f /* "yado" */ };

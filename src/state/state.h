@@ -75,6 +75,19 @@ int state_retire(struct state *s, uint64_t job);
  * are done; in the transaction that stores the job. */
 int state_job_blobs(struct state *s, uint64_t job, const struct grid_digest *blobs, size_t count);
 
+/* Under which key of his own (Idempotency-Key) a user submitted a job, so that the same request is
+ * not done twice; in the transaction that stores the job. Remembered as long as the job's rows. */
+struct state_submission {
+    struct grid_digest body; /* of the request */
+    uint64_t job;
+    uint32_t parts;
+};
+int state_submission_add(struct state *s, uint64_t user, const char *key,
+                         const struct grid_digest *body, uint64_t job);
+/* Those of the open transaction as well: STATE_NOT_FOUND. */
+int state_submission_find(struct state *s, uint64_t user, const char *key,
+                          struct state_submission *ret_submission);
+
 /* Users. Weight, usage and quota are the core's (GRID_ROW_USER); the rest is here. */
 int state_user_add(struct state *s, const char *name, bool admin, uint64_t now_ms,
                    uint64_t *ret_id);                               /* STATE_EXISTS */

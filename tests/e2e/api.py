@@ -179,6 +179,6 @@ class ApiGrid(Grid):
         token = self.admin("POST", f"/v1/users/{name}/tokens", 201, json={"name": "t"}).json()
         return Client(self.url, self.ca, token["token"])
 
-    def submit_api(self, client=None, **spec):
+    def submit_api(self, client=None, headers=None, **spec):
         body = {"command": ["true"], "memory": "128M", **spec}
-        return (client or self.admin)("POST", "/v1/jobs", 201, json=body).json()["id"]
+        return (client or self.admin)("POST", "/v1/jobs", 201, json=body, headers=headers).json()["id"]

@@ -134,6 +134,50 @@ def test_bad_queries(grid, query):
         grid.admin("GET", f"/v1/{path}?{query}", 400)
 
 
+def test_a_submission_that_is_repeated_makes_one_job(grid):
+    spec = {"command": ["true"], "memory": "128M", "parts": 3, "name": "once"}
+    ann = grid.user("once")
+
+    def submit(client, key, status=201, **more):
+        return client("POST", "/v1/jobs", status, json={**spec, **more},
+                      headers={"Idempotency-Key": key}).json()
+    first = submit(ann, "k-1")
+    assert first["parts"] == 3 and submit(ann, "k-1") == first
+    assert submit(ann, "k-2")["id"] != first["id"] != submit(grid.admin, "k-1")["id"]
+    said = submit(ann, "k-1", 422, parts=4)["error"]["message"]
+    assert f"job {first['id']}" in said and "new key" in said
+    for key in ("", "a b", "x" * 256, "caf\u00e9".encode().decode("latin1")):
+        assert "Idempotency-Key" in submit(ann, key, 400)["error"]["message"], key
+    # What was refused left its key free; so did a job that could not be made.
+    submit(ann, "k-3", 400, image="nosuch")
+    submit(ann, "k-3")
+    # At the same moment, of which one is the first.
+    ids, ready = [], threading.Barrier(8)
+
+    def at_once():
+        client = Client(grid.url, grid.ca, ann.session.headers["Authorization"].split()[-1])
+        ready.wait()
+        ids.append(submit(client, "k-4")["id"])
+    threads = [threading.Thread(target=at_once) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(ids) == 8 and len(set(ids)) == 1
+    assert len(ann("GET", "/v1/jobs", 200).json()["jobs"]) == 4
+    # The job has ended, and its input is gone from the depot: the answer is still the same.
+    digest = ann.put_blob(b"an input")
+    inputs = [{"path": "x", "digest": digest, "size": 8}]
+    job = submit(ann, "k-5", inputs=inputs)["id"]
+    ann("POST", f"/v1/jobs/{job}/cancel", 200)
+    (grid.dir / "master/depot" / digest[:2] / digest).unlink()
+    submit(ann, "k-6", 400, inputs=inputs)
+    assert submit(ann, "k-5", inputs=inputs)["id"] == job
+    for j in grid.admin("GET", "/v1/jobs?all=1", 200).json()["jobs"]:
+        if j["name"] == "once" and not j["finished_ms"]:
+            grid.admin("POST", f"/v1/jobs/{j['id']}/cancel", 200)
+
+
 def test_input_of_another_size_or_content(grid):
     digest = grid.admin.put_blob(b"hello")
     grid.admin("HEAD", f"/v1/blobs/{digest}", 200)
@@ -514,13 +558,16 @@ def test_what_was_acknowledged_under_load_survives_kills():
 
         def submit(n):
             client = Client(g.url, g.ca, (g.dir / "master/admin.token").read_text().strip())
-            i = 0
+            i = 1
             while not stop.is_set():
-                i += 1
+                name = f"load-{n}-{i}"
                 try:
-                    acknowledged.append((g.submit_api(client, name=f"load-{n}-{i}"), f"load-{n}-{i}"))
+                    job = g.submit_api(client, name=name, headers={"Idempotency-Key": name})
                 except requests.RequestException:
-                    time.sleep(0.02)  # it is being killed
+                    time.sleep(0.02)  # it is being killed: the same again, which may have been taken
+                else:
+                    acknowledged.append((job, name))
+                    i += 1
         threads = [threading.Thread(target=submit, args=(n,)) for n in range(8)]
         for t in threads:
             t.start()
@@ -535,6 +582,7 @@ def test_what_was_acknowledged_under_load_survives_kills():
         jobs = {j["id"]: j["name"] for j in g.admin("GET", "/v1/jobs?limit=10000", 200).json()["jobs"]}
         assert len({i for i, _ in acknowledged}) == len(acknowledged), "one number given twice"
         assert all(jobs.get(i) == name for i, name in acknowledged)
+        assert len(set(jobs.values())) == len(jobs), "one job made twice"
 
 
 def test_output_of_a_run_that_was_given_up_is_cut():

@@ -711,6 +711,56 @@ static bool see_token(void *arg, const struct state_token *t)
     return see(arg, t->created_ms);
 }
 
+static void assert_submission(struct state *st, uint64_t user, const char *key, int outcome,
+                              uint64_t job)
+{
+    struct state_submission found = {0};
+
+    assert_int_equal(state_begin(st), 0);
+    assert_int_equal(state_submission_find(st, user, key, &found), outcome);
+    assert_int_equal(found.job, job);
+    assert_int_equal(state_commit(st), 0);
+}
+
+static void a_submission_is_known_as_long_as_its_job(void **state)
+{
+    struct scratch s = scratch_new();
+    struct state *st = open_state(&s);
+    struct rng r = rng_seed(13);
+    struct grid_digest body = some_digest(&r);
+    struct grid_row job = some_row(&r, GRID_ROW_JOB, 7);
+    struct state_submission found = {0};
+
+    assert_submission(st, 1, "key", STATE_NOT_FOUND, 0);
+    assert_int_equal(state_begin(st), 0);
+    assert_int_equal(state_apply(st, &job, 1), 0);
+    assert_int_equal(state_submission_add(st, 1, "key", &body, 7), 0);
+    assert_int_equal(state_submission_find(st, 1, "key", &found), 0); /* before the commit */
+    assert_int_equal(found.job, 7);
+    assert_int_equal(found.parts, job.job.parts);
+    assert_memory_equal(&found.body, &body, sizeof body);
+    state_rollback(st);
+    assert_submission(st, 1, "key", STATE_NOT_FOUND, 0);
+
+    assert_int_equal(state_begin(st), 0);
+    assert_int_equal(state_apply(st, &job, 1), 0);
+    assert_int_equal(state_submission_add(st, 1, "key", &body, 7), 0);
+    assert_int_equal(state_commit(st), 0);
+    state_close(st);
+    st = open_state(&s);
+    assert_submission(st, 1, "key", 0, 7);
+    assert_submission(st, 2, "key", STATE_NOT_FOUND, 0);
+    assert_submission(st, 1, "KEY", STATE_NOT_FOUND, 0);
+    retire_now(st, 7);
+    assert_submission(st, 1, "key", 0, 7); /* it is history */
+    job.put = false;
+    put_now(st, &job);
+    assert_submission(st, 1, "key", STATE_NOT_FOUND, 0);
+    free_row(&job);
+    state_close(st);
+    scratch_remove(&s);
+}
+
 static void users_have_names_and_tokens(void **state)
 {
     struct scratch s = scratch_new();
@@ -960,6 +1010,27 @@ static void tamper(const struct scratch *s, const char *sql)
     sqlite3_close(db);
 }
 
+static void an_older_store_is_brought_up_to_date(void **state)
+{
+    struct scratch s = scratch_new();
+    struct state *st = open_state(&s);
+    struct rng r = rng_seed(12);
+    struct grid_row row = some_row(&r, GRID_ROW_JOB, 1);
+    struct grid_digest body = some_digest(&r);
+
+    put_now(st, &row);
+    state_close(st);
+    tamper(&s, "DROP TABLE submission; PRAGMA user_version=1");
+    st = open_state(&s);
+    assert_int_equal(loaded(st), 1);
+    assert_int_equal(state_begin(st), 0);
+    assert_int_equal(state_submission_add(st, 1, "key", &body, 1), 0);
+    assert_int_equal(state_commit(st), 0);
+    free_row(&row);
+    state_close(st);
+    scratch_remove(&s);
+}
+
 static void strange_stores_are_refused(void **state)
 {
     struct scratch s = scratch_new();
@@ -974,8 +1045,8 @@ static void strange_stores_are_refused(void **state)
     state_close(st);
     tamper(&s, "PRAGMA user_version=99");
     assert_int_equal(state_open(s.path, &st, &err), -EPROTONOSUPPORT);
-    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 1)"));
-    tamper(&s, "PRAGMA user_version=1");
+    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 2)"));
+    tamper(&s, "PRAGMA user_version=2");
     st = open_state(&s); /* and nothing was changed */
     assert_int_equal(loaded(st), 1);
     state_close(st);
@@ -1181,12 +1252,14 @@ int main(void)
         cmocka_unit_test(retired_jobs_are_history),
         cmocka_unit_test(moves_and_events_come_in_order),
         cmocka_unit_test(old_things_age_out),
+        cmocka_unit_test(a_submission_is_known_as_long_as_its_job),
         cmocka_unit_test(users_have_names_and_tokens),
         cmocka_unit_test(an_enrolment_token_is_good_once),
         cmocka_unit_test(certificates_values_and_images),
         cmocka_unit_test(blobs_are_referenced_as_long_as_needed),
         cmocka_unit_test(the_term_grows_with_each_start),
         cmocka_unit_test(a_folder_has_one_master),
+        cmocka_unit_test(an_older_store_is_brought_up_to_date),
         cmocka_unit_test(strange_stores_are_refused),
         cmocka_unit_test(readers_go_on_while_rows_are_written),
         cmocka_unit_test(a_kill_loses_nothing_that_was_committed),
