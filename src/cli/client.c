@@ -253,19 +253,34 @@ static int explain(struct client *c, int r, struct err *e)
     return r;
 }
 
+static int exchange(struct client *c, struct http_request *q, const json_t *body,
+                    json_t **ret_reply, struct err *ret_err)
+{
+    q->timeout_ms = TIMEOUT_MS;
+    c->status = 0;
+    return explain(c, http_json(c->http, q, body, ret_reply, &c->status, ret_err), ret_err);
+}
+
 static int call(struct client *c, const char *method, const json_t *body, json_t **ret_reply,
                 struct err *ret_err, const char *fmt, va_list ap)
 {
     AUTO_BUF struct buf url = {0};
+    struct http_request q = {.method = method};
 
     buf_put_str(&url, c->url);
     buf_vprintf(&url, fmt, ap);
     buf_put_u8(&url, 0);
-    c->status = 0;
-    return explain(c,
-                   http_json(c->http, method, (char *)url.data, body, TIMEOUT_MS, ret_reply,
-                             &c->status, ret_err),
-                   ret_err);
+    q.url = (char *)url.data;
+    return exchange(c, &q, body, ret_reply, ret_err);
+}
+
+int client_post_once(struct client *c, const char *path, const char *key, const json_t *body,
+                     json_t **ret_reply, struct err *ret_err)
+{
+    AUTO_FREE char *url = xasprintf("%s%s", c->url, path);
+    struct http_request q = {.method = "POST", .url = url, .idempotency_key = key};
+
+    return exchange(c, &q, body, ret_reply, ret_err);
 }
 
 int client_call(struct client *c, const char *method, const json_t *body, json_t **ret_reply,

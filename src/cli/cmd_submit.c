@@ -10,6 +10,7 @@
 #include "cli/jobfile.h"
 #include "base/buf.h"
 #include "base/cleanup.h"
+#include "base/must.h"
 #include "base/num.h"
 #include "wire/jobspec.h"
 
@@ -17,6 +18,10 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
+
+/* For a master that is started again. */
+enum { RETRY_MS = 500, RETRY_FOR_MS = 60000 };
 
 struct submit {
     const struct command *cmd;
@@ -188,6 +193,37 @@ static int check_image(struct client *c, const struct jobspec *spec, struct err 
     return 0;
 }
 
+/* The answer may be lost on its way here while the job was taken: asked again under the same key,
+ * the master says which one it is. */
+static int post_job(struct client *c, const json_t *body, json_t **ret_reply, struct err *ret_err)
+{
+    uint64_t until_ms = 0;
+    uint8_t random[16];
+    char key[2 * sizeof random + 1];
+    struct err why = {""};
+    int r;
+
+    MUST(getrandom(random, sizeof random, 0) == (ssize_t)sizeof random);
+    str_hex(random, sizeof random, key);
+    for (;;) {
+        r = client_post_once(c, "/v1/jobs", key, body, ret_reply, &why);
+        if (!until_ms && (r == -ETIMEDOUT || r == -ECONNRESET)) {
+            until_ms = cli_now_ms() + RETRY_FOR_MS;
+            fprintf(stderr, "yado: submit: the master's answer was lost; asking again\n");
+        }
+        if (r == 0 || !until_ms || !client_may_retry(c) || cli_now_ms() > until_ms)
+            break;
+        cli_pause_ms(RETRY_MS);
+    }
+    if (r && until_ms && client_may_retry(c))
+        return err_set(ret_err, r,
+                       "%.300s; whether it took the job is not known: look at yado jobs before "
+                       "you submit it again",
+                       why.text);
+    *ret_err = why;
+    return r;
+}
+
 static int send_job(struct submit *s, struct client *c, json_t **ret_reply, struct err *ret_err)
 {
     struct inputs in = {0};
@@ -203,7 +239,7 @@ static int send_job(struct submit *s, struct client *c, json_t **ret_reply, stru
         r = inputs_send(&in, c, ret_err);
     if (r == 0) {
         body = jobspec_to_json(spec);
-        r = client_call(c, "POST", body, ret_reply, ret_err, "/v1/jobs");
+        r = post_job(c, body, ret_reply, ret_err);
     }
     json_decref(body);
     jobspec_free(spec);

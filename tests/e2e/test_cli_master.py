@@ -42,6 +42,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def do_POST(self):
+        self.body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
     def log_message(self, *args):
         pass
 
@@ -138,6 +142,28 @@ def test_log_cut_and_grown_again(master):
     play(master, *[log(b"\x07" * 50, 1)] * 5)
     r = yado(master, "logs", 1)
     assert r.returncode == 1 and b"damaged" in r.stderr
+
+
+def test_a_submission_whose_answer_is_lost(master):
+    seen, steps = [], ["hang up", "hang up", (503, b"{}", {}), (201, b'{"id": 17, "parts": 1}', {})]
+
+    def jobs(handler):
+        seen.append((handler.headers["Idempotency-Key"], handler.body))
+        return steps.pop(0)
+    master.answers["/v1/jobs"] = jobs
+    r = yado(master, "submit", "--", "true")
+    assert r.returncode == 0 and r.stdout == b"job 17\n" and not steps
+    assert len(set(seen)) == 1 and len(seen[0][0]) == 32, "the same, under the same key"
+    assert r.stderr.count(b"\n") == 1 and b"the master's answer was lost; asking again" in r.stderr
+    # Another job has another key, and what is no lost answer is not asked again.
+    steps[:] = [(507, b'{"error": {"code": "disk_full", "message": "the disk is full"}}', {})]
+    r = yado(master, "submit", "--", "true")
+    assert r.returncode == 1 and not steps and b"submit: the disk is full\n" in r.stderr
+    assert seen[-1][0] != seen[0][0]
+    # Nor is a refusal, though it comes after one.
+    steps[:] = ["hang up", (400, b'{"error": {"code": "x", "message": "no such thing"}}', {})]
+    r = yado(master, "submit", "--", "true")
+    assert r.returncode == 1 and not steps and r.stderr.endswith(b"submit: no such thing\n")
 
 
 def give_results(master, *tars):
