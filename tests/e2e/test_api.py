@@ -595,15 +595,33 @@ def test_output_of_a_run_that_was_given_up_is_cut():
         grant = pc.desired[key]["grant"]
         pc.data("POST", key, "output?offset=0", data=tagged(b"first run\n"))
         assert g.log(job, 0, "out") == "first run\n"
+        before = len(tagged(b"first run\n"))
+        path = f"/v1/jobs/{job}/parts/0/log"
+        assert g.admin("GET", f"{path}?offset={before}&cuts=0", 200).headers["Yado-Log-Cuts"] == "0"
+        held = []
+        waits = threading.Thread(target=lambda: held.append(
+            Client(g.url, g.ca, g.admin.session.headers["Authorization"].split()[-1])(
+                "GET", f"{path}?offset={before}&cuts=0&wait=15000")))
+        waits.start()
         pc.vm(key, "failed", reason="qemu died")
         pc.sync()
+        waits.join(10)
+        assert held[0].status_code == 416 and held[0].headers["Yado-Log-Valid"] == "0"
         assert pc.data("POST", key, "output?offset=0", data=b"x", grant=grant).status_code == 409
         assert g.log(job, 0, "out") == ""
         pc.sync()
         again = next(k for k in pc.desired if k[0] == job)
         assert again[2] > key[2] and pc.desired[again].get("output_have", 0) == 0
-        pc.data("POST", again, "output?offset=0", data=tagged(b"second run\n"))
-        assert g.log(job, 0, "out") == "second run\n"
+        pc.data("POST", again, "output?offset=0", data=tagged(b"second run, longer than the first\n"))
+        assert g.log(job, 0, "out") == "second run, longer than the first\n"
+        # Who comes late is told, also when the master was killed in between.
+        for _ in range(2):
+            r = g.admin("GET", f"{path}?offset={before}&cuts=0", 416)
+            assert r.headers["Yado-Log-Cuts"] == "1" and r.headers["Yado-Log-Valid"] == "0"
+            assert len(g.admin("GET", f"{path}?offset=0&cuts=0", 200).content) > before
+            assert g.admin("GET", f"{path}?offset={before}&cuts=1", 200).content
+            g.master.kill()
+            g.start_master()
 
 
 def test_a_full_disk_refuses_changes_and_loses_nothing():
