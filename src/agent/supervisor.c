@@ -77,12 +77,26 @@ static uint64_t mono_ms(void)
 
 /* ---- reports ---- */
 
+/* Of this placement. */
+static uint64_t run_ms(const struct supervisor *s)
+{
+    return s->run_ms + (s->running ? mono_ms() - s->run_since_ms : 0);
+}
+
+/* Of the part, with what it ran before the layer that it began from. */
+static uint64_t part_run_ms(const struct supervisor *s)
+{
+    return s->config.desired.layer.run_ms + run_ms(s);
+}
+
 static void tell(struct supervisor *s)
 {
     json_t *json;
 
     if (s->agent.fd < 0)
         return;
+    if (s->stage == LIVE)
+        s->report.run_ms = part_run_ms(s);
     json = sync_vm_to_json(&s->report);
     if (json_line_send(&s->agent, json))
         log_debug("the agent does not take a report");
@@ -96,11 +110,6 @@ static void set_state(struct supervisor *s, const char *state)
     snprintf(s->report.state, sizeof s->report.state, "%s", state);
     log_info("%s%s%s", state, s->report.reason[0] ? ": " : "", s->report.reason);
     tell(s);
-}
-
-static uint64_t run_ms(const struct supervisor *s)
-{
-    return s->run_ms + (s->running ? mono_ms() - s->run_since_ms : 0);
 }
 
 static void stop_counting(struct supervisor *s)
@@ -352,8 +361,11 @@ static void obey(struct supervisor *s, json_t *json)
     json_int_t event_us = json_integer_value(json_object_get(json, "event_us"));
 
     s->heard_ms = mono_ms();
-    if (!cmd || strcmp(cmd, "ping") == 0)
+    if (!cmd || strcmp(cmd, "ping") == 0) {
+        if (s->running)
+            tell(s); /* for its run time; all else is told when it changes */
         return;
+    }
     if (strcmp(cmd, "suspend") == 0)
         suspend(s, reason && reason[0] ? reason : "drain", event_us > 0 ? (uint64_t)event_us : 0);
     else if (strcmp(cmd, "stop") == 0)
@@ -398,7 +410,7 @@ static void set_save_info(struct supervisor *s)
     /* What was read from the guest so far. What it sent beyond that it keeps, and sends again. */
     s->work.save_info = (struct vm_save_info){
         .output_offset = s->link.output_received,
-        .run_ms = d->layer.run_ms + run_ms(s),
+        .run_ms = part_run_ms(s),
         .base_digest = d->golden.digest[0] ? d->golden.digest : NULL,
     };
     s->report.run_ms = s->work.save_info.run_ms;

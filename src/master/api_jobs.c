@@ -56,10 +56,11 @@ static json_t *part_json(struct core *c, const struct grid_part *p)
                      api_u64(p->index), "state", grid_part_state_name(p->state), "pc",
                      placed || grid_part_is_final(p->state) ? api_pc_name(c, p->pc) : "", "epoch",
                      api_u64(p->epoch), "reason", req_text(p->reason), "exit_status",
-                     (int)p->exit_status, "moves", api_u64(p->moves), "run_ms", api_u64(p->run_ms),
-                     "peak_bytes", api_u64(p->peak_bytes), "output_bytes", api_u64(p->output_bytes),
-                     "result_bytes", api_u64(p->result_bytes), "started_ms", api_u64(p->started_ms),
-                     "finished_ms", api_u64(p->finished_ms));
+                     (int)p->exit_status, "moves", api_u64(p->moves), "run_ms",
+                     api_u64(core_run_ms(c, p)), "peak_bytes", api_u64(p->peak_bytes),
+                     "output_bytes", api_u64(p->output_bytes), "result_bytes",
+                     api_u64(p->result_bytes), "started_ms", api_u64(p->started_ms), "finished_ms",
+                     api_u64(p->finished_ms));
 }
 
 /* ---- lists ---------------------------------------------------------------------------------- */

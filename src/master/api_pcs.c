@@ -163,7 +163,7 @@ static bool add_vm(void *arg, const struct grid_part *p)
                   j->name, "epoch", api_u64(p->epoch), "state", grid_part_state_name(p->state),
                   "image", image ? image->name : "", "user", api_user_name(l->c, j->user, user),
                   "reason", req_text(p->reason), "memory_bytes", api_u64(j->memory_bytes), "run_ms",
-                  api_u64(p->run_ms), "moves", (int)p->moves, "started_ms",
+                  api_u64(core_run_ms(l->c, p)), "moves", (int)p->moves, "started_ms",
                   api_u64(p->started_ms)));
     return true;
 }

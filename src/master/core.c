@@ -543,13 +543,19 @@ void core_stop(struct core *c)
     c->started = false;
 }
 
+static void free_values(struct table *t)
+{
+    for (size_t i = 0; i < t->cap; i++)
+        free(t->slots[i].value);
+    table_deinit(t);
+}
+
 void core_free(struct core *c)
 {
     if (!c)
         return;
-    for (size_t i = 0; i < c->answers.cap; i++)
-        free(c->answers.slots[i].value);
-    table_deinit(&c->answers);
+    free_values(&c->answers);
+    free_values(&c->runs);
     grid_effects_deinit(&c->fx);
     grid_free(c->grid);
     free(c->touched);

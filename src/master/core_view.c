@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the core thread derives from the grid's rows for others: the placements that the I/O
- * threads see, jobs as parsed records with the inputs that a combining job gains, images.
+ * threads see, jobs as parsed records with the inputs that a combining job gains, images; and
+ * what it remembers of the agents' last syncs.
  */
 #include "master/core_internal.h"
 
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "master/digests.h"
+#include "master/hold.h"
 #include "master/places.h"
 #include "state/segment.h"
 
@@ -231,4 +233,32 @@ void core_remember_answer(struct core *c, uint64_t pc, uint64_t serial, uint64_t
     a->serial[a->next] = serial;
     a->epoch[a->next] = epoch;
     a->next = (a->next + 1) % CORE_ANSWERS;
+}
+
+/* ---- run times ------------------------------------------------------------------------------ */
+
+void core_note_runs(struct core *c, uint64_t pc, const struct grid_report *report)
+{
+    struct core_runs *r = xcalloc(1, sizeof *r + report->count_vms * sizeof *r->vms);
+    r->at_ms = holds_now();
+    r->count = report->count_vms;
+    for (size_t i = 0; i < r->count; i++)
+        r->vms[i] = (struct core_run){.epoch = report->vms[i].epoch,
+                                      .run_ms = report->vms[i].run_ms,
+                                      .runs = report->vms[i].state == GRID_VM_RUNNING};
+    free(table_get(&c->runs, pc));
+    table_put(&c->runs, pc, r);
+}
+
+uint64_t core_run_ms(struct core *c, const struct grid_part *p)
+{
+    const struct core_runs *r = p->pc ? table_get(&c->runs, p->pc) : NULL;
+    uint64_t lease_ms = c->m->config.grid.lease_ms, since_ms = r ? holds_now() - r->at_ms : 0;
+    for (size_t i = 0; r && i < r->count; i++) {
+        const struct core_run *vm = &r->vms[i];
+        if (vm->epoch != p->epoch || vm->run_ms < p->run_ms)
+            continue; /* or it is still being prepared, and its layer's time stands in the row */
+        return vm->run_ms + (!vm->runs ? 0 : since_ms < lease_ms ? since_ms : lease_ms);
+    }
+    return p->run_ms;
 }

@@ -328,6 +328,37 @@ def test_bad_syncs(grid, change):
 
 # ---- the life of a job, played -------------------------------------------------------------------
 
+def test_run_times_go_on_while_a_part_runs():
+    """They come with the syncs and cost no step; what a PC does not say again stops at its lease."""
+    with ApiGrid(master_args=["--lease", "4s"]) as g:
+        job = g.submit_api()
+        pc = FakePC(g, "pc-1")
+        pc.build_golden()
+        key = pc.take(job)
+
+        def run_ms():
+            vm = g.admin("GET", "/v1/vms", 200).json()["vms"][0]
+            return vm["run_ms"], g.parts(job)[0]["run_ms"]
+
+        def says(state, ms):
+            pc.vm(key, state, run_ms=ms)
+            pc.sync()
+            return run_ms()
+        step = g.admin("GET", "/v1/jobs", 200).headers["Yado-Step"]
+        first = says("running", 5000)
+        assert 5000 <= first[0] <= first[1] < 9000
+        wait_for("the time to go on", lambda: run_ms() > (first[0] + 100, first[1] + 100), 5)
+        assert says("running", 5001)[0] < 9001, "the newest word counts"
+        assert says("paused", 7000) == (7000, 7000)
+        assert says("running", 7000)[0] >= 7000
+        assert g.admin("GET", "/v1/jobs", 200).headers["Yado-Step"] == step
+        g.master.kill()
+        g.start_master()
+        assert run_ms() == (0, 0)  # it has not heard of the PC yet
+        assert says("running", 8000)[0] >= 8000
+        wait_for("the end of its lease", lambda: run_ms() == (12000, 12000), 15)
+
+
 def test_a_job_from_submit_to_result(grid):
     data = b"input" * 100000
     digest = grid.admin.put_blob(data)

@@ -308,9 +308,14 @@ def stands(vm, world):
 def test_it_runs_only_with_agent_and_lease(world):
     vm = start(world)
     vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    ran, since = vm.report["run_ms"], time.monotonic()
+    vm.wait_until("its run time, in the answer to a ping", lambda: vm.report["run_ms"] > ran)
+    assert vm.report["run_ms"] - ran < (time.monotonic() - since) * 1000 + 500  # the ping before
     vm.run(lease_ms=300)
     vm.wait("paused")
+    ran = vm.report["run_ms"]
     assert stands(vm, world)
+    assert vm.report["run_ms"] == ran
     seen = len(world.ticks())
     vm.run()
     vm.wait_until("ticks after a new lease", lambda: len(world.ticks()) > seen + 3)
