@@ -42,6 +42,9 @@ int yado_cli_main(int argc, char **argv);
 enum { CLI_END = -1, CLI_HELP = -2, CLI_BAD = -3 };
 int cli_option(const struct command *cmd, int argc, char **argv);
 int cli_option_status(int c);
+/* All of the above for a command with one option at most, which takes no value (*ret_given; NULL
+ * where there is none), and min to max words: CLI_END, or the exit status it ends with. */
+int cli_simple(const struct command *cmd, int argc, char **argv, int min, int max, bool *ret_given);
 
 /* Print "yado: NAME: text" to stderr, terminal escapes made visible; return CLI_FAILED and
  * CLI_USAGE. */

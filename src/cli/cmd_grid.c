@@ -297,16 +297,12 @@ static int run_drain(const struct command *cmd, int argc, char **argv)
     AUTO_CLIENT struct client *client = NULL;
     AUTO_JSON json_t *body = NULL;
     AUTO_FREE char *name = NULL;
-    bool undo = false;
+    bool undo;
     struct err e;
-    int c;
+    int status = cli_simple(cmd, argc, argv, 1, 1, &undo);
 
-    while ((c = cli_option(cmd, argc, argv)) == 'u')
-        undo = true;
-    if (c != CLI_END)
-        return cli_option_status(c);
-    if (!cli_words(cmd, argc, 1, 1))
-        return CLI_USAGE;
+    if (status != CLI_END)
+        return status;
     name = client_escape(argv[optind]);
     body = json_pack("{s:b}", "draining", (int)!undo);
     if (client_open(&client, &e) || client_call(client, "POST", body, NULL, &e, "/v1/pcs/%s", name))
@@ -330,7 +326,7 @@ const struct command cmd_drain = {
 /* ---- status ---------------------------------------------------------------------------------- */
 
 /* Whatever the master says, one line a key; nested counts on the same line. */
-static void print_status(const json_t *reply)
+static void print_status(const struct client *c, const json_t *reply)
 {
     const char *key, *inner;
     json_t *value, *v;
@@ -361,24 +357,7 @@ static void print_status(const json_t *reply)
 
 static int run_status(const struct command *cmd, int argc, char **argv)
 {
-    AUTO_CLIENT struct client *client = NULL;
-    AUTO_JSON json_t *reply = NULL;
-    bool json = false;
-    struct err e;
-    int c;
-
-    while ((c = cli_option(cmd, argc, argv)) == 'j')
-        json = true;
-    if (c != CLI_END)
-        return cli_option_status(c);
-    if (!cli_words(cmd, argc, 0, 0))
-        return CLI_USAGE;
-    if (client_open(&client, &e) || client_get(client, &reply, &e, "/v1/status"))
-        return cli_fail(cmd, &e);
-    if (json)
-        return cli_print_json(reply);
-    print_status(reply);
-    return CLI_OK;
+    return view_command(cmd, argc, argv, &(struct view){.print = print_status}, "/v1/status");
 }
 
 const struct command cmd_status = {"status",

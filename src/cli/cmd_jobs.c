@@ -181,7 +181,7 @@ static void part_row(struct listing *l, const json_t *part)
 static const struct view parts_view = {
     "parts_list", part_columns, sizeof part_columns / sizeof *part_columns, part_row, "No parts."};
 
-static void print_job(const json_t *job)
+static void print_job(const struct client *c, const json_t *job)
 {
     struct listing l = {.columns = job_columns,
                         .count_columns = sizeof job_columns / sizeof *job_columns};
@@ -199,25 +199,17 @@ static void print_job(const json_t *job)
 
 static int run_job(const struct command *cmd, int argc, char **argv)
 {
-    AUTO_CLIENT struct client *client = NULL;
-    AUTO_JSON json_t *job = NULL;
-    bool json = false;
-    struct err e;
+    AUTO_FREE char *path = NULL;
+    bool json;
     uint64_t id;
-    int c;
+    int status = cli_simple(cmd, argc, argv, 1, 1, &json);
 
-    while ((c = cli_option(cmd, argc, argv)) == 'j')
-        json = true;
-    if (c != CLI_END)
-        return cli_option_status(c);
-    if (!cli_words(cmd, argc, 1, 1) || !cli_number(cmd, "a job", argv[optind], &id))
+    if (status != CLI_END)
+        return status;
+    if (!cli_number(cmd, "a job", argv[optind], &id))
         return CLI_USAGE;
-    if (client_open(&client, &e) || client_get(client, &job, &e, "/v1/jobs/%" PRIu64, id))
-        return cli_fail(cmd, &e);
-    if (json)
-        return cli_print_json(job);
-    print_job(job);
-    return CLI_OK;
+    path = xasprintf("/v1/jobs/%" PRIu64, id);
+    return view_show(cmd, &(struct view){.print = print_job}, json, path);
 }
 
 const struct command cmd_job = {
@@ -238,14 +230,13 @@ const struct command cmd_job = {
 static int run_change(const struct command *cmd, int argc, char **argv)
 {
     AUTO_CLIENT struct client *client = NULL;
-    int status = CLI_OK, c;
+    int status = cli_simple(cmd, argc, argv, 1, argc, NULL);
     struct err e;
     uint64_t id;
 
-    if ((c = cli_option(cmd, argc, argv)) != CLI_END)
-        return cli_option_status(c);
-    if (!cli_words(cmd, argc, 1, argc))
-        return CLI_USAGE;
+    if (status != CLI_END)
+        return status;
+    status = CLI_OK;
     for (int i = optind; i < argc; i++)
         if (!cli_number(cmd, "a job", argv[i], &id))
             return CLI_USAGE;

@@ -20,12 +20,10 @@ static int run_login(const struct command *cmd, int argc, char **argv)
     char line[4096];
     const char *token;
     struct err e;
-    int c;
+    int status = cli_simple(cmd, argc, argv, 1, 2, NULL);
 
-    if ((c = cli_option(cmd, argc, argv)) != CLI_END)
-        return cli_option_status(c);
-    if (!cli_words(cmd, argc, 1, 2))
-        return CLI_USAGE;
+    if (status != CLI_END)
+        return status;
     token = argc - optind == 2 ? argv[optind + 1] : line;
     if (token == line) {
         if (isatty(STDIN_FILENO))
@@ -53,29 +51,16 @@ const struct command cmd_login = {
 
 /* ---- whoami ---------------------------------------------------------------------------------- */
 
+static void print_whoami(const struct client *c, const json_t *reply)
+{
+    AUTO_FREE char *name = text_clean(cli_text(reply, "name"));
+
+    printf("%s%s at %s\n", name, cli_bool(reply, "admin") ? " (administrator)" : "", client_url(c));
+}
+
 static int run_whoami(const struct command *cmd, int argc, char **argv)
 {
-    AUTO_CLIENT struct client *client = NULL;
-    AUTO_JSON json_t *reply = NULL;
-    AUTO_FREE char *name = NULL;
-    bool json = false;
-    struct err e;
-    int c;
-
-    while ((c = cli_option(cmd, argc, argv)) == 'j')
-        json = true;
-    if (c != CLI_END)
-        return cli_option_status(c);
-    if (!cli_words(cmd, argc, 0, 0))
-        return CLI_USAGE;
-    if (client_open(&client, &e) || client_get(client, &reply, &e, "/v1/whoami"))
-        return cli_fail(cmd, &e);
-    if (json)
-        return cli_print_json(reply);
-    name = text_clean(cli_text(reply, "name"));
-    printf("%s%s at %s\n", name, cli_bool(reply, "admin") ? " (administrator)" : "",
-           client_url(client));
-    return CLI_OK;
+    return view_command(cmd, argc, argv, &(struct view){.print = print_whoami}, "/v1/whoami");
 }
 
 const struct command cmd_whoami = {

@@ -190,6 +190,22 @@ int cli_option_status(int c)
     return c == CLI_HELP ? CLI_OK : CLI_USAGE;
 }
 
+int cli_simple(const struct command *cmd, int argc, char **argv, int min, int max, bool *ret_given)
+{
+    bool given = false;
+    int c;
+
+    while ((c = cli_option(cmd, argc, argv)) > 0)
+        given = true;
+    if (c != CLI_END)
+        return cli_option_status(c);
+    if (!cli_words(cmd, argc, min, max))
+        return CLI_USAGE;
+    if (ret_given)
+        *ret_given = given;
+    return CLI_END;
+}
+
 /* ---- texts ---------------------------------------------------------------------------------- */
 
 static void say(const struct command *cmd, const char *text)
