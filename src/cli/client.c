@@ -253,57 +253,44 @@ static int explain(struct client *c, int r, struct err *e)
     return r;
 }
 
-static int exchange(struct client *c, struct http_request *q, const json_t *body,
-                    json_t **ret_reply, struct err *ret_err)
-{
-    q->timeout_ms = TIMEOUT_MS;
-    c->status = 0;
-    return explain(c, http_json(c->http, q, body, ret_reply, &c->status, ret_err), ret_err);
-}
-
-static int call(struct client *c, const char *method, const json_t *body, json_t **ret_reply,
-                struct err *ret_err, const char *fmt, va_list ap)
-{
-    AUTO_BUF struct buf url = {0};
-    struct http_request q = {.method = method};
-
-    buf_put_str(&url, c->url);
-    buf_vprintf(&url, fmt, ap);
-    buf_put_u8(&url, 0);
-    q.url = (char *)url.data;
-    return exchange(c, &q, body, ret_reply, ret_err);
-}
-
-int client_post_once(struct client *c, const char *path, const char *key, const json_t *body,
-                     json_t **ret_reply, struct err *ret_err)
+static int call(struct client *c, const char *method, const char *key, const char *path,
+                const json_t *body, json_t **ret_reply, struct err *ret_err)
 {
     AUTO_FREE char *url = xasprintf("%s%s", c->url, path);
-    struct http_request q = {.method = "POST", .url = url, .idempotency_key = key};
+    struct http_request q = {
+        .method = method, .url = url, .timeout_ms = TIMEOUT_MS, .idempotency_key = key};
 
-    return exchange(c, &q, body, ret_reply, ret_err);
+    c->status = 0;
+    return explain(c, http_json(c->http, &q, body, ret_reply, &c->status, ret_err), ret_err);
 }
 
 int client_call(struct client *c, const char *method, const json_t *body, json_t **ret_reply,
                 struct err *ret_err, const char *path_fmt, ...)
 {
+    AUTO_FREE char *path = NULL;
     va_list ap;
-    int r;
 
     va_start(ap, path_fmt);
-    r = call(c, method, body, ret_reply, ret_err, path_fmt, ap);
+    path = xvasprintf(path_fmt, ap);
     va_end(ap);
-    return r;
+    return call(c, method, NULL, path, body, ret_reply, ret_err);
 }
 
 int client_get(struct client *c, json_t **ret_reply, struct err *ret_err, const char *path_fmt, ...)
 {
+    AUTO_FREE char *path = NULL;
     va_list ap;
-    int r;
 
     va_start(ap, path_fmt);
-    r = call(c, "GET", NULL, ret_reply, ret_err, path_fmt, ap);
+    path = xvasprintf(path_fmt, ap);
     va_end(ap);
-    return r;
+    return call(c, "GET", NULL, path, NULL, ret_reply, ret_err);
+}
+
+int client_post_once(struct client *c, const char *path, const char *key, const json_t *body,
+                     json_t **ret_reply, struct err *ret_err)
+{
+    return call(c, "POST", key, path, body, ret_reply, ret_err);
 }
 
 int client_do(struct client *c, const struct http_request *request, struct http_response *ret,

@@ -43,13 +43,11 @@ static int complain(struct reader *r, const yaml_node_t *node, const char *fmt, 
 static int complain(struct reader *r, const yaml_node_t *node, const char *fmt, ...)
 {
     AUTO_FREE char *text = NULL;
-    struct buf b = {0};
     va_list ap;
 
     va_start(ap, fmt);
-    buf_vprintf(&b, fmt, ap);
+    text = xvasprintf(fmt, ap);
     va_end(ap);
-    text = buf_take_str(&b);
     return err_set(r->err, -EINVAL, "%s:%zu: %s%s", r->name, node->start_mark.line + 1,
                    r->depth ? "then: " : "", text);
 }

@@ -223,15 +223,14 @@ int cli_fail(const struct command *cmd, const struct err *e)
 
 int cli_usage(const struct command *cmd, const char *fmt, ...)
 {
+    AUTO_FREE char *what = NULL;
     AUTO_FREE char *text = NULL;
-    struct buf b = {0};
     va_list ap;
 
     va_start(ap, fmt);
-    buf_vprintf(&b, fmt, ap);
+    what = xvasprintf(fmt, ap);
     va_end(ap);
-    buf_printf(&b, "; see yado %s --help", cmd->name);
-    text = buf_take_str(&b);
+    text = xasprintf("%s; see yado %s --help", what, cmd->name);
     say(cmd, text);
     return CLI_USAGE;
 }

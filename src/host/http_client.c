@@ -251,15 +251,14 @@ static void set_body(struct http *h, const struct http_request *q, struct exchan
 __attribute__((format(printf, 2, 3))) static void add_header(struct curl_slist **list,
                                                              const char *fmt, ...)
 {
-    struct buf line = {0};
+    char *line;
     va_list ap;
 
     va_start(ap, fmt);
-    buf_vprintf(&line, fmt, ap);
+    line = xvasprintf(fmt, ap);
     va_end(ap);
-    buf_put_u8(&line, 0);
-    *list = curl_slist_append(*list, (const char *)line.data);
-    buf_deinit(&line);
+    *list = curl_slist_append(*list, line);
+    free(line);
 }
 
 static struct curl_slist *make_headers(struct http *h, const struct http_request *q)
