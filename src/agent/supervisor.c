@@ -133,7 +133,7 @@ static void fail(struct supervisor *s, const char *reason, const char *note)
     s->stage = ENDED;
     snprintf(s->report.reason, sizeof s->report.reason, "%s", reason);
     str_sanitize(note, s->report.note, sizeof s->report.note);
-    s->report.layer = (struct sync_layer){0};
+    s->report.count_layers = 0;
     s->report.result[0] = 0;
     if (note[0])
         log_warn("%s: %s", reason, note);
@@ -394,11 +394,12 @@ static bool should_run(struct supervisor *s)
 static void set_save_info(struct supervisor *s)
 {
     const struct sync_desired *d = &s->config.desired;
+    const struct sync_layer *layer = supervisor_config_layer(&s->config);
 
     /* What was read from the guest so far. What it sent beyond that it keeps, and sends again. */
     s->work.save_info = (struct vm_save_info){
         .output_offset = s->link.output_received,
-        .run_ms = d->layer.run_ms + run_ms(s),
+        .run_ms = (layer ? layer->run_ms : 0) + run_ms(s),
         .base_digest = d->golden.digest[0] ? d->golden.digest : NULL,
     };
     s->report.run_ms = s->work.save_info.run_ms;
@@ -660,7 +661,7 @@ static void begin(struct supervisor *s)
     s->report.epoch = d->epoch;
     snprintf(s->final, sizeof s->final, "suspended");
     if (r == 0) {
-        if (!s->work.report.layer.digest[0] || d->job == 0)
+        if (!s->work.report.count_layers || d->job == 0)
             snprintf(s->final, sizeof s->final, "done");
         log_info("going on with an upload");
         start_upload(s);

@@ -38,10 +38,14 @@ static void add_class(struct hash *h, const struct grid_class *c)
 
 static void add_layer(struct hash *h, const struct grid_layer *l)
 {
+    const uint64_t all[] = {l->seq,           l->epoch,  l->size_bytes,
+                            l->output_offset, l->run_ms, l->committed_ms};
+
     add_bytes(h, l->digest.bytes, sizeof l->digest.bytes);
-    add(h, l->size_bytes);
-    add(h, l->output_offset);
-    add(h, l->run_ms);
+    add_bytes(h, l->parent.bytes, sizeof l->parent.bytes);
+    add_bytes(h, l->stands_for.bytes, sizeof l->stands_for.bytes);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        add(h, all[i]);
     add_class(h, &l->cls);
 }
 
@@ -120,6 +124,23 @@ static void add_job(struct hash *h, const struct grid_job *j)
     add(h, 0);
 }
 
+/* Pins have no order of their own: they are summed. */
+static void add_chain(struct hash *h, const struct grid_chain *c)
+{
+    uint64_t pins = 0;
+
+    for (size_t i = 0; i < c->count; i++)
+        add_layer(h, &c->layers[i]);
+    for (size_t i = 0; i < c->count_pins; i++) {
+        struct hash one = {0xcbf29ce484222325u};
+
+        add_bytes(&one, c->pins[i].digest.bytes, sizeof c->pins[i].digest.bytes);
+        add(&one, c->pins[i].size_bytes);
+        pins += one.value;
+    }
+    add(h, pins);
+}
+
 static void add_part(struct hash *h, const struct grid_part *p)
 {
     const uint64_t all[] = {p->job,
@@ -152,7 +173,6 @@ static void add_part(struct hash *h, const struct grid_part *p)
 
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         add(h, all[i]);
-    add_layer(h, &p->layer);
     add_bytes(h, p->result.bytes, sizeof p->result.bytes);
     add_text(h, p->reason);
     add_text(h, p->move_reason);
@@ -176,8 +196,11 @@ uint64_t grid_digest(const struct grid *g)
         add_golden(&h, &x->r);
     for (const struct job *j = g->first_job; j; j = j->next) {
         add_job(&h, &j->r);
-        for (uint32_t i = 0; i < j->r.parts; i++)
+        for (uint32_t i = 0; i < j->r.parts; i++) {
             add_part(&h, &j->parts[i].r);
+            if (j->parts[i].chain)
+                add_chain(&h, &j->parts[i].chain->r);
+        }
     }
     return h.value;
 }

@@ -200,6 +200,13 @@ const struct grid_part *grid_get_part(const struct grid *g, uint64_t job, uint32
     return p ? &p->r : NULL;
 }
 
+const struct grid_chain *grid_get_chain(const struct grid *g, uint64_t job, uint32_t index)
+{
+    const struct part *p = find_part(g, job, index);
+
+    return p && p->chain ? &p->chain->r : NULL;
+}
+
 const struct grid_pc *grid_get_pc(const struct grid *g, uint64_t pc)
 {
     const struct pc *p = find_pc(g, pc);
@@ -294,10 +301,12 @@ void grid_each_layer(const struct grid *g, void (*fn)(void *arg, const struct gr
             fn(arg, &x->r.layer.digest);
     for (const struct job *j = g->first_job; j; j = j->next) {
         for (uint32_t i = 0; i < j->r.parts && !j->r.finished_ms; i++) {
-            const struct grid_part *p = &j->parts[i].r;
+            const struct chain *c = j->parts[i].chain;
 
-            if (!grid_part_is_final(p->state) && !grid_digest_is_none(&p->layer.digest))
-                fn(arg, &p->layer.digest);
+            for (size_t k = 0; c && k < c->r.count; k++)
+                fn(arg, &c->r.layers[k].digest);
+            for (size_t k = 0; c && k < c->r.count_pins; k++)
+                fn(arg, &c->r.pins[k].digest);
         }
     }
 }
@@ -337,6 +346,7 @@ void grid_desired(const struct grid *g, uint64_t pc,
                                  .epoch = p->r.epoch,
                                  .record = &p->job->r,
                                  .state = &p->r,
+                                 .chain = p->chain ? &p->chain->r : NULL,
                                  .golden = grid_get_golden(g, p->r.golden)};
 
         want(on, p, &d);

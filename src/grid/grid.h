@@ -13,6 +13,7 @@
  *    only takes differences and tolerates a clock that steps back.
  *  - Leases are soft state: grid_renew() is neither a step nor a row nor part of the digest.
  *  - Bodies (output, results, layers) are never here, only their digests, sizes and offsets.
+ *  - A part's layers are one chain down to its golden layer (grid_chain_holds()).
  *
  * Ownership: strings and arrays inside events are borrowed for the call; what the grid keeps, it
  * copies. Rows inside effects point into the effects, valid until grid_effects_clear().
@@ -77,7 +78,7 @@ enum grid_vm_state {
     GRID_VM_SAVING,
     GRID_VM_SAVED, /* layer on the PC's disk, guest's memory given back */
     GRID_VM_UPLOADING,
-    GRID_VM_SUSPENDED, /* layer durable in the depot: .layer is set */
+    GRID_VM_SUSPENDED, /* the last of its layers is the whole state, durable in the depot */
     GRID_VM_DONE,      /* program ended and .result is durable in the depot, or none (empty /out) */
     GRID_VM_FAILED, /* the VM is gone by the grid's fault: engine, pager, PC, link; .reason says */
     GRID_VM_STATES
@@ -106,14 +107,41 @@ struct grid_class {
 /* Whether a state saved under `saved` may be resumed by a PC of class `pc`. */
 bool grid_class_fits(const struct grid_class *saved, const struct grid_class *pc);
 
-/* A committed layer of a part (or golden). */
+/* A committed layer: golden, or one of a part's chain. */
 struct grid_layer {
     struct grid_digest digest;
+    struct grid_digest parent; /* of the file directly below it; none for golden */
+    /* None, or this file is the merger of several, and the layer above it names the newest of them
+     * (this digest) as its parent. */
+    struct grid_digest stands_for;
+    uint64_t seq;   /* place in its chain, ascending; 0 for golden */
+    uint64_t epoch; /* of the placement that made it */
     uint64_t size_bytes;
     uint64_t output_offset; /* output below it belongs to this layer for ever */
     uint64_t run_ms;        /* guest run time when it was taken */
+    uint64_t committed_ms;  /* now_ms of the step that took it */
     struct grid_class cls;  /* class of the PC that wrote it */
 };
+
+/* A blob that left a part's chain while the part had a PC, whose pager may map it still. */
+struct grid_pin {
+    uint64_t job;
+    uint32_t part;
+    uint64_t size_bytes;
+    struct grid_digest digest;
+};
+
+/* What a part's state is made of above golden. */
+struct grid_chain {
+    struct grid_layer *layers; /* oldest first */
+    size_t count;
+    struct grid_pin *pins; /* until the placement ends */
+    size_t count_pins;
+};
+
+/* Whether every layer's parent is the one below it (or what that one stands for), and the first
+ * one's is golden. */
+bool grid_chain_holds(const struct grid_chain *chain, const struct grid_digest *golden);
 
 struct grid_pc {
     uint64_t id; /* > 0, never reused */
@@ -200,13 +228,12 @@ struct grid_part {
     uint64_t epoch; /* of the current or last placement; 0 before the first */
     uint64_t pc;    /* of the current placement, or 0 */
     uint64_t golden;
-    uint64_t queue_key;      /* place in the queue: smaller first; see queue.c */
-    struct grid_layer layer; /* last committed, digest none if it never had one */
-    uint32_t own_failures;   /* non-zero exits so far */
-    uint32_t grid_failures;  /* engine, PC or link failures since progress was last committed */
-    uint64_t failed_pcs[3];  /* different PCs on which it failed the grid's way */
-    uint32_t moves;          /* times it left a PC after it had run there */
-    int32_t exit_status;     /* wait status of the program; -1 unknown */
+    uint64_t queue_key;     /* place in the queue: smaller first; see queue.c */
+    uint32_t own_failures;  /* non-zero exits so far */
+    uint32_t grid_failures; /* engine, PC or link failures since progress was last committed */
+    uint64_t failed_pcs[3]; /* different PCs on which it failed the grid's way */
+    uint32_t moves;         /* times it left a PC after it had run there */
+    int32_t exit_status;    /* wait status of the program; -1 unknown */
     uint64_t peak_bytes;
     uint64_t run_ms;
     uint64_t started_ms; /* first time it ran; 0 never */
@@ -277,15 +304,25 @@ enum grid_row_kind {
     GRID_ROW_IMAGE,
     GRID_ROW_GOLDEN,
     GRID_ROW_JOB,
+    GRID_ROW_LAYER,
+    GRID_ROW_PIN,
     GRID_ROW_PART,
     GRID_ROW_LOG,
     GRID_ROW_MOVE,
 };
 
-/* One durable row. put: insert or replace by its key (id; job+index for a part; seq for log and
- * move; META has one row). !put: delete by key. Finished jobs are rows too: the core drops a job
- * from memory with effect kind GRID_FX_RETIRE and its rows stay as history until the store ages
- * them out. LOG and MOVE rows are append-only and not loaded back. */
+/* A layer of a part's chain. */
+struct grid_chain_row {
+    uint64_t job;
+    uint32_t part;
+    struct grid_layer layer;
+};
+
+/* One durable row. put: insert or replace by its key (id; job+index for a part, with the layer's
+ * seq or the pin's digest for those; seq for log and move; META has one row). !put: delete by key.
+ * Rows of a step are applied in order: a key may be deleted and put again. Finished jobs are rows
+ * too: the core drops a job from memory with effect kind GRID_FX_RETIRE and its rows stay as
+ * history until the store ages them out. LOG and MOVE rows are append-only and not loaded back. */
 struct grid_row {
     enum grid_row_kind kind;
     bool put;
@@ -296,6 +333,8 @@ struct grid_row {
         struct grid_image image;
         struct grid_golden golden;
         struct grid_job job; /* name and spec borrowed from the grid: valid until the next step */
+        struct grid_chain_row layer;
+        struct grid_pin pin;
         struct grid_part part;
         struct grid_log log;
         struct grid_move move;
@@ -310,7 +349,11 @@ struct grid_vm_report {
     uint64_t epoch;
     enum grid_vm_state state;
     char reason[GRID_NAME_MAX]; /* why it was stopped or failed: "owner", "qemu died", ... */
-    struct grid_layer layer;    /* SUSPENDED, and DONE of a golden build */
+    /* Durable in the depot and made under this epoch, oldest first; those that the chain has
+     * already may be left out. Of a DONE golden build: the one layer. */
+    const struct grid_layer *layers;
+    size_t count_layers;
+    struct grid_digest damaged; /* of the chain: could not be used */
     int32_t exit_status;        /* DONE: wait status */
     bool oom;                   /* DONE: the guest killed it for lack of memory */
     char note[GRID_TEXT_MAX];   /* DONE: advice for the user, e.g. /out was full */
@@ -440,7 +483,8 @@ struct grid *grid_new(const struct grid_config *config);
 void grid_free(struct grid *g);
 
 /* Puts a stored row into a new grid, before any step: META first, then users, PCs, images,
- * goldens, then each job that was not retired, before its parts. LOG and MOVE rows are ignored.
+ * goldens, then each job that was not retired, before its layers (ascending) and pins, before its
+ * parts. LOG and MOVE rows are ignored.
  * 0, or -EINVAL with text when rows contradict each other. */
 int grid_load(struct grid *g, const struct grid_row *row, struct err *ret_err);
 /* After the last row: whether any part is missing. -EINVAL with text. */
@@ -468,6 +512,7 @@ struct grid_desired {
     const char *reason;               /* of SUSPEND: "drain" or "hold"; else "" */
     const struct grid_job *record;    /* NULL for a golden build */
     const struct grid_part *state;    /* NULL for a golden build */
+    const struct grid_chain *chain;   /* NULL: starts from golden, or a golden build */
     const struct grid_golden *golden; /* the base it starts from, or what is to be built */
 };
 
@@ -485,6 +530,8 @@ bool grid_is_current(const struct grid *g, uint64_t job, uint64_t part, uint64_t
 const struct grid_meta *grid_get_meta(const struct grid *g);
 const struct grid_job *grid_get_job(const struct grid *g, uint64_t job);
 const struct grid_part *grid_get_part(const struct grid *g, uint64_t job, uint32_t index);
+/* NULL when the part has no layer and no pin. */
+const struct grid_chain *grid_get_chain(const struct grid *g, uint64_t job, uint32_t index);
 const struct grid_pc *grid_get_pc(const struct grid *g, uint64_t pc);
 const struct grid_pc *grid_find_pc(const struct grid *g, const char *name);
 const struct grid_image *grid_get_image(const struct grid *g, uint64_t image);
@@ -504,8 +551,8 @@ void grid_each_golden(const struct grid *g, bool (*fn)(void *arg, const struct g
 /* Parts that stand on this PC or move away from it (the rows of the VM management table). */
 void grid_each_placed(const struct grid *g, uint64_t pc,
                       bool (*fn)(void *arg, const struct grid_part *p), void *arg);
-/* Blobs that rows in memory refer to (layers of unfinished parts, golden layers); results and
- * images are the store's to count. For the depot's sweep. */
+/* Blobs that rows in memory refer to (layers of unfinished parts, pinned ones, golden layers);
+ * results and images are the store's to count. For the depot's sweep. */
 void grid_each_layer(const struct grid *g, void (*fn)(void *arg, const struct grid_digest *d),
                      void *arg);
 

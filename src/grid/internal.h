@@ -5,7 +5,7 @@
  *   states.c  the one table of states and moves, and part_move(), which makes every move
  *   queue.c   who is next: buckets of like parts, weights and usage of users
  *   place.c   which PC: fit, class, golden layers, preference
- *   part.c    how a placement begins and ends
+ *   part.c    how a placement begins and ends         chain.c   the layers of a part
  *   report.c  what a PC observes     lease.c   silence, the brake, time
  *   job.c     what users ask for     pc.c      PCs, images, users     golden.c  golden layers
  *   rows.c    what changed, as rows  load.c    and back               digest.c
@@ -46,9 +46,17 @@ struct bucket {
     struct bucket *next;
 };
 
+/* The layers of a part, and what its pager may map beside them. Every change of it is a row at
+ * once (chain.c). */
+struct chain {
+    struct grid_chain r;
+    size_t cap, cap_pins;
+};
+
 struct part {
     struct grid_part r;
     struct job *job;
+    struct chain *chain;      /* NULL: no layers, no pins */
     struct part *next_placed; /* in its PC's list, by job and index */
     struct bucket *bucket;    /* waits for a place: unplaced, or placed on a PC gone silent */
     size_t at;                /* in the bucket's heap */
@@ -146,9 +154,33 @@ double user_share(const struct grid *g, const struct user *u);
 void grid_place(struct grid *g);
 bool pc_is_eligible(const struct grid *g, const struct pc *pc, uint64_t now_ms);
 
+/* chain.c */
+/* The last committed layer, or NULL. */
+const struct grid_layer *part_top(const struct part *p);
+/* Whether this layer, which a report of the part's current epoch names, is to be committed:
+ * unknown yet, newer than the top, on a parent that is in the chain. `is_last`: the guest has
+ * stopped for good, and what is as new as the top is taken, too. */
+bool chain_takes(const struct grid *g, const struct part *p, const struct grid_layer *l,
+                 bool is_last);
+/* Commits it: it replaces what stands above its parent. */
+void chain_commit(struct grid *g, struct part *p, const struct grid_layer *l);
+bool chain_has(const struct part *p, const struct grid_digest *digest);
+/* Drops that layer and those above it; false when the chain has it not. */
+bool chain_drop(struct grid *g, struct part *p, const struct grid_digest *digest);
+/* All of it: the part begins anew, or came to its end. Not while it has a PC. */
+void chain_clear(struct grid *g, struct part *p);
+/* The placement has ended. */
+void chain_unpin(struct grid *g, struct part *p);
+void chain_free(struct chain *c);
+/* Rows of a store. 0, or -EINVAL with text. */
+int chain_load_layer(struct part *p, const struct grid_layer *l, struct err *err);
+void chain_load_pin(struct part *p, const struct grid_pin *pin);
+
 /* part.c: how placements begin and end. `reason` may be "". */
 void part_place(struct grid *g, struct part *p, struct pc *pc, uint64_t golden);
 void part_ran(struct grid *g, struct part *p);
+/* Commits what a report of the current epoch names. */
+void part_layers(struct grid *g, struct part *p, const struct grid_vm_report *vm);
 void part_suspended(struct grid *g, struct part *p, const struct grid_vm_report *vm);
 void part_ended(struct grid *g, struct part *p, const struct grid_vm_report *vm);
 void part_cancelled(struct grid *g, struct part *p);
@@ -161,6 +193,9 @@ struct part_loss {
 };
 /* The guest is gone: back to the last committed layer, or golden. */
 void part_lost(struct grid *g, struct part *p, const struct part_loss *loss);
+/* That layer cannot be used: without it and what is above it. A part that is about to resume from
+ * it goes back to the one before. Nothing happens when its chain has no such layer. */
+void part_damaged(struct grid *g, struct part *p, const struct grid_digest *layer);
 /* Into the queue, or HELD when its job is. */
 void part_wait(struct grid *g, struct part *p);
 
@@ -228,6 +263,8 @@ void golden_dirty(struct grid *g, struct golden *x);
 void job_dirty(struct grid *g, struct job *j);
 void part_dirty(struct grid *g, struct part *p);
 void list_add(struct list *l, void *item);
+/* A row of this step, zeroed but for its kind and put. */
+struct grid_row *row_later(struct grid *g, enum grid_row_kind kind);
 struct grid_fx *effects_add(struct grid_effects *fx, enum grid_fx_kind kind);
 void note_truncate(struct grid *g, const struct part *p);
 void note_move(struct grid *g, const struct part *p, uint64_t to_pc);
@@ -243,6 +280,11 @@ struct part *find_part(const struct grid *g, uint64_t job, uint64_t index);
 struct pc *find_pc(const struct grid *g, uint64_t id);
 struct user *find_user(const struct grid *g, uint64_t id);
 struct image *find_image(const struct grid *g, uint64_t id);
+
+static inline bool same_digest(const struct grid_digest *a, const struct grid_digest *b)
+{
+    return memcmp(a, b, sizeof *a) == 0;
+}
 
 static inline uint64_t ms_between(uint64_t from, uint64_t to)
 {

@@ -60,6 +60,7 @@ static void heap_down(struct bucket *b, size_t at)
 static struct bucket_key key_of(const struct part *p)
 {
     const struct grid_job *j = &p->job->r;
+    const struct grid_layer *top = part_top(p);
     struct bucket_key k;
 
     memset(&k, 0, sizeof k);
@@ -69,9 +70,9 @@ static struct bucket_key key_of(const struct part *p)
     memcpy(k.failed_pcs, p->r.failed_pcs, sizeof k.failed_pcs);
     k.priority = j->priority;
     k.cpus = j->cpus;
-    if (!grid_digest_is_none(&p->r.layer.digest)) {
+    if (top) {
         k.golden = p->r.golden;
-        k.cls = p->r.layer.cls;
+        k.cls = top->cls;
     }
     return k;
 }

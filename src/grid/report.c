@@ -38,11 +38,27 @@ static struct part *current(const struct grid *g, const struct pc *pc,
     return p && p->r.pc == pc->r.id && p->r.epoch == vm->epoch ? p : NULL;
 }
 
-static bool vm_is_news(const struct part *p, const struct grid_vm_report *vm)
+/* Whether it changes the part's chain. */
+static bool layers_are_news(const struct grid *g, const struct part *p,
+                            const struct grid_vm_report *vm)
+{
+    if (chain_has(p, &vm->damaged))
+        return true;
+    for (size_t i = 0; i < vm->count_layers; i++)
+        if (chain_takes(g, p, &vm->layers[i], false))
+            return true;
+    return false;
+}
+
+static bool vm_is_news(const struct grid *g, const struct part *p, const struct grid_vm_report *vm)
 {
     if (vm_is_final(vm->state))
         return true;
-    if (p->r.state == GRID_CANCELLING || vm->state == GRID_VM_PREPARING)
+    if (p->r.state == GRID_CANCELLING)
+        return false;
+    if (layers_are_news(g, p, vm))
+        return true;
+    if (vm->state == GRID_VM_PREPARING)
         return false;
     if (p->r.state == GRID_STARTING || p->r.state == GRID_RESUMING)
         return true;
@@ -116,8 +132,17 @@ static void vm_failed(struct grid *g, struct part *p, const struct grid_report *
     };
 
     if (vm->state == GRID_VM_SUSPENDED)
-        loss.text = "its PC reported a layer without a digest";
+        loss.text = "its PC reported a state that does not fit its chain of layers";
     part_lost(g, p, &loss);
+}
+
+/* Whether the guest's state at its end is what the chain says now. */
+static bool is_saved(const struct part *p, const struct grid_vm_report *vm)
+{
+    const struct grid_layer *top = part_top(p);
+
+    return top && (!vm->count_layers ||
+                   same_digest(&top->digest, &vm->layers[vm->count_layers - 1].digest));
 }
 
 static void apply_vm(struct grid *g, struct pc *pc, const struct grid_report *r,
@@ -128,17 +153,23 @@ static void apply_vm(struct grid *g, struct pc *pc, const struct grid_report *r,
     if (!p)
         return;
     p->mark = g->mark;
-    if (!vm_is_news(p, vm))
+    if (!vm_is_news(g, p, vm))
         return;
-    if (p->r.state == GRID_CANCELLING)
+    if (p->r.state == GRID_CANCELLING) {
         part_cancelled(g, p);
-    else if (vm->state == GRID_VM_DONE)
+        return;
+    }
+    part_damaged(g, p, &vm->damaged);
+    if (!p->r.pc)
+        return;
+    part_layers(g, p, vm);
+    if (vm->state == GRID_VM_DONE)
         part_ended(g, p, vm);
-    else if (vm->state == GRID_VM_SUSPENDED && !grid_digest_is_none(&vm->layer.digest))
+    else if (vm->state == GRID_VM_SUSPENDED && is_saved(p, vm))
         part_suspended(g, p, vm);
     else if (vm_is_final(vm->state))
         vm_failed(g, p, r, vm);
-    else {
+    else if (vm->state != GRID_VM_PREPARING) {
         part_ran(g, p);
         part_move(g, p, implied(vm->state));
         if (p->r.state == GRID_SAVED_LOCAL || p->r.state == GRID_UPLOADING)
@@ -216,7 +247,7 @@ bool grid_report_is_news(const struct grid *g, uint64_t id, const struct grid_re
         const struct grid_vm_report *vm = &r->vms[i];
         const struct part *p = vm->job ? current(g, pc, vm) : NULL;
 
-        if (vm->job ? p && vm_is_news(p, vm) : golden_is_news(g, pc, vm))
+        if (vm->job ? p && vm_is_news(g, p, vm) : golden_is_news(g, pc, vm))
             return true;
     }
     for (const struct part *p = pc->placed; p; p = p->next_placed)

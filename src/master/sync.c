@@ -47,6 +47,8 @@ static void put_layer(struct sync_layer *to, const struct grid_layer *from)
     if (grid_digest_is_none(&from->digest))
         return;
     (void)digest_text(&from->digest, to->digest);
+    (void)digest_text(&from->parent, to->parent);
+    (void)digest_text(&from->stands_for, to->stands_for);
     to->size = from->size_bytes;
     to->output_offset = from->output_offset;
     to->run_ms = from->run_ms;
@@ -54,6 +56,15 @@ static void put_layer(struct sync_layer *to, const struct grid_layer *from)
     memcpy(to->cls.cpu, from->cls.cpu, sizeof to->cls.cpu);
     memcpy(to->cls.accel, from->cls.accel, sizeof to->cls.accel);
     to->cls.qemu_version = from->cls.qemu_version;
+}
+
+static void put_chain(struct sync_desired *vm, const struct grid_chain *chain)
+{
+    size_t count = chain ? chain->count : 0;
+    vm->chain = count ? xcalloc(count, sizeof *vm->chain) : NULL;
+    vm->count_chain = count;
+    for (size_t i = 0; i < count; i++)
+        put_layer(&vm->chain[i], &chain->layers[i]);
 }
 
 static void put_image(struct core *c, uint64_t id, struct sync_image *to)
@@ -113,7 +124,7 @@ static void add_desired(void *arg, const struct grid_desired *d)
         vm->cpus = d->record->cpus;
         if (d->golden)
             put_layer(&vm->golden, &d->golden->layer);
-        put_layer(&vm->layer, &d->state->layer);
+        put_chain(vm, d->chain);
     } else if (d->golden) {
         vm->memory_bytes = d->golden->memory_bytes;
         vm->cpus = d->golden->cpus;
@@ -125,6 +136,8 @@ static void add_desired(void *arg, const struct grid_desired *d)
 
 static void answer_deinit(struct answer *a)
 {
+    for (size_t i = 0; i < a->reply.count_vms; i++)
+        free(a->reply.vms[i].chain);
     free(a->reply.vms); /* its specs belong to the core */
     free(a->have);
 }
@@ -221,5 +234,6 @@ enum req_next api_sync(struct req *r)
     json_decref(json);
     if (bad < 0)
         return req_reply_error(r, 400, "bad_request", "%s", e.text);
+    report_check_layers(&call->report, r->m->depot);
     return core_post(r, sync_core);
 }

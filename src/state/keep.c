@@ -470,8 +470,8 @@ int state_blob_is_referenced(struct state *s, const struct grid_digest *blob, bo
     q = q_new(db,
               /* The partial indexes are used where the statement rules out NULL itself. */
               "SELECT 1 WHERE EXISTS(SELECT 1 FROM part WHERE result = ?1 AND result IS NOT NULL)"
-              " OR EXISTS(SELECT 1 FROM part JOIN live ON live.job = part.job"
-              "   WHERE layer = ?1 AND layer IS NOT NULL)"
+              " OR EXISTS(SELECT 1 FROM layer WHERE layer = ?1)"
+              " OR EXISTS(SELECT 1 FROM pin WHERE digest = ?1)"
               " OR EXISTS(SELECT 1 FROM golden WHERE layer = ?1)"
               " OR EXISTS(SELECT 1 FROM job_blob b JOIN live ON live.job = b.job"
               "   JOIN job ON job.id = b.job WHERE b.blob = ?1 AND job.finished_ms = 0)"

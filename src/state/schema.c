@@ -93,6 +93,27 @@ static const char *const steps[] = {
     "CREATE TABLE cert(serial TEXT PRIMARY KEY, pc INTEGER NOT NULL, issued_ms INTEGER NOT NULL,"
     "  revoked INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE INDEX cert_pc ON cert(pc);",
+    /* 2: a part's one layer becomes a chain of them. */
+    "CREATE TABLE layer(" OF_JOB ", part INTEGER NOT NULL, seq INTEGER NOT NULL, " LAYER ","
+    "  parent BLOB, stands_for BLOB, epoch INTEGER NOT NULL, committed_ms INTEGER NOT NULL,"
+    "  PRIMARY KEY(job, part, seq)) WITHOUT ROWID;"
+    "CREATE INDEX layer_digest ON layer(layer);"
+    "INSERT INTO layer SELECT p.job, p.part, 1, p.layer, p.layer_bytes, p.layer_output,"
+    "  p.layer_run_ms, p.machine, p.cpu, p.accel, p.qemu, g.layer, NULL, p.epoch, 0"
+    "  FROM part p JOIN live ON live.job = p.job JOIN golden g ON g.id = p.golden"
+    "  WHERE p.layer IS NOT NULL AND p.finished_ms = 0;"
+    "CREATE TABLE pin(" OF_JOB ", part INTEGER NOT NULL, bytes INTEGER NOT NULL,"
+    "  digest BLOB NOT NULL, PRIMARY KEY(job, part, digest)) WITHOUT ROWID;"
+    "CREATE INDEX pin_digest ON pin(digest);"
+    "DROP INDEX part_layer;"
+    "ALTER TABLE part DROP COLUMN layer;"
+    "ALTER TABLE part DROP COLUMN layer_bytes;"
+    "ALTER TABLE part DROP COLUMN layer_output;"
+    "ALTER TABLE part DROP COLUMN layer_run_ms;"
+    "ALTER TABLE part DROP COLUMN machine;"
+    "ALTER TABLE part DROP COLUMN cpu;"
+    "ALTER TABLE part DROP COLUMN accel;"
+    "ALTER TABLE part DROP COLUMN qemu;",
 };
 
 enum { KNOWN = sizeof steps / sizeof *steps, APPLICATION_ID = 0x7961646f /* "yado" */ };

@@ -127,9 +127,9 @@ int state_age(struct state *s, const struct state_ageing *ageing,
 /* ---- reading: any thread -------------------------------------------------------------------- */
 
 /* Calls fn for META first, then users, PCs, images, goldens, then each job that was not retired
- * followed by its parts; never for LOG and MOVE. A store that was never written has no rows.
- * A row and its strings are valid during the call. fn returns 0, or what ends the load and is
- * returned. Call it outside a transaction. */
+ * followed by its layers, pins and parts; never for LOG and MOVE. A store that was never written
+ * has no rows. A row and its strings are valid during the call. fn returns 0, or what ends the load
+ * and is returned. Call it outside a transaction. */
 int state_load(struct state *s, int (*fn)(void *arg, const struct grid_row *row), void *arg);
 
 /* Finished jobs, newest first, with .count filled in; the next page begins below the last id.
@@ -181,8 +181,9 @@ int state_image_get(struct state *s, uint64_t image, struct state_image *ret_con
 int state_kv_get(struct state *s, const char *key, struct buf *ret_value);
 
 /* Whether any row needs this blob: an image that is not deleted or that an unfinished job uses,
- * a layer, a result (history included), an input of an unfinished job. For the depot's sweep:
- * blobs that were just uploaded are referred to by no row yet. */
+ * a layer that a chain has or a pager may map, a result (history included), an input of an
+ * unfinished job. For the depot's sweep: blobs that were just uploaded are referred to by no row
+ * yet. */
 int state_blob_is_referenced(struct state *s, const struct grid_digest *blob, bool *ret_referenced);
 
 #endif

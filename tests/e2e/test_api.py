@@ -250,7 +250,7 @@ def test_certificates_that_are_not_or_no_longer_known(grid, tmp_path):
     anyone = requests.Session()
     anyone.trust_env = False
     anyone.verify = str(grid.ca)
-    body = {"version": 1}
+    body = {"version": 2}
     r = anyone.post(grid.url + "/v1/agent/sync", json=body, timeout=9)
     assert r.status_code == 403 and "yado enroll" in r.json()["error"]["message"]
     # One that somebody else signed.

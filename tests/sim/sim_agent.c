@@ -111,9 +111,43 @@ static void send_report(struct sim *s, size_t index)
                                     .cls = a->cls,
                                     .count_vms = a->count_vms};
     snprintf(m.report.reason, sizeof m.report.reason, "%s", a->owner ? "owner" : "");
-    for (size_t i = 0; i < a->count_vms; i++)
+    for (size_t i = 0; i < a->count_vms; i++) {
         m.vms[i] = a->vms[i].report;
+        memcpy(m.layers[i], a->vms[i].layers, sizeof m.layers[i]);
+    }
     sim_send(s, &m);
+}
+
+static const struct grid_digest *top_of(const struct sim_chain *c)
+{
+    return c->count ? &c->layers[c->count - 1] : &c->golden;
+}
+
+/* Layers that the master has recorded need not be told any more. */
+static void take_chain(struct sim_vm *vm, const struct sim_chain *chain)
+{
+    size_t recorded = 0;
+
+    vm->chain = *chain;
+    for (size_t i = 0; i < vm->report.count_layers; i++)
+        for (size_t k = 0; k < chain->count; k++)
+            if (memcmp(&vm->layers[i].digest, &chain->layers[k], sizeof *chain->layers) == 0)
+                recorded = i + 1;
+    vm->report.count_layers -= recorded;
+    memmove(vm->layers, vm->layers + recorded, vm->report.count_layers * sizeof *vm->layers);
+}
+
+/* A PC that finds damage says so, and cannot go on from there. */
+static bool find_damage(struct sim *s, struct sim_vm *vm)
+{
+    for (size_t i = 0; i < vm->chain.count; i++) {
+        if (!sim_depot_get(s, &vm->chain.layers[i])->damaged)
+            continue;
+        vm->report.damaged = vm->chain.layers[i];
+        fail_vm(vm, "layer damaged");
+        return true;
+    }
+    return false;
 }
 
 static void begin(struct sim *s, struct sim_agent *a, const struct sim_desired *d)
@@ -126,13 +160,16 @@ static void begin(struct sim *s, struct sim_agent *a, const struct sim_desired *
     vm->report.part = d->part;
     vm->report.epoch = d->epoch;
     vm->report.state = GRID_VM_PREPARING;
-    if (grid_digest_is_none(&d->layer.digest)) {
+    vm->chain = d->chain;
+    if (find_damage(s, vm))
+        return;
+    if (!d->chain.count) {
         vm->memory.target = 1 + (uint32_t)rng_below(&s->rng, SIM_TICKS_MAX);
         vm->memory.exit_status = sim_chance(s, 10) ? 256 : 0;
     } else {
-        SIM_TRUE(s, grid_class_fits(&d->layer.cls, &a->cls));
-        vm->memory = *sim_depot_get(s, &d->layer.digest);
-        SIM_TRUE(s, vm->memory.acked == d->layer.output_offset);
+        SIM_TRUE(s, grid_class_fits(&d->top.cls, &a->cls));
+        vm->memory = sim_depot_get(s, &d->top.digest)->memory;
+        SIM_TRUE(s, vm->memory.acked == d->top.output_offset);
     }
     if (a->owner)
         fail_vm(vm, "owner");
@@ -164,6 +201,7 @@ void sim_agent_answer(struct sim *s, const struct message *m)
             begin(s, a, d);
             vm = &a->vms[a->count_vms - 1];
         }
+        take_chain(vm, &d->chain);
         kept[vm - a->vms] = true;
         if (d->want == GRID_WANT_SUSPEND)
             suspend_vm(vm, d->reason);
@@ -177,15 +215,39 @@ void sim_agent_answer(struct sim *s, const struct message *m)
     }
 }
 
+/* Durable from now on. Mostly on top of the one before, now and then on any below it. */
 static void finish_layer(struct sim *s, struct sim_agent *a, struct sim_vm *vm)
 {
-    struct grid_layer *layer = &vm->report.layer;
+    struct sim_chain *c = &vm->chain;
+    size_t n = vm->report.count_layers;
+    struct grid_layer *layer = &vm->layers[n];
 
-    sim_depot_put(s, &vm->memory, &layer->digest);
+    SIM_TRUE(s, n < SIM_LAYERS_MAX);
+    memset(layer, 0, sizeof *layer);
+    layer->parent = n ? vm->layers[n - 1].digest : *top_of(c);
+    if (sim_chance(s, 10))
+        layer->parent = c->golden;
+    else if (c->count && sim_chance(s, 5))
+        layer->parent = c->layers[rng_below(&s->rng, c->count)];
+    if (vm->report.job)
+        sim_depot_put(s, &vm->memory, &layer->parent, &layer->digest);
+    else
+        sim_depot_put(s, &vm->memory, NULL, &layer->digest);
+    vm->report.layers = vm->layers; /* the message has its own */
+    vm->report.count_layers++;
     layer->size_bytes = 1000;
     layer->output_offset = vm->memory.acked;
     layer->run_ms = vm->memory.count * 100;
     layer->cls = a->cls;
+}
+
+static void checkpoint(struct sim *s, struct sim_agent *a, struct sim_vm *vm)
+{
+    if (vm->report.count_layers + 1 == SIM_LAYERS_MAX) /* one more may be its last */
+        return;
+    finish_layer(s, a, vm);
+    if (sim_chance(s, 80))
+        a->sync_next = s->t;
 }
 
 static void run_guest(struct sim *s, struct sim_agent *a, struct sim_vm *vm)
@@ -208,7 +270,9 @@ static void run_guest(struct sim *s, struct sim_agent *a, struct sim_vm *vm)
         vm->report.state = GRID_VM_DONE;
         vm->report.exit_status = mem->exit_status;
         vm->report.output_bytes = mem->count;
-        sim_depot_put(s, mem, &vm->report.result);
+        sim_depot_put(s, mem, NULL, &vm->report.result);
+    } else if (sim_chance(s, 15) && sim_master_is_up(s) && s->t >= a->cut_until) {
+        checkpoint(s, a, vm);
     }
 }
 

@@ -23,19 +23,22 @@ bool sim_master_is_up(const struct sim *s)
     return s->t >= s->down_until;
 }
 
-uint64_t sim_depot_put(struct sim *s, const struct memory *m, struct grid_digest *ret_digest)
+void sim_depot_put(struct sim *s, const struct memory *m, const struct grid_digest *parent,
+                   struct grid_digest *ret_digest)
 {
     if (s->count_depot == s->cap_depot) {
         s->cap_depot = s->cap_depot ? s->cap_depot * 2 : 64;
         s->depot = xreallocarray(s->depot, s->cap_depot, sizeof *s->depot);
     }
-    s->depot[s->count_depot++] = *m;
+    s->depot[s->count_depot] = (struct blob){.memory = *m};
+    if (parent)
+        s->depot[s->count_depot].parent = *parent;
+    s->count_depot++;
     memset(ret_digest, 0, sizeof *ret_digest);
     memcpy(ret_digest->bytes, &s->count_depot, sizeof s->count_depot);
-    return s->count_depot;
 }
 
-const struct memory *sim_depot_get(struct sim *s, const struct grid_digest *d)
+struct blob *sim_depot_get(struct sim *s, const struct grid_digest *d)
 {
     size_t n;
 
@@ -63,7 +66,9 @@ struct hash {
 static void add(void *arg, const struct grid_desired *d)
 {
     struct hash *h = arg;
-    const uint64_t all[] = {d->job, d->part, d->epoch, d->want};
+    const struct grid_layer *top =
+        d->chain && d->chain->count ? &d->chain->layers[d->chain->count - 1] : NULL;
+    const uint64_t all[] = {d->job, d->part, d->epoch, d->want, top ? top->digest.bytes[0] : 0};
 
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         h->value = (h->value ^ all[i]) * 0x100000001b3u;
@@ -124,7 +129,7 @@ static void check_final(struct sim *s, const struct grid_part *row)
             grid_part_state_name(row->state));
     if (row->state == GRID_CANCELLED)
         return;
-    run = sim_depot_get(s, &row->result);
+    run = &sim_depot_get(s, &row->result)->memory;
     SIM_TRUE(s, run->count == run->target && run->count == row->output_bytes);
     SIM_TRUE(s, p->length >= run->count);
     SIM_TRUE(s, memcmp(p->output, run->ticks, run->count * sizeof *run->ticks) == 0);
@@ -242,8 +247,13 @@ static void collect(void *arg, const struct grid_desired *d)
     to->epoch = d->epoch;
     to->want = d->want;
     snprintf(to->reason, sizeof to->reason, "%s", d->reason);
+    for (size_t i = 0; d->chain && i < d->chain->count; i++) {
+        MUST(i < SIM_CHAIN_MAX);
+        to->chain.layers[to->chain.count++] = d->chain->layers[i].digest;
+        to->top = d->chain->layers[i];
+    }
     if (d->job)
-        to->layer = d->state->layer;
+        to->chain.golden = d->golden->layer.digest;
     if (d->epoch > m->epoch)
         m->epoch = d->epoch;
 }
@@ -253,9 +263,13 @@ void sim_master_sync(struct sim *s, const struct message *m)
     struct sim_agent *a = &s->agents[m->agent];
     struct grid_event e = {.kind = GRID_EV_REPORT, .pc = a->id};
     struct grid_report report = m->report;
+    struct grid_vm_report vms[SIM_VMS_MAX];
     struct message answer = {.is_answer = true, .agent = m->agent, .sync = m->sync};
 
-    report.vms = m->vms;
+    memcpy(vms, m->vms, sizeof vms);
+    for (size_t i = 0; i < report.count_vms; i++)
+        vms[i].layers = m->layers[i];
+    report.vms = vms;
     /* A master that was started since does not know what its predecessor answered. */
     if (m->term != s->term)
         report.seen_epoch = 0;

@@ -151,6 +151,18 @@ static void new_image(struct sim *s)
     sim_say(s, "image tiny is replaced");
 }
 
+/* A bit flips in some layer: every PC that is to resume from it will notice. */
+static void flip_bit(struct sim *s)
+{
+    for (size_t i = s->count_depot; i-- > 0;) {
+        if (grid_digest_is_none(&s->depot[i].parent) || !sim_chance(s, 20))
+            continue;
+        sim_say(s, "blob %zu is damaged", i + 1);
+        s->depot[i].damaged = true;
+        return;
+    }
+}
+
 static void set_clock(struct sim *s)
 {
     struct grid_event e = {.kind = GRID_EV_RESTART};
@@ -177,6 +189,8 @@ static void something_happens(struct sim *s)
     else if (what < 24)
         for (size_t i = 0; i < s->count_agents; i++) /* a switch dies */
             s->agents[i].cut_until = s->t + 2 * s->config.lease_ms;
+    else if (what < 26)
+        flip_bit(s);
     else if (!master)
         return;
     else if (what < 44)

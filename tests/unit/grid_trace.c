@@ -25,6 +25,7 @@ struct agent {
     bool silent, deaf;
     struct grid_report report;
     struct grid_vm_report vms[VMS_MAX];
+    struct grid_layer layers[VMS_MAX];
 };
 
 struct world {
@@ -83,7 +84,13 @@ static struct grid_vm_report *vm_of(struct agent *a, uint64_t job, uint64_t part
 
 static void remove_vm(struct agent *a, struct grid_vm_report *vm)
 {
-    *vm = a->vms[--a->report.count_vms];
+    size_t last = --a->report.count_vms;
+
+    *vm = a->vms[last];
+    if (vm->count_layers) {
+        a->layers[vm - a->vms] = a->layers[last];
+        vm->layers = &a->layers[vm - a->vms];
+    }
 }
 
 struct answer {
@@ -336,6 +343,26 @@ static struct grid_digest digest_of(uint64_t n)
     return d;
 }
 
+/* On golden unless it has over=LAYER. */
+static void says_layer(struct world *w, struct agent *a, struct grid_vm_report *vm)
+{
+    const struct grid_part *p = vm->job ? grid_get_part(w->g, vm->job, (uint32_t)vm->part) : NULL;
+    const struct grid_golden *golden = p ? grid_get_golden(w->g, p->golden) : NULL;
+    struct grid_layer *l = &a->layers[vm - a->vms];
+
+    *l = (struct grid_layer){.digest = digest_of(number(w, "layer", 0)),
+                             .size_bytes = 1000,
+                             .cls = a->report.cls,
+                             .output_offset = number(w, "offset", 0),
+                             .run_ms = number(w, "run", 0)};
+    if (option(w, "over"))
+        l->parent = digest_of(number(w, "over", 0));
+    else if (golden)
+        l->parent = golden->layer.digest;
+    vm->layers = l;
+    vm->count_layers = 1;
+}
+
 static void do_says(struct world *w, struct agent *a)
 {
     uint64_t job, part, epoch;
@@ -357,13 +384,9 @@ static void do_says(struct world *w, struct agent *a)
         broken(w, "%s is no state of a VM", word(w, 3));
     snprintf(vm->reason, sizeof vm->reason, "%s", option(w, "reason") ? option(w, "reason") : "");
     snprintf(vm->note, sizeof vm->note, "%s", option(w, "note") ? option(w, "note") : "");
-    if (option(w, "layer")) {
-        vm->layer.digest = digest_of(number(w, "layer", 0));
-        vm->layer.size_bytes = 1000;
-        vm->layer.cls = a->report.cls;
-        vm->layer.output_offset = number(w, "offset", 0);
-        vm->layer.run_ms = number(w, "run", 0);
-    }
+    if (option(w, "layer"))
+        says_layer(w, a, vm);
+    vm->damaged = digest_of(number(w, "damaged", 0));
     vm->exit_status = (int32_t)number(w, "exit", 0) << 8;
     vm->oom = option(w, "oom") != NULL;
     vm->peak_bytes = number(w, "peak", 0);

@@ -83,6 +83,18 @@ static struct grid_layer some_layer(struct rng *r)
     return l;
 }
 
+static struct grid_layer some_chain_layer(struct rng *r)
+{
+    struct grid_layer l = some_layer(r);
+
+    l.parent = some_digest(r);
+    l.stands_for = some_digest(r);
+    l.seq = some(r);
+    l.epoch = some(r);
+    l.committed_ms = some(r);
+    return l;
+}
+
 static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t id)
 {
     struct grid_row row;
@@ -150,6 +162,17 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.job.then_of = 0;
         row.job.then_job = some(r);
         break;
+    case GRID_ROW_LAYER:
+        row.layer.job = id;
+        row.layer.part = some32(r);
+        row.layer.layer = some_chain_layer(r);
+        break;
+    case GRID_ROW_PIN:
+        row.pin.job = id;
+        row.pin.part = some32(r);
+        row.pin.size_bytes = some(r);
+        row.pin.digest = some_digest(r);
+        break;
     case GRID_ROW_PART:
         row.part.job = id;
         row.part.index = some32(r);
@@ -158,7 +181,6 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.part.pc = some(r);
         row.part.golden = some(r);
         row.part.queue_key = UINT64_MAX - rng_below(r, 1000);
-        row.part.layer = some_layer(r);
         row.part.own_failures = some32(r);
         row.part.grid_failures = some32(r);
         for (int i = 0; i < 3; i++)
@@ -225,9 +247,11 @@ _Static_assert(sizeof(struct grid_meta) == 72, "grid_meta changed");
 _Static_assert(sizeof(struct grid_user) == 40, "grid_user changed");
 _Static_assert(sizeof(struct grid_pc) == 320, "grid_pc changed");
 _Static_assert(sizeof(struct grid_image) == 80, "grid_image changed");
-_Static_assert(sizeof(struct grid_golden) == 416, "grid_golden changed");
+_Static_assert(sizeof(struct grid_golden) == 504, "grid_golden changed");
 _Static_assert(sizeof(struct grid_job) == 192, "grid_job changed");
-_Static_assert(sizeof(struct grid_part) == 744, "grid_part changed");
+_Static_assert(sizeof(struct grid_chain_row) == 312, "grid_chain_row changed");
+_Static_assert(sizeof(struct grid_pin) == 56, "grid_pin changed");
+_Static_assert(sizeof(struct grid_part) == 536, "grid_part changed");
 _Static_assert(sizeof(struct grid_log) == 304, "grid_log changed");
 _Static_assert(sizeof(struct grid_move) == 144, "grid_move changed");
 
@@ -279,6 +303,12 @@ static void assert_same_row(const struct grid_row *a, const struct grid_row *b)
     case GRID_ROW_JOB:
         assert_same_job(&a->job, &b->job);
         break;
+    case GRID_ROW_LAYER:
+        assert_memory_equal(&a->layer, &b->layer, sizeof a->layer);
+        break;
+    case GRID_ROW_PIN:
+        assert_memory_equal(&a->pin, &b->pin, sizeof a->pin);
+        break;
     case GRID_ROW_PART:
         assert_memory_equal(&a->part, &b->part, sizeof a->part);
         break;
@@ -324,16 +354,25 @@ static int loaded(struct state *st)
     return n;
 }
 
+static bool is_referenced(struct state *st, const struct grid_digest *d)
+{
+    bool yes;
+
+    assert_int_equal(state_blob_is_referenced(st, d, &yes), 0);
+    return yes;
+}
+
 /* ---- rows ----------------------------------------------------------------------------------- */
 
 static void every_field_comes_back(void **state)
 {
     static const enum grid_row_kind order[] = {GRID_ROW_META,  GRID_ROW_USER,   GRID_ROW_PC,
                                                GRID_ROW_IMAGE, GRID_ROW_GOLDEN, GRID_ROW_JOB,
-                                               GRID_ROW_PART};
+                                               GRID_ROW_LAYER, GRID_ROW_PIN,    GRID_ROW_PART};
     struct scratch s = scratch_new();
     struct state *st = open_state(&s);
     struct rng r = rng_seed(1);
+    struct grid_digest pinned = some_digest(&r);
     static struct expected e;
 
     assert_int_equal(loaded(st), 0);
@@ -341,7 +380,9 @@ static void every_field_comes_back(void **state)
         e.count = 0;
         for (size_t i = 0; i < sizeof order / sizeof *order; i++)
             e.rows[e.count++] = some_row(&r, order[i], 7);
-        e.rows[6].part.index = 3;
+        e.rows[6].layer.part = e.rows[7].pin.part = e.rows[8].part.index = 3;
+        e.rows[6].layer.layer.seq = 5;
+        e.rows[7].pin.digest = pinned;
         if (round % 3) {
             struct grid_row then = some_row(&r, GRID_ROW_JOB, 0);
             struct grid_row after = some_row(&r, GRID_ROW_JOB, 0);
@@ -392,9 +433,17 @@ static void a_deleted_job_takes_its_own_along(void **state)
     struct state *st = open_state(&s);
     struct rng r = rng_seed(2);
     struct grid_row job = some_row(&r, GRID_ROW_JOB, 1), part = some_row(&r, GRID_ROW_PART, 1);
-    bool referenced;
+    struct grid_row layer = some_row(&r, GRID_ROW_LAYER, 1), pin = some_row(&r, GRID_ROW_PIN, 1);
 
     put_now(st, &job);
+    put_now(st, &layer);
+    put_now(st, &pin);
+    assert_int_equal(loaded(st), 3);
+    layer.put = pin.put = false;
+    put_now(st, &layer);
+    put_now(st, &pin);
+    assert_int_equal(loaded(st), 1);
+    layer.put = pin.put = true;
     put_now(st, &part);
     assert_int_equal(loaded(st), 2);
     part.put = false;
@@ -402,11 +451,15 @@ static void a_deleted_job_takes_its_own_along(void **state)
     assert_int_equal(loaded(st), 1);
     part.put = true;
     put_now(st, &part);
+    put_now(st, &layer);
+    put_now(st, &pin);
+    assert_true(is_referenced(st, &layer.layer.layer.digest));
+    assert_true(is_referenced(st, &pin.pin.digest));
     job.put = false;
     put_now(st, &job);
     assert_int_equal(loaded(st), 0);
-    assert_int_equal(state_blob_is_referenced(st, &part.part.layer.digest, &referenced), 0);
-    assert_false(referenced);
+    assert_false(is_referenced(st, &layer.layer.layer.digest));
+    assert_false(is_referenced(st, &pin.pin.digest));
     free_row(&job);
     state_close(st);
     scratch_remove(&s);
@@ -847,14 +900,6 @@ static void certificates_values_and_images(void **state)
     scratch_remove(&s);
 }
 
-static bool is_referenced(struct state *st, const struct grid_digest *d)
-{
-    bool yes;
-
-    assert_int_equal(state_blob_is_referenced(st, d, &yes), 0);
-    return yes;
-}
-
 static void blobs_are_referenced_as_long_as_needed(void **state)
 {
     struct scratch s = scratch_new();
@@ -863,6 +908,7 @@ static void blobs_are_referenced_as_long_as_needed(void **state)
     struct grid_row job = some_row(&r, GRID_ROW_JOB, 1), part = some_row(&r, GRID_ROW_PART, 1);
     struct grid_row then = some_row(&r, GRID_ROW_JOB, 2), image = some_row(&r, GRID_ROW_IMAGE, 6);
     struct grid_row golden = some_row(&r, GRID_ROW_GOLDEN, 1);
+    struct grid_row layer = some_row(&r, GRID_ROW_LAYER, 1), pin = some_row(&r, GRID_ROW_PIN, 1);
     struct grid_digest input = some_digest(&r), none = {{0}};
     struct state_image contents = {.root = {some_digest(&r), 5}};
 
@@ -873,13 +919,16 @@ static void blobs_are_referenced_as_long_as_needed(void **state)
     assert_int_equal(state_begin(st), 0);
     put(st, &job);
     put(st, &part);
+    put(st, &layer);
+    put(st, &pin);
     put(st, &image);
     put(st, &golden);
     assert_int_equal(state_job_blobs(st, 1, &input, 1), 0);
     assert_int_equal(state_image_put(st, 6, &contents), 0);
     assert_int_equal(state_commit(st), 0);
     assert_true(is_referenced(st, &input));
-    assert_true(is_referenced(st, &part.part.layer.digest));
+    assert_true(is_referenced(st, &layer.layer.layer.digest));
+    assert_true(is_referenced(st, &pin.pin.digest));
     assert_true(is_referenced(st, &part.part.result));
     assert_true(is_referenced(st, &golden.golden.layer.digest));
     assert_true(is_referenced(st, &contents.root.digest));
@@ -900,9 +949,13 @@ static void blobs_are_referenced_as_long_as_needed(void **state)
     assert_int_equal(state_commit(st), 0);
     assert_true(is_referenced(st, &input)); /* an input of the combining job, perhaps */
     assert_false(is_referenced(st, &contents.root.digest));
+    layer.put = pin.put = false; /* as the core does when a part comes to its end */
+    put_now(st, &layer);
+    put_now(st, &pin);
     retire_now(st, 1);
     assert_true(is_referenced(st, &input));
-    assert_false(is_referenced(st, &part.part.layer.digest));
+    assert_false(is_referenced(st, &layer.layer.layer.digest));
+    assert_false(is_referenced(st, &pin.pin.digest));
     assert_true(is_referenced(st, &part.part.result));
     then.job.finished_ms = 2;
     put_now(st, &then);
@@ -974,8 +1027,8 @@ static void strange_stores_are_refused(void **state)
     state_close(st);
     tamper(&s, "PRAGMA user_version=99");
     assert_int_equal(state_open(s.path, &st, &err), -EPROTONOSUPPORT);
-    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 1)"));
-    tamper(&s, "PRAGMA user_version=1");
+    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 2)"));
+    tamper(&s, "PRAGMA user_version=2");
     st = open_state(&s); /* and nothing was changed */
     assert_int_equal(loaded(st), 1);
     state_close(st);
