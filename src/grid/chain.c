@@ -43,6 +43,15 @@ static size_t index_of(const struct part *p, const struct grid_digest *digest)
     return i;
 }
 
+/* What left the chain during this placement does not come back. */
+static bool is_pinned(const struct part *p, const struct grid_digest *digest)
+{
+    for (size_t i = 0; p->chain && i < p->chain->r.count_pins; i++)
+        if (same_digest(&p->chain->r.pins[i].digest, digest))
+            return true;
+    return false;
+}
+
 bool chain_has(const struct part *p, const struct grid_digest *digest)
 {
     return p->chain && index_of(p, digest) < p->chain->r.count;
@@ -81,7 +90,7 @@ bool chain_takes(const struct grid *g, const struct part *p, const struct grid_l
     const struct grid_layer *top = part_top(p);
     size_t at;
 
-    if (grid_digest_is_none(&l->digest) || chain_has(p, &l->digest) ||
+    if (grid_digest_is_none(&l->digest) || chain_has(p, &l->digest) || is_pinned(p, &l->digest) ||
         !find_place(g, p, &l->parent, &at))
         return false;
     /* Reports come late and twice: within one epoch a chain only goes forward. */
@@ -92,9 +101,38 @@ bool chain_takes(const struct grid *g, const struct part *p, const struct grid_l
 
 static struct chain *chain_of(struct part *p)
 {
-    if (!p->chain)
+    if (!p->chain) {
         p->chain = xcalloc(1, sizeof *p->chain);
+        p->chain->part = p;
+    }
     return p->chain;
+}
+
+/* Into the list of those that are to be merged, or out of it. */
+static void note_length(struct grid *g, struct chain *c)
+{
+    bool is_long = c->r.count > g->config.chain_max;
+
+    if (is_long == c->is_long)
+        return;
+    c->is_long = is_long;
+    if (is_long) {
+        c->prev_long = NULL;
+        c->next_long = g->first_long;
+        if (c->next_long)
+            c->next_long->prev_long = c;
+        g->first_long = c;
+        return;
+    }
+    *(c->prev_long ? &c->prev_long->next_long : &g->first_long) = c->next_long;
+    if (c->next_long)
+        c->next_long->prev_long = c->prev_long;
+}
+
+static void give_back(struct grid *g, uint64_t bytes)
+{
+    g->layer_bytes -= bytes;
+    g->place_due |= g->starts_wait;
 }
 
 void chain_free(struct chain *c)
@@ -122,8 +160,9 @@ static void layer_row(struct grid *g, const struct part *p, const struct grid_la
     row->layer = (struct grid_chain_row){p->r.job, p->r.index, *l};
 }
 
-static void append_pin(struct chain *c, const struct grid_pin *pin)
+static void append_pin(struct grid *g, struct chain *c, const struct grid_pin *pin)
 {
+    g->layer_bytes += pin->size_bytes;
     if (c->r.count_pins == c->cap_pins) {
         c->cap_pins = c->cap_pins ? 2 * c->cap_pins : 4;
         c->r.pins = xreallocarray(c->r.pins, c->cap_pins, sizeof *c->r.pins);
@@ -135,10 +174,9 @@ static void pin(struct grid *g, struct part *p, const struct grid_layer *l)
 {
     struct grid_pin new = {p->r.job, p->r.index, l->size_bytes, l->digest};
 
-    for (size_t i = 0; i < p->chain->r.count_pins; i++)
-        if (same_digest(&p->chain->r.pins[i].digest, &l->digest))
-            return;
-    append_pin(p->chain, &new);
+    if (is_pinned(p, &l->digest))
+        return;
+    append_pin(g, p->chain, &new);
     row_later(g, GRID_ROW_PIN)->pin = new;
 }
 
@@ -151,15 +189,17 @@ static void take_out(struct grid *g, struct part *p, size_t from, size_t count)
         return;
     for (size_t i = from; i < from + count; i++) {
         layer_row(g, p, &r->layers[i], false);
+        give_back(g, r->layers[i].size_bytes);
         if (p->r.pc)
             pin(g, p, &r->layers[i]);
     }
     memmove(&r->layers[from], &r->layers[from + count],
             (r->count - from - count) * sizeof *r->layers);
     r->count -= count;
+    note_length(g, p->chain);
 }
 
-static void put_in(struct chain *c, size_t at, const struct grid_layer *l)
+static void put_in(struct grid *g, struct chain *c, size_t at, const struct grid_layer *l)
 {
     struct grid_chain *r = &c->r;
 
@@ -170,6 +210,8 @@ static void put_in(struct chain *c, size_t at, const struct grid_layer *l)
     memmove(&r->layers[at + 1], &r->layers[at], (r->count - at) * sizeof *r->layers);
     r->layers[at] = *l;
     r->count++;
+    g->layer_bytes += l->size_bytes;
+    note_length(g, c);
 }
 
 void chain_commit(struct grid *g, struct part *p, const struct grid_layer *l)
@@ -183,7 +225,7 @@ void chain_commit(struct grid *g, struct part *p, const struct grid_layer *l)
     new.seq = at ? c->r.layers[at - 1].seq + 1 : 1;
     new.epoch = p->r.epoch;
     new.committed_ms = g->now_ms;
-    put_in(c, at, &new);
+    put_in(g, c, at, &new);
     layer_row(g, p, &new, true);
     if (p->r.pc)
         find_pc(g, p->r.pc)->wake = true; /* so that it need not report the layer any longer */
@@ -211,6 +253,7 @@ void chain_unpin(struct grid *g, struct part *p)
 
         row->put = false;
         row->pin = p->chain->r.pins[i];
+        give_back(g, row->pin.size_bytes);
     }
     p->chain->r.count_pins = 0;
     free_if_empty(p);
@@ -228,7 +271,7 @@ void chain_clear(struct grid *g, struct part *p)
 
 /* ---- loading -------------------------------------------------------------------------------- */
 
-int chain_load_layer(struct part *p, const struct grid_layer *l, struct err *err)
+int chain_load_layer(struct grid *g, struct part *p, const struct grid_layer *l, struct err *err)
 {
     const struct grid_layer *top = part_top(p);
     struct chain *c = chain_of(p);
@@ -236,11 +279,78 @@ int chain_load_layer(struct part *p, const struct grid_layer *l, struct err *err
     if (!l->seq || (top && l->seq <= top->seq) || grid_digest_is_none(&l->digest))
         return err_set(err, -EINVAL, "layer %" PRIu64 " of a part does not fit those below it",
                        l->seq);
-    put_in(c, c->r.count, l);
+    put_in(g, c, c->r.count, l);
     return 0;
 }
 
-void chain_load_pin(struct part *p, const struct grid_pin *loaded)
+void chain_load_pin(struct grid *g, struct part *p, const struct grid_pin *loaded)
 {
-    append_pin(chain_of(p), loaded);
+    append_pin(g, chain_of(p), loaded);
+}
+
+/* ---- merging -------------------------------------------------------------------------------- */
+
+enum { KEPT = 2 }; /* newest generations, never merged: when one is damaged there is another */
+
+void grid_each_merge(const struct grid *g,
+                     bool (*fn)(void *arg, const struct grid_part *p,
+                                const struct grid_chain *chain, size_t count),
+                     void *arg)
+{
+    for (const struct chain *c = g->first_long; c; c = c->next_long)
+        if (!fn(arg, &c->part->r, &c->r, c->r.count - KEPT))
+            return;
+}
+
+uint64_t grid_layer_bytes(const struct grid *g)
+{
+    return g->layer_bytes;
+}
+
+/* Whether these still stand in the chain, one above the other, below those that are kept. */
+static bool find_run(const struct part *p, const struct grid_merged *m, size_t *ret_from)
+{
+    const struct grid_chain *r = p->chain ? &p->chain->r : NULL;
+    size_t from = m->count ? index_of(p, &m->replaced[0]) : 0;
+
+    if (!r || m->count < 2 || from + m->count + KEPT > r->count)
+        return false;
+    for (size_t i = 0; i < m->count; i++)
+        if (!same_digest(&r->layers[from + i].digest, &m->replaced[i]))
+            return false;
+    *ret_from = from;
+    return true;
+}
+
+enum grid_outcome event_merged(struct grid *g, const struct grid_event *e, struct err *err)
+{
+    struct part *p = find_part(g, e->job, e->part);
+    const struct grid_merged *m = e->merged;
+    struct grid_layer new;
+    size_t from = 0;
+
+    if (!p || !find_run(p, m, &from) || grid_digest_is_none(&m->digest) || chain_has(p, &m->digest))
+        return err_set(err, GRID_CONFLICT, "the chain has changed since it was merged");
+    new = p->chain->r.layers[from + m->count - 1];
+    if (grid_digest_is_none(&new.stands_for))
+        new.stands_for = new.digest;
+    new.digest = m->digest;
+    new.size_bytes = m->size_bytes;
+    new.parent = p->chain->r.layers[from].parent;
+    take_out(g, p, from, m->count);
+    put_in(g, p->chain, from, &new);
+    layer_row(g, p, &new, true);
+    if (p->r.pc)
+        find_pc(g, p->r.pc)->wake = true;
+    return GRID_OK;
+}
+
+enum grid_outcome event_damaged(struct grid *g, const struct grid_event *e, struct err *err)
+{
+    struct part *p = find_part(g, e->job, e->part);
+
+    if (!p || !chain_has(p, &e->digest))
+        return err_set(err, GRID_CONFLICT, "the chain has no such layer any more");
+    part_damaged(g, p, &e->digest);
+    return GRID_OK;
 }

@@ -81,6 +81,10 @@ static void add_pc(struct hash *h, const struct grid_pc *p)
     add_class(h, &p->cls);
     add(h, p->recent_failures);
     add(h, p->last_failed_job);
+    add_bytes(h, &p->deaths, sizeof p->deaths);
+    add_bytes(h, &p->busy_ms, sizeof p->busy_ms);
+    add(h, p->history_ms);
+    add(h, p->busy_since_ms);
 }
 
 static void add_golden(struct hash *h, const struct grid_golden *x)
@@ -114,7 +118,8 @@ static void add_job(struct hash *h, const struct grid_job *j)
                                 j->submitted_ms,
                                 j->finished_ms,
                                 j->then_of,
-                                j->then_job};
+                                j->then_job,
+                                j->checkpoint_ms};
 
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             add(h, all[i]);
@@ -169,7 +174,15 @@ static void add_part(struct hash *h, const struct grid_part *p)
                             p->move_placed_ms,
                             p->move_stop_ms,
                             p->move_save_ms,
-                            p->move_upload_ms};
+                            p->move_upload_ms,
+                            p->checkpoint_ms,
+                            p->checkpoint_asked,
+                            p->checkpoint_done,
+                            p->cost_ms,
+                            p->pause_ms,
+                            p->upload_ms,
+                            p->move_to,
+                            p->leave_after_ms};
 
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         add(h, all[i]);

@@ -49,7 +49,7 @@ enum grid_part_state {
     GRID_QUEUED,      /* in its user's queue; never ran, or goes back to golden */
     GRID_STARTING,    /* placed; the PC prepares the guest from golden */
     GRID_RUNNING,     /* the guest's vCPUs run (or its PC is silent within the lease) */
-    GRID_PAUSED_HERE, /* (later) stopped for a short visit, memory kept on the PC */
+    GRID_PAUSED_HERE, /* stopped for a short visit, memory kept on the PC */
     GRID_SAVING,      /* stopped; the PC writes the layer */
     GRID_SAVED_LOCAL, /* the layer is whole on the PC and waits for an upload slot */
     GRID_UPLOADING,   /* the layer goes to the depot */
@@ -90,7 +90,7 @@ int grid_vm_state_parse(const char *name, enum grid_vm_state *ret_state);
 /* What the master wants of a VM on a PC. A VM that is not in the desired list is to be dropped. */
 enum grid_want {
     GRID_WANT_RUN,
-    GRID_WANT_SUSPEND, /* stop, save, upload: drain, hold */
+    GRID_WANT_SUSPEND, /* stop, save, upload: drain, hold, move */
     GRID_WANT_DROP,    /* kill and forget: cancelled, or a newer epoch exists */
 };
 
@@ -159,6 +159,11 @@ struct grid_pc {
     struct grid_class cls;
     uint32_t recent_failures; /* grid failures of different jobs since its last success */
     uint64_t last_failed_job;
+    /* Its history of sudden deaths, both decayed as of history_ms; see grid_pc_mtbf_ms(). */
+    double deaths;
+    double busy_ms; /* time with guests */
+    uint64_t history_ms;
+    uint64_t busy_since_ms; /* it has guests since then; 0: none */
 };
 
 /* An image as the core sees it; what is inside is the master's business. */
@@ -195,8 +200,12 @@ struct grid_submit {
     int32_t priority; /* within the user's jobs; larger first */
     uint32_t retries;
     uint64_t time_limit_ms;         /* guest run time; 0 none */
+    uint64_t checkpoint_ms;         /* guest run time between checkpoints, AUTO or NEVER */
     const struct grid_submit *then; /* combining job, or NULL */
 };
+
+#define GRID_CHECKPOINT_AUTO 0 /* as checkpoint.c finds best */
+#define GRID_CHECKPOINT_NEVER UINT64_MAX
 
 struct grid_job {
     uint64_t id;
@@ -213,9 +222,10 @@ struct grid_job {
     bool held;
     bool cancelled;
     uint64_t submitted_ms;
-    uint64_t finished_ms;  /* 0 until all parts are final */
-    uint64_t then_of;      /* the job whose results are this job's input, or 0 */
-    uint64_t then_job;     /* the combining job once it was created, or 0 */
+    uint64_t finished_ms; /* 0 until all parts are final */
+    uint64_t then_of;     /* the job whose results are this job's input, or 0 */
+    uint64_t then_job;    /* the combining job once it was created, or 0 */
+    uint64_t checkpoint_ms;
     struct grid_job *then; /* template of the combining job until it is created; owned */
     /* Derived, kept by the core, not part of the row: parts in each state. */
     uint32_t count[GRID_PART_STATES];
@@ -249,6 +259,14 @@ struct grid_part {
     uint64_t move_suspended_ms;
     uint64_t move_placed_ms;
     uint32_t move_stop_ms, move_save_ms, move_upload_ms;
+    /* Checkpoints while it runs: */
+    uint64_t checkpoint_ms; /* guest run time between them; 0 none */
+    uint64_t checkpoint_asked,
+        checkpoint_done;                   /* serials of those asked for by hand or for a move */
+    uint32_t cost_ms, pause_ms, upload_ms; /* of one, as measured; 0 not yet */
+    /* A wish to leave its PC (move.c): */
+    uint64_t move_to;        /* reserved PC, or 0 */
+    uint64_t leave_after_ms; /* 0, or a checkpoint is made first, and waited for until then */
 };
 
 /* A finished move, as the history keeps it (the paper's "searching + suspending + resuming"). */
@@ -353,6 +371,9 @@ struct grid_vm_report {
      * already may be left out. Of a DONE golden build: the one layer. */
     const struct grid_layer *layers;
     size_t count_layers;
+    uint64_t checkpoint;        /* the largest serial whose checkpoint is among its layers */
+    uint32_t cost_ms, pause_ms; /* of the last checkpoint: what it took from the guest, of which
+                                   it stood still */
     struct grid_digest damaged; /* of the chain: could not be used */
     int32_t exit_status;        /* DONE: wait status */
     bool oom;                   /* DONE: the guest killed it for lack of memory */
@@ -404,22 +425,38 @@ enum grid_event_kind {
      * committed before the output is appended: output is taken only from parts that are durably
      * past STARTING and RESUMING, which is what makes the TRUNCATE of RESTART safe. */
     GRID_EV_OUTPUT,
+    GRID_EV_CHECKPOINT, /* job, part (GRID_ALL_PARTS), name: make one now */
+    GRID_EV_MOVE,       /* job, part, pc, name */
+    GRID_EV_MERGED,     /* job, part, merged: see grid_each_merge() */
+    GRID_EV_DAMAGED,    /* job, part, digest: that layer of its chain cannot be used */
+};
+
+#define GRID_ALL_PARTS UINT64_MAX
+
+/* Layers of a chain, oldest first and neighbours, that one new file stands for. */
+struct grid_merged {
+    const struct grid_digest *replaced;
+    size_t count;
+    struct grid_digest digest;
+    uint64_t size_bytes;
 };
 
 struct grid_event {
     enum grid_event_kind kind;
     uint64_t now_ms;
     uint64_t user;        /* SUBMIT, USER */
-    uint64_t job;         /* CANCEL, HOLD, RELEASE, OUTPUT */
-    uint64_t part, epoch; /* OUTPUT */
+    uint64_t job;         /* CANCEL, HOLD, RELEASE, OUTPUT, CHECKPOINT, MOVE, MERGED, DAMAGED */
+    uint64_t part, epoch; /* OUTPUT; part: CHECKPOINT, MOVE, MERGED, DAMAGED */
     uint64_t pc;
-    const char *name; /* PC_ENROL, IMAGE; "by whom" for CANCEL and HOLD */
+    const char *name; /* PC_ENROL, IMAGE; "by whom" for what people ask for */
     uint64_t image;   /* IMAGE_DELETE */
     bool builder, draining;
     uint32_t weight;
     uint64_t max_queued;
     const struct grid_submit *submit;
     const struct grid_report *report;
+    const struct grid_merged *merged;
+    struct grid_digest digest; /* DAMAGED */
 };
 
 /* Refusals are outcomes of a step, not errors: nothing changed, `refusal` says why. */
@@ -471,9 +508,35 @@ struct grid_config {
     /* When at least 3 PCs and more than a fifth of those with leases lapse in one window, nothing
      * is placed again for that many lease terms; default 10. */
     uint32_t brake_leases;
+    /* Checkpoints of jobs that leave the interval to us: */
+    double checkpoint_overhead;   /* share of the run time they may take; default 0.02 */
+    double checkpoint_link;       /* share of the time that uploading may take; default 0.1 */
+    uint64_t checkpoint_min_ms;   /* default 10 s */
+    uint64_t checkpoint_max_ms;   /* default 1 h */
+    uint64_t checkpoint_guess_ms; /* cost of one before any was measured; default 500 */
+    uint64_t mtbf_prior_ms;       /* of a PC we know nothing of; default 7 days */
+    double death_half_life_s;     /* how fast a PC's history fades; default 30 days */
+    uint64_t leave_wait_ms;       /* how long a move waits for its checkpoint; default 30 s */
+    uint32_t upload_slots;        /* suspended guests that may upload at once; default 4 */
+    uint32_t chain_max;           /* longer chains are merged to three layers; default 4 */
+    /* Parts do not start while the layers of all parts take nine tenths of it; 0: no limit. */
+    uint64_t depot_quota_bytes;
 };
 
 struct grid_config grid_config_default(void);
+
+/* The best time between two checkpoints, from the cost of one (d) and the mean time between
+ * failures (M), in the same unit: J. W. Young, CACM 17(9), 1974, sqrt(2dM), with the higher-order
+ * terms of J. T. Daly, FGCS 22(3), 2006: sqrt(2dM) (1 + sqrt(d/2M)/3 + (d/2M)/9) - d for d < 2M,
+ * else M. */
+double grid_daly(double cost, double mtbf);
+/* The same within the bounds of the configuration. The budgets for overhead and link come before
+ * the ceiling. Milliseconds. */
+uint64_t grid_checkpoint_interval(const struct grid_config *config, double cost_ms,
+                                  double upload_ms, double mtbf_ms);
+/* Mean time between sudden deaths (of guests, or of the PC itself) by the PC's own history; the
+ * prior counts as one death. */
+double grid_pc_mtbf_ms(const struct grid_config *config, const struct grid_pc *pc);
 
 /* What a guest of that size takes of a PC's memory share: its size and a quarter, since page cache
  * and private copies both count. */
@@ -509,7 +572,10 @@ uint64_t grid_digest(const struct grid *g);
 struct grid_desired {
     uint64_t job, part, epoch; /* job 0: a golden build, part is its id */
     enum grid_want want;
-    const char *reason;               /* of SUSPEND: "drain" or "hold"; else "" */
+    const char *reason;               /* of SUSPEND: "drain", "hold" or "move"; else "" */
+    uint64_t checkpoint_ms;           /* guest run time between checkpoints; 0: none */
+    uint64_t checkpoint;              /* serial of one that is asked for now, or 0 */
+    bool upload;                      /* its last layer may go to the depot */
     const struct grid_job *record;    /* NULL for a golden build */
     const struct grid_part *state;    /* NULL for a golden build */
     const struct grid_chain *chain;   /* NULL: starts from golden, or a golden build */
@@ -555,5 +621,14 @@ void grid_each_placed(const struct grid *g, uint64_t pc,
  * results and images are the store's to count. For the depot's sweep. */
 void grid_each_layer(const struct grid *g, void (*fn)(void *arg, const struct grid_digest *d),
                      void *arg);
+
+/* Chains that have grown too long: the oldest `count` layers are to become one file, with the
+ * parent of the first (GRID_EV_MERGED tells). Return false from fn to stop. */
+void grid_each_merge(const struct grid *g,
+                     bool (*fn)(void *arg, const struct grid_part *p,
+                                const struct grid_chain *chain, size_t count),
+                     void *arg);
+/* Bytes of all layers and pins of unfinished parts: what counts against the depot's quota. */
+uint64_t grid_layer_bytes(const struct grid *g);
 
 #endif

@@ -47,6 +47,7 @@ static struct grid_job record_of(const struct grid_submit *s, uint64_t user)
         .priority = s->priority,
         .retries = s->retries,
         .time_limit_ms = s->time_limit_ms,
+        .checkpoint_ms = s->checkpoint_ms,
     };
 
     if (s->then) {

@@ -124,8 +124,8 @@ static int load_chain(struct grid *g, const struct grid_row *row, struct err *er
         return err_set(err, -EINVAL, "a layer of part %" PRIu64 ".%" PRIu32 " without its job", job,
                        index);
     if (!is_pin)
-        return chain_load_layer(p, &row->layer.layer, err);
-    chain_load_pin(p, &row->pin);
+        return chain_load_layer(g, p, &row->layer.layer, err);
+    chain_load_pin(g, p, &row->pin);
     return 0;
 }
 
@@ -142,7 +142,7 @@ static int check_part(const struct grid *g, const struct grid_part *r, struct er
     if ((unsigned)r->state >= GRID_PART_STATES || part_is_placed_state(r->state) != (r->pc != 0) ||
         (r->pc && !find_pc(g, r->pc)) || r->epoch >= g->meta.next_epoch ||
         r->queue_key >= g->meta.next_queue_key || (r->state == GRID_QUEUED && part_top(p)) ||
-        (r->state == GRID_SUSPENDED && !part_top(p)) ||
+        (r->state == GRID_SUSPENDED && !part_top(p)) || (r->move_to && !find_pc(g, r->move_to)) ||
         (part_top(p) && !(x && grid_chain_holds(&p->chain->r, &x->r.layer.digest))))
         return err_set(err, -EINVAL,
                        "part %" PRIu64 ".%" PRIu32 ": state %s, PC %" PRIu64 ", epoch %" PRIu64
@@ -167,6 +167,9 @@ static int load_part(struct grid *g, const struct grid_part *r, struct err *err)
     j->r.count[r->state]++;
     if (!grid_part_is_final(r->state))
         j->user->unfinished++;
+    if (part_is_saving_state(r->state))
+        slots_add(g, p);
+    move_load(g, p);
     if (r->pc) {
         pc_link_part(find_pc(g, r->pc), p);
         j->user->placed_cpus += j->r.cpus;

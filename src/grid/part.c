@@ -21,8 +21,12 @@ void part_place(struct grid *g, struct part *p, struct pc *pc, uint64_t golden)
     p->r.golden = golden;
     p->r.move_placed_ms = g->now_ms;
     p->job->user->placed_cpus += p->job->r.cpus;
+    if (!pc->placed)
+        pc_busy(g, pc, true);
     pc_link_part(pc, p);
     pc->wake = true;
+    move_forget(g, p);
+    checkpoint_plan(g, p);
     part_move(g, p, part_top(p) ? GRID_RESUMING : GRID_STARTING);
     note(g, GRID_LOG_PART, p->job, p, pc, "%s on %s", part_top(p) ? "resumes" : "starts",
          pc->r.name);
@@ -33,8 +37,14 @@ static void unplace(struct grid *g, struct part *p)
     struct pc *pc = find_pc(g, p->r.pc);
 
     queue_remove(g, p);
+    slots_remove(g, p);
     pc_unlink_part(pc, p);
+    if (!pc->placed)
+        pc_busy(g, pc, false);
     pc->wake = true;
+    move_stay(g, p);
+    p->r.checkpoint_done = p->r.checkpoint_asked;
+    p->r.checkpoint_ms = 0;
     p->r.pc = 0;
     chain_unpin(g, p);
     p->job->user->placed_cpus -= p->job->r.cpus;
@@ -106,9 +116,25 @@ static struct grid_layer copy_layer(const struct grid_layer *from, const struct 
     return l;
 }
 
+static uint32_t average(uint32_t old, uint32_t new)
+{
+    return old ? (uint32_t)(((uint64_t)old + new) / 2) : new;
+}
+
+/* What the last checkpoint cost decides when the next one is made. */
+static void take_costs(struct grid *g, struct part *p, const struct grid_vm_report *vm)
+{
+    if (vm->cost_ms) {
+        p->r.cost_ms = average(p->r.cost_ms, vm->cost_ms);
+        p->r.pause_ms = vm->pause_ms;
+        p->r.upload_ms = average(p->r.upload_ms, vm->upload_ms);
+    }
+    checkpoint_plan(g, p);
+}
+
 void part_layers(struct grid *g, struct part *p, const struct grid_vm_report *vm)
 {
-    bool is_last = vm->state == GRID_VM_SUSPENDED;
+    bool is_last = vm->state == GRID_VM_SUSPENDED, news = false;
 
     for (size_t i = 0; i < vm->count_layers; i++) {
         struct grid_layer l;
@@ -121,7 +147,10 @@ void part_layers(struct grid *g, struct part *p, const struct grid_vm_report *vm
         charge(g, p, l.run_ms);
         clear_failures(p);
         part_dirty(g, p);
+        news = true;
     }
+    if (news && !is_last)
+        take_costs(g, p, vm);
 }
 
 void part_suspended(struct grid *g, struct part *p, const struct grid_vm_report *vm)
@@ -175,6 +204,8 @@ void part_lost(struct grid *g, struct part *p, const struct part_loss *loss)
     bool ran = p->r.state != GRID_STARTING && p->r.state != GRID_RESUMING;
     bool hold = loss->is_failure && too_many_failures(g, p, pc->r.id);
 
+    if (ran && loss->is_failure && strcmp(loss->move, "died") == 0)
+        pc_died(g, pc);
     if (ran)
         begin_move(g, p, loss->move, pc->seen_ms ? pc->seen_ms : g->now_ms);
     COPY_TEXT(p->r.reason, loss->text);

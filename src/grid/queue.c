@@ -67,6 +67,7 @@ static struct bucket_key key_of(const struct part *p)
     k.memory_bytes = j->memory_bytes;
     k.image = j->image;
     k.avoid = p->r.move_from;
+    k.target = p->r.move_to;
     memcpy(k.failed_pcs, p->r.failed_pcs, sizeof k.failed_pcs);
     k.priority = j->priority;
     k.cpus = j->cpus;

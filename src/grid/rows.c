@@ -20,6 +20,17 @@ void list_add(struct list *l, void *item)
     l->items[l->count++] = item;
 }
 
+bool list_remove(struct list *l, const void *item)
+{
+    for (size_t i = 0; i < l->count; i++) {
+        if (l->items[i] != item)
+            continue;
+        memmove(&l->items[i], &l->items[i + 1], (--l->count - i) * sizeof *l->items);
+        return true;
+    }
+    return false;
+}
+
 #define DIRTY(kind)                                   \
     void kind##_dirty(struct grid *g, struct kind *x) \
     {                                                 \

@@ -114,6 +114,9 @@ static void add_desired(void *arg, const struct grid_desired *d)
     *vm = (struct sync_desired){.job = d->job, .part = d->part, .epoch = d->epoch};
     snprintf(vm->want, sizeof vm->want, "%s", want_name(d->want));
     snprintf(vm->reason, sizeof vm->reason, "%s", d->reason ? d->reason : "");
+    vm->checkpoint_ms = d->checkpoint_ms;
+    vm->checkpoint = d->checkpoint;
+    vm->upload = d->upload;
     auth_grant(core_master(a->c), d->job, d->part, d->epoch, vm->grant);
     if (d->golden)
         put_image(a->c, d->golden->image, &vm->image);

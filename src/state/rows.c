@@ -71,6 +71,10 @@ void row_pc(struct query *q, struct grid_pc *p)
     row_class(q, &p->cls);
     q_u32(q, &p->recent_failures);
     q_u64(q, &p->last_failed_job);
+    q_double(q, &p->deaths);
+    q_double(q, &p->busy_ms);
+    q_u64(q, &p->history_ms);
+    q_u64(q, &p->busy_since_ms);
 }
 
 void row_image(struct query *q, struct grid_image *i)
@@ -113,6 +117,7 @@ void row_job(struct query *q, struct grid_job *j)
     q_u64(q, &j->finished_ms);
     q_u64(q, &j->then_of);
     q_u64(q, &j->then_job);
+    q_u64(q, &j->checkpoint_ms);
 }
 
 static void row_chain(struct query *q, struct grid_chain_row *c)
@@ -166,6 +171,14 @@ void row_part(struct query *q, struct grid_part *p)
     q_u32(q, &p->move_stop_ms);
     q_u32(q, &p->move_save_ms);
     q_u32(q, &p->move_upload_ms);
+    q_u64(q, &p->checkpoint_ms);
+    q_u64(q, &p->checkpoint_asked);
+    q_u64(q, &p->checkpoint_done);
+    q_u32(q, &p->cost_ms);
+    q_u32(q, &p->pause_ms);
+    q_u32(q, &p->upload_ms);
+    q_u64(q, &p->move_to);
+    q_u64(q, &p->leave_after_ms);
 }
 
 void row_log(struct query *q, struct grid_log *l)

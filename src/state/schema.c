@@ -93,7 +93,7 @@ static const char *const steps[] = {
     "CREATE TABLE cert(serial TEXT PRIMARY KEY, pc INTEGER NOT NULL, issued_ms INTEGER NOT NULL,"
     "  revoked INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE INDEX cert_pc ON cert(pc);",
-    /* 2: a part's one layer becomes a chain of them. */
+    /* 2: a part's one layer becomes a chain of them; checkpoints, moves, a PC's deaths. */
     "CREATE TABLE layer(" OF_JOB ", part INTEGER NOT NULL, seq INTEGER NOT NULL, " LAYER ","
     "  parent BLOB, stands_for BLOB, epoch INTEGER NOT NULL, committed_ms INTEGER NOT NULL,"
     "  PRIMARY KEY(job, part, seq)) WITHOUT ROWID;"
@@ -113,7 +113,21 @@ static const char *const steps[] = {
     "ALTER TABLE part DROP COLUMN machine;"
     "ALTER TABLE part DROP COLUMN cpu;"
     "ALTER TABLE part DROP COLUMN accel;"
-    "ALTER TABLE part DROP COLUMN qemu;",
+    "ALTER TABLE part DROP COLUMN qemu;"
+    "ALTER TABLE part ADD COLUMN checkpoint_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE part ADD COLUMN checkpoint_asked INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE part ADD COLUMN checkpoint_done INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE part ADD COLUMN cost_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE part ADD COLUMN pause_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE part ADD COLUMN upload_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE part ADD COLUMN move_to INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE part ADD COLUMN leave_after_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE job ADD COLUMN checkpoint_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE job_then ADD COLUMN checkpoint_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE pc ADD COLUMN deaths REAL NOT NULL DEFAULT 0;"
+    "ALTER TABLE pc ADD COLUMN busy_ms REAL NOT NULL DEFAULT 0;"
+    "ALTER TABLE pc ADD COLUMN history_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE pc ADD COLUMN busy_since_ms INTEGER NOT NULL DEFAULT 0;",
 };
 
 enum { KNOWN = sizeof steps / sizeof *steps, APPLICATION_ID = 0x7961646f /* "yado" */ };

@@ -41,7 +41,9 @@ struct sync_vm {
     char note[SYNC_TEXT_MAX];
     struct sync_layer *layers; /* durable, of this epoch, not yet in the desired chain; owned */
     size_t count_layers;
-    char damaged[65]; /* a layer of the chain that could not be used */
+    char damaged[65];           /* a layer of the chain that could not be used */
+    uint64_t checkpoint;        /* the largest serial whose checkpoint is durable */
+    uint32_t cost_ms, pause_ms; /* of the last checkpoint; its upload is upload_ms */
     int32_t exit_status;
     bool oom;
     char result[65];
@@ -82,7 +84,10 @@ struct sync_image {
 struct sync_desired {
     uint64_t job, part, epoch; /* job 0: a golden build */
     char want[16];             /* "run", "suspend", "drop" */
-    char reason[64];           /* of suspend: "drain", "hold" */
+    char reason[64];           /* of suspend: "drain", "hold", "move" */
+    uint64_t checkpoint_ms;    /* guest run time between automatic checkpoints; 0: none */
+    uint64_t checkpoint;       /* make one at once when it is larger than what was reported */
+    bool upload;               /* the last layer of a suspended guest may go to the depot */
     char grant[65];            /* bearer token of this placement's data requests */
     struct sync_image image;
     struct sync_layer golden; /* digest "" for a golden build */

@@ -126,6 +126,10 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.pc.cls = some_class(r);
         row.pc.recent_failures = some32(r);
         row.pc.last_failed_job = some(r);
+        row.pc.deaths = 1.0 / 7 + rng_unit(r);
+        row.pc.busy_ms = 1.0 / 9 + rng_unit(r) * 1e9;
+        row.pc.history_ms = some(r);
+        row.pc.busy_since_ms = some(r);
         break;
     case GRID_ROW_IMAGE:
         row.image.id = id;
@@ -161,6 +165,7 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.job.finished_ms = some(r);
         row.job.then_of = 0;
         row.job.then_job = some(r);
+        row.job.checkpoint_ms = GRID_CHECKPOINT_NEVER;
         break;
     case GRID_ROW_LAYER:
         row.layer.job = id;
@@ -203,6 +208,14 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.part.move_stop_ms = some32(r);
         row.part.move_save_ms = some32(r);
         row.part.move_upload_ms = some32(r);
+        row.part.checkpoint_ms = some(r);
+        row.part.checkpoint_asked = some(r);
+        row.part.checkpoint_done = some(r);
+        row.part.cost_ms = some32(r);
+        row.part.pause_ms = some32(r);
+        row.part.upload_ms = some32(r);
+        row.part.move_to = some(r);
+        row.part.leave_after_ms = some(r);
         break;
     case GRID_ROW_LOG:
         row.log.seq = id;
@@ -245,13 +258,13 @@ static void free_row(struct grid_row *row)
  * changes these sizes adds the column (schema.c), the field (rows.c), and a value above. */
 _Static_assert(sizeof(struct grid_meta) == 72, "grid_meta changed");
 _Static_assert(sizeof(struct grid_user) == 40, "grid_user changed");
-_Static_assert(sizeof(struct grid_pc) == 320, "grid_pc changed");
+_Static_assert(sizeof(struct grid_pc) == 352, "grid_pc changed");
 _Static_assert(sizeof(struct grid_image) == 80, "grid_image changed");
 _Static_assert(sizeof(struct grid_golden) == 504, "grid_golden changed");
-_Static_assert(sizeof(struct grid_job) == 192, "grid_job changed");
+_Static_assert(sizeof(struct grid_job) == 200, "grid_job changed");
 _Static_assert(sizeof(struct grid_chain_row) == 312, "grid_chain_row changed");
 _Static_assert(sizeof(struct grid_pin) == 56, "grid_pin changed");
-_Static_assert(sizeof(struct grid_part) == 536, "grid_part changed");
+_Static_assert(sizeof(struct grid_part) == 592, "grid_part changed");
 _Static_assert(sizeof(struct grid_log) == 304, "grid_log changed");
 _Static_assert(sizeof(struct grid_move) == 144, "grid_move changed");
 
