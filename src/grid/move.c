@@ -50,6 +50,8 @@ static void set_target(struct grid *g, struct part *p, struct pc *target)
         reserve(p, target);
     if (waits)
         queue_add(g, p);
+    if (p->r.pc)
+        find_pc(g, p->r.pc)->wake = true;
     g->place_due = true;
     part_dirty(g, p);
 }

@@ -46,6 +46,9 @@ void slots_remove(struct grid *g, struct part *p)
 {
     bool had = slots_has(g, p);
 
-    if (list_remove(&g->saving, p) && had)
-        wake(g, g->config.upload_slots - 1);
+    if (!list_remove(&g->saving, p) || !had)
+        return;
+    if (p->r.pc)
+        find_pc(g, p->r.pc)->wake = true;
+    wake(g, g->config.upload_slots - 1);
 }

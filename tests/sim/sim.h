@@ -54,7 +54,10 @@ struct sim_vm {
     struct grid_layer layers[SIM_LAYERS_MAX]; /* of the report */
     struct sim_chain chain;
     struct memory memory;
-    bool wants_suspend;
+    struct sim_chain mapped; /* what its pager was started over */
+    uint64_t checkpoint;     /* asked for */
+    bool upload;             /* it has a slot */
+    bool visit;              /* paused here: its owner may soon leave again */
 };
 
 struct sim_agent {
@@ -78,6 +81,8 @@ struct sim_desired {
     uint64_t job, part, epoch;
     enum grid_want want;
     char reason[16];
+    uint64_t checkpoint, checkpoint_ms;
+    bool upload;
     struct sim_chain chain;
     struct grid_layer top; /* of the chain */
 };
@@ -128,7 +133,7 @@ struct sim {
     size_t count_parts;
     uint64_t last_job; /* the largest acknowledged */
     uint64_t acknowledged;
-    uint64_t steps, crashes, moves;
+    uint64_t steps, crashes, moves, merges, checkpoints;
 };
 
 #define SIM_TRUE(s, expr) ((expr) ? (void)0 : sim_fail(s, __FILE__, __LINE__, #expr))
@@ -162,6 +167,8 @@ void sim_agent_owner(struct sim *s, struct sim_agent *a, bool present);
 void sim_agent_restart(struct sim *s, struct sim_agent *a);
 void sim_agent_power_cut(struct sim *s, struct sim_agent *a, uint64_t ms);
 void sim_check_no_twins(struct sim *s);
+/* What a pager of a current placement maps is never swept. */
+void sim_check_mapped(struct sim *s);
 void sim_send(struct sim *s, const struct message *m);
 
 #endif

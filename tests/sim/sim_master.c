@@ -68,7 +68,15 @@ static void add(void *arg, const struct grid_desired *d)
     struct hash *h = arg;
     const struct grid_layer *top =
         d->chain && d->chain->count ? &d->chain->layers[d->chain->count - 1] : NULL;
-    const uint64_t all[] = {d->job, d->part, d->epoch, d->want, top ? top->digest.bytes[0] : 0};
+    const uint64_t all[] = {d->job,
+                            d->part,
+                            d->epoch,
+                            d->want,
+                            top ? top->digest.bytes[0] : 0,
+                            top ? top->seq : 0,
+                            d->checkpoint,
+                            d->checkpoint_ms,
+                            d->upload};
 
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         h->value = (h->value ^ all[i]) * 0x100000001b3u;
@@ -135,6 +143,29 @@ static void check_final(struct sim *s, const struct grid_part *row)
     SIM_TRUE(s, memcmp(p->output, run->ticks, run->count * sizeof *run->ticks) == 0);
 }
 
+static void count_slot(void *arg, const struct grid_desired *d)
+{
+    if (d->upload)
+        ++*(uint32_t *)arg;
+}
+
+/* No more grants than slots; every kept layer's output is there. */
+static void check_layers(struct sim *s)
+{
+    uint32_t granted = 0;
+
+    for (size_t i = 0; i < s->count_agents; i++)
+        grid_desired(s->g, s->agents[i].id, count_slot, &granted);
+    SIM_TRUE(s, granted <= s->config.upload_slots);
+    for (size_t i = 0; i < s->count_parts; i++) {
+        const struct sim_part *p = &s->parts[i];
+        const struct grid_chain *c = grid_get_chain(s->g, p->job, p->index);
+
+        if (c && c->count)
+            SIM_TRUE(s, p->length >= c->layers[0].output_offset);
+    }
+}
+
 /* What is asked of every commit before its effects are done. */
 static void check_rows(struct sim *s)
 {
@@ -191,6 +222,7 @@ bool sim_commit(struct sim *s)
     for (size_t i = 0; i < done; i++)
         do_effect(s, &s->store.staged.fx[i]);
     s->store.staged.count = 0;
+    check_layers(s);
     if (dies)
         sim_crash(s);
     return !dies;
@@ -216,6 +248,54 @@ void sim_crash(struct sim *s)
         ;
 }
 
+struct merge {
+    struct sim *s;
+    struct grid_event e;
+    struct grid_merged m;
+    struct grid_digest replaced[SIM_CHAIN_MAX];
+};
+
+static bool choose(void *arg, const struct grid_part *p, const struct grid_chain *chain,
+                   size_t count)
+{
+    struct merge *x = arg;
+
+    x->e = (struct grid_event){.kind = GRID_EV_MERGED, .job = p->job, .part = p->index};
+    x->m.count = count;
+    x->m.size_bytes = 1000;
+    for (size_t i = 0; i < count; i++)
+        x->replaced[i] = chain->layers[i].digest;
+    return sim_chance(x->s, 50);
+}
+
+/* The background's work on one long chain; what it was begun for may have changed by the end. */
+static void merge(struct sim *s)
+{
+    struct merge x = {.s = s};
+    struct grid_digest parent;
+    struct memory newest;
+
+    grid_each_merge(s->g, choose, &x);
+    if (!x.m.count)
+        return;
+    for (size_t i = 0; i < x.m.count; i++) {
+        if (!sim_depot_get(s, &x.replaced[i])->damaged)
+            continue;
+        x.e.kind = GRID_EV_DAMAGED; /* reading it is how it is found */
+        x.e.digest = x.replaced[i];
+        (void)sim_step(s, &x.e);
+        return;
+    }
+    newest = sim_depot_get(s, &x.replaced[x.m.count - 1])->memory;
+    parent = sim_depot_get(s, &x.replaced[0])->parent;
+    sim_depot_put(s, &newest, &parent, &x.m.digest);
+    if (sim_chance(s, 20))
+        x.e.part++; /* not that one */
+    x.m.replaced = x.replaced;
+    x.e.merged = &x.m;
+    s->merges += sim_step(s, &x.e) == GRID_OK;
+}
+
 /* Called once a round: comes back from a crash, and lets time pass. */
 void sim_master_act(struct sim *s)
 {
@@ -232,12 +312,33 @@ void sim_master_act(struct sim *s)
         SIM_TRUE(s, !grid_tick_due(s->g, sim_now(s)));
         if (sim_chance(s, 50))
             (void)sim_commit(s);
+    } else if (sim_chance(s, 20)) {
+        merge(s);
     }
 }
 
+/* What the file says is below it is what the chain has there. */
+static void check_parent(struct sim *s, const struct grid_desired *d, size_t i)
+{
+    const struct grid_layer *l = &d->chain->layers[i], *below = i ? l - 1 : NULL;
+    const struct grid_digest *parent = &sim_depot_get(s, &l->digest)->parent;
+
+    if (!below)
+        SIM_TRUE(s, memcmp(parent, &d->golden->layer.digest, sizeof *parent) == 0);
+    else
+        SIM_TRUE(s, memcmp(parent, &below->digest, sizeof *parent) == 0 ||
+                        memcmp(parent, &below->stands_for, sizeof *parent) == 0);
+}
+
+struct collect {
+    struct sim *s;
+    struct message *m;
+};
+
 static void collect(void *arg, const struct grid_desired *d)
 {
-    struct message *m = arg;
+    struct sim *s = ((struct collect *)arg)->s;
+    struct message *m = ((struct collect *)arg)->m;
     struct sim_desired *to = &m->desired[m->count++];
 
     MUST(m->count <= SIM_VMS_MAX);
@@ -246,11 +347,15 @@ static void collect(void *arg, const struct grid_desired *d)
     to->part = d->part;
     to->epoch = d->epoch;
     to->want = d->want;
+    to->checkpoint = d->checkpoint;
+    to->checkpoint_ms = d->checkpoint_ms;
+    to->upload = d->upload;
     snprintf(to->reason, sizeof to->reason, "%s", d->reason);
     for (size_t i = 0; d->chain && i < d->chain->count; i++) {
         MUST(i < SIM_CHAIN_MAX);
         to->chain.layers[to->chain.count++] = d->chain->layers[i].digest;
         to->top = d->chain->layers[i];
+        check_parent(s, d, i);
     }
     if (d->job)
         to->chain.golden = d->golden->layer.digest;
@@ -287,7 +392,7 @@ void sim_master_sync(struct sim *s, const struct message *m)
     if (!sim_commit(s) || !sim_master_is_up(s))
         return;
     answer.term = s->term;
-    grid_desired(s->g, a->id, collect, &answer);
+    grid_desired(s->g, a->id, collect, &(struct collect){s, &answer});
     sim_send(s, &answer);
 }
 
