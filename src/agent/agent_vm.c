@@ -197,6 +197,7 @@ static void take_report(struct agent_vm *vm, const json_t *json)
     if (strcmp(r.state, vm->report.state) != 0)
         log_info("%s: %s%s%s%s%s", vm->name, r.state, r.reason[0] ? ", " : "", r.reason,
                  r.note[0] ? ": " : "", r.note);
+    r.checkpoint = vm->report.checkpoint;
     sync_vm_deinit(&vm->report);
     vm->report = r;
     agent_publish(vm->agent);
@@ -495,6 +496,9 @@ static void apply_one(struct agent *a, const struct sync_desired *d)
         return;
     }
     vm->named = true;
+    /* Its supervisor makes none while the guest runs: whoever waits for one need not wait. */
+    if (d->checkpoint > vm->report.checkpoint)
+        vm->report.checkpoint = d->checkpoint;
     if (strcmp(d->want, "suspend") == 0)
         suspend(vm, d->reason, owner_now_us());
     else

@@ -28,13 +28,14 @@ static const struct command cmd_owner = {
 
 static const struct {
     const char *title;
-    const struct command *commands[12];
+    const struct command *commands[13];
 } groups[] = {
     {"Jobs",
      {&cmd_submit, &cmd_jobs, &cmd_job, &cmd_logs, &cmd_results, &cmd_cancel, &cmd_hold,
-      &cmd_release, &cmd_history}},
+      &cmd_release, &cmd_checkpoint, &cmd_move, &cmd_history}},
     {"The grid",
-     {&cmd_status, &cmd_pcs, &cmd_vms, &cmd_moves, &cmd_drain, &cmd_events, &cmd_image}},
+     {&cmd_status, &cmd_pcs, &cmd_vms, &cmd_moves, &cmd_drain, &cmd_events, &cmd_image,
+      &cmd_depot}},
     {"People", {&cmd_login, &cmd_whoami, &cmd_user}},
     {"This PC", {&cmd_demo, &cmd_master, &cmd_enroll, &cmd_agent, &cmd_owner, &cmd_doctor}},
 };
@@ -237,6 +238,21 @@ bool cli_number(const struct command *cmd, const char *what, const char *text, u
     if (num_parse_u64(text, INT64_MAX, ret_value) == 0)
         return true;
     cli_usage(cmd, "\"%s\" is not the number of %s", text, what);
+    return false;
+}
+
+bool cli_part(const struct command *cmd, const char *text, uint64_t *ret_job, uint64_t *ret_part)
+{
+    AUTO_FREE char *job = xstrdup(text);
+    char *dot = strchr(job, '.');
+
+    *ret_part = UINT64_MAX;
+    if (dot)
+        *dot++ = '\0';
+    if (num_parse_u64(job, INT64_MAX, ret_job) == 0 &&
+        (!dot || num_parse_u64(dot, UINT32_MAX, ret_part) == 0))
+        return true;
+    cli_usage(cmd, "\"%s\" is not the number of a job or part, such as 7 or 7.0", text);
     return false;
 }
 

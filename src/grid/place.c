@@ -9,7 +9,8 @@
  *
  * While the layers of suspended guests fill the depot, nothing new is started.
  *
- * Of the PCs that fit, in this order: the one that is reserved for the part, not the one the part
+ * Of the PCs that fit, in this order: the one that is reserved for the part (unless it failed
+ * there), not the one the part
  * left or failed on, the one with the fewest guests, the faster, the one known longer.
  */
 #include "grid/internal.h"
@@ -143,11 +144,10 @@ static bool better(const struct bucket_key *k, const struct room *a, const struc
     bool shun_a = failed_on(k, a->pc->r.id), shun_b = failed_on(k, b->pc->r.id);
     bool left_a = a->pc->r.id == k->avoid, left_b = b->pc->r.id == k->avoid;
 
-    if (k->target && (a->pc->r.id == k->target) != (b->pc->r.id == k->target))
-        return a->pc->r.id == k->target;
-
     if (shun_a != shun_b)
         return shun_b;
+    if (k->target && (a->pc->r.id == k->target) != (b->pc->r.id == k->target))
+        return a->pc->r.id == k->target;
     if (left_a != left_b)
         return left_b;
     if (a->guests != b->guests)

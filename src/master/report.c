@@ -128,6 +128,24 @@ void report_check_layers(struct report *r, struct depot *depot)
         }
 }
 
+bool report_has_damage(const struct report *r)
+{
+    for (size_t i = 0; i < r->grid.count_vms; i++)
+        if (!grid_digest_is_none(&r->vms[i].damaged))
+            return true;
+    return false;
+}
+
+void report_check_damage(struct report *r, struct depot *depot)
+{
+    for (size_t i = 0; i < r->grid.count_vms; i++) {
+        struct grid_digest *d = &r->vms[i].damaged;
+        uint64_t size;
+        if (!grid_digest_is_none(d) && depot_verify(depot, d->bytes, &size) == 0)
+            memset(d, 0, sizeof *d);
+    }
+}
+
 void report_deinit(struct report *r)
 {
     sync_report_deinit(&r->wire);

@@ -21,6 +21,11 @@ struct report {
 int report_from_json(const json_t *json, struct report *ret_report, struct err *ret_err);
 /* A layer that the depot has not loses its digest: it counts for nothing, nor does one above it. */
 void report_check_layers(struct report *r, struct depot *depot);
+/* Whether it says of any layer that it is damaged. */
+bool report_has_damage(const struct report *r);
+/* What is whole in the depot was damaged on the PC's way only: that is the PC's failure, and the
+ * layer stays. Reads those layers: takes time. */
+void report_check_damage(struct report *r, struct depot *depot);
 void report_deinit(struct report *r);
 
 #endif

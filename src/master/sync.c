@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/must.h"
 #include "master/auth.h"
+#include "master/disk.h"
 #include "master/digests.h"
 #include "master/hold.h"
 #include "master/places.h"
@@ -222,6 +223,13 @@ static enum core_next sync_core(struct core *c, struct req *r)
     return CORE_REPLIED;
 }
 
+static void check_damage(struct req *r)
+{
+    struct sync_call *call = r->data;
+    report_check_damage(&call->report, r->m->depot);
+    r->next = api_sync;
+}
+
 enum req_next api_sync(struct req *r)
 {
     if (r->data) /* it was held */
@@ -238,5 +246,5 @@ enum req_next api_sync(struct req *r)
     if (bad < 0)
         return req_reply_error(r, 400, "bad_request", "%s", e.text);
     report_check_layers(&call->report, r->m->depot);
-    return core_post(r, sync_core);
+    return report_has_damage(&call->report) ? disk_post(r, check_damage) : core_post(r, sync_core);
 }

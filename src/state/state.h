@@ -186,4 +186,25 @@ int state_kv_get(struct state *s, const char *key, struct buf *ret_value);
  * yet. */
 int state_blob_is_referenced(struct state *s, const struct grid_digest *blob, bool *ret_referenced);
 
+enum state_reference_kind {
+    STATE_REF_GOLDEN, /* id: of the golden layer */
+    STATE_REF_LAYER,  /* id, part: of the job's part; the others below as well */
+    STATE_REF_PIN,
+    STATE_REF_RESULT,
+    STATE_REF_INPUT, /* id: of the job */
+    STATE_REF_IMAGE, /* id: of the image */
+    STATE_REF_KINDS
+};
+
+struct state_reference {
+    struct grid_digest blob;
+    enum state_reference_kind kind;
+    uint64_t id;
+    uint32_t part;
+};
+
+/* All that state_blob_is_referenced() looks at, by digest. Return false from fn to stop. */
+int state_references(struct state *s, bool (*fn)(void *arg, const struct state_reference *ref),
+                     void *arg);
+
 #endif

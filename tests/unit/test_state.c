@@ -913,6 +913,14 @@ static void certificates_values_and_images(void **state)
     scratch_remove(&s);
 }
 
+static bool count_references(void *arg, const struct state_reference *ref)
+{
+    size_t *count = arg;
+
+    count[ref->kind]++;
+    return true;
+}
+
 static void blobs_are_referenced_as_long_as_needed(void **state)
 {
     struct scratch s = scratch_new();
@@ -924,6 +932,7 @@ static void blobs_are_referenced_as_long_as_needed(void **state)
     struct grid_row layer = some_row(&r, GRID_ROW_LAYER, 1), pin = some_row(&r, GRID_ROW_PIN, 1);
     struct grid_digest input = some_digest(&r), none = {{0}};
     struct state_image contents = {.root = {some_digest(&r), 5}};
+    size_t count[STATE_REF_KINDS] = {0};
 
     job.job.finished_ms = job.job.then_job = then.job.finished_ms = 0;
     job.job.image = 6;
@@ -939,6 +948,9 @@ static void blobs_are_referenced_as_long_as_needed(void **state)
     assert_int_equal(state_job_blobs(st, 1, &input, 1), 0);
     assert_int_equal(state_image_put(st, 6, &contents), 0);
     assert_int_equal(state_commit(st), 0);
+    assert_int_equal(state_references(st, count_references, count), 0);
+    for (size_t i = 0; i < STATE_REF_KINDS; i++)
+        assert_int_equal(count[i], 1);
     assert_true(is_referenced(st, &input));
     assert_true(is_referenced(st, &layer.layer.layer.digest));
     assert_true(is_referenced(st, &pin.pin.digest));
@@ -1024,6 +1036,70 @@ static void tamper(const struct scratch *s, const char *sql)
     assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
     assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
     sqlite3_close(db);
+}
+
+/* A store as version 1 left it: a part with one layer, on golden. */
+static void a_store_of_version_1_is_brought_up_to_date(void **state)
+{
+    struct scratch s = scratch_new();
+    struct state *st = open_state(&s);
+    struct rng r = rng_seed(12);
+    struct grid_row golden = some_row(&r, GRID_ROW_GOLDEN, 4), part;
+    static struct expected e;
+
+    e.count = 4;
+    e.rows[0] = golden;
+    e.rows[1] = some_row(&r, GRID_ROW_JOB, 1);
+    e.rows[1].job.finished_ms = e.rows[1].job.checkpoint_ms = 0;
+    part = some_row(&r, GRID_ROW_PART, 1);
+    part.part = (struct grid_part){.job = 1,
+                                   .index = 2,
+                                   .state = GRID_SUSPENDED,
+                                   .epoch = 9,
+                                   .golden = 4,
+                                   .queue_key = 3,
+                                   .run_ms = 77};
+    e.rows[3] = part;
+    e.rows[2] = (struct grid_row){.kind = GRID_ROW_LAYER, .put = true};
+    e.rows[2].layer = (struct grid_chain_row){
+        .job = 1, .part = 2, .layer = {.seq = 1, .epoch = 9, .size_bytes = 5, .output_offset = 6}};
+    memset(e.rows[2].layer.layer.digest.bytes, 0xab, 32);
+    e.rows[2].layer.layer.parent = golden.golden.layer.digest;
+    e.rows[2].layer.layer.run_ms = 77;
+    strcpy(e.rows[2].layer.layer.cls.machine, "pc");
+    e.rows[2].layer.layer.cls.qemu_version = 70222;
+    for (size_t i = 0; i < e.count; i++)
+        if (i != 2)
+            put_now(st, &e.rows[i]);
+    state_close(st);
+    tamper(&s, "DROP TABLE layer; DROP TABLE pin;"
+               "ALTER TABLE part DROP COLUMN checkpoint_ms;"
+               "ALTER TABLE part DROP COLUMN checkpoint_asked;"
+               "ALTER TABLE part DROP COLUMN checkpoint_done;"
+               "ALTER TABLE part DROP COLUMN cost_ms; ALTER TABLE part DROP COLUMN pause_ms;"
+               "ALTER TABLE part DROP COLUMN upload_ms; ALTER TABLE part DROP COLUMN move_to;"
+               "ALTER TABLE part DROP COLUMN leave_after_ms;"
+               "ALTER TABLE job DROP COLUMN checkpoint_ms;"
+               "ALTER TABLE job_then DROP COLUMN checkpoint_ms;"
+               "ALTER TABLE pc DROP COLUMN deaths; ALTER TABLE pc DROP COLUMN busy_ms;"
+               "ALTER TABLE pc DROP COLUMN history_ms; ALTER TABLE pc DROP COLUMN busy_since_ms;"
+               "ALTER TABLE part ADD COLUMN layer BLOB;"
+               "ALTER TABLE part ADD COLUMN layer_bytes INTEGER NOT NULL DEFAULT 5;"
+               "ALTER TABLE part ADD COLUMN layer_output INTEGER NOT NULL DEFAULT 6;"
+               "ALTER TABLE part ADD COLUMN layer_run_ms INTEGER NOT NULL DEFAULT 77;"
+               "ALTER TABLE part ADD COLUMN machine TEXT NOT NULL DEFAULT 'pc';"
+               "ALTER TABLE part ADD COLUMN cpu TEXT NOT NULL DEFAULT '';"
+               "ALTER TABLE part ADD COLUMN accel TEXT NOT NULL DEFAULT '';"
+               "ALTER TABLE part ADD COLUMN qemu INTEGER NOT NULL DEFAULT 70222;"
+               "CREATE INDEX part_layer ON part(layer) WHERE layer IS NOT NULL;"
+               "UPDATE part SET layer = x'abababababababababababababababab"
+               "abababababababababababababababab';"
+               "PRAGMA user_version=1");
+    st = open_state(&s);
+    assert_loads(st, &e);
+    free_row(&e.rows[1]);
+    state_close(st);
+    scratch_remove(&s);
 }
 
 static void strange_stores_are_refused(void **state)
@@ -1253,6 +1329,7 @@ int main(void)
         cmocka_unit_test(blobs_are_referenced_as_long_as_needed),
         cmocka_unit_test(the_term_grows_with_each_start),
         cmocka_unit_test(a_folder_has_one_master),
+        cmocka_unit_test(a_store_of_version_1_is_brought_up_to_date),
         cmocka_unit_test(strange_stores_are_refused),
         cmocka_unit_test(readers_go_on_while_rows_are_written),
         cmocka_unit_test(a_kill_loses_nothing_that_was_committed),
