@@ -207,7 +207,8 @@ static void put_in(struct grid *g, struct chain *c, size_t at, const struct grid
         c->cap = c->cap ? 2 * c->cap : 4;
         r->layers = xreallocarray(r->layers, c->cap, sizeof *r->layers);
     }
-    memmove(&r->layers[at + 1], &r->layers[at], (r->count - at) * sizeof *r->layers);
+    if (at < r->count)
+        memmove(&r->layers[at + 1], &r->layers[at], (r->count - at) * sizeof *r->layers);
     r->layers[at] = *l;
     r->count++;
     g->layer_bytes += l->size_bytes;

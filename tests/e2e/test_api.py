@@ -403,6 +403,8 @@ def test_checkpoints_and_damage(grid):
     pc.sync()
     assert "checkpoint" not in pc.desired[key]
     grid.yado("checkpoint", f"{job}.0")
+    for path in ("", "/parts/0"):
+        grid.admin("POST", f"/v1/jobs/{job}{path}/checkpoint", 200)
     grid.admin.error("POST", f"/v1/jobs/{job}/parts/5/checkpoint", 404, "no such part")
 
     # A PC that cannot read what the depot has whole is its own problem.
@@ -422,6 +424,9 @@ def test_checkpoints_and_damage(grid):
     wait_for("the damaged layer to leave the chain", lambda: part_of(grid, job)["layers"] == 1)
     assert "what counts now is the one before" in grid.yado("events")
     assert "all is well" in grid.yado("depot", "check")
+    grid.admin("POST", "/v1/depot/check", 202)
+    wait_for("the check to end",
+             lambda: not grid.admin("GET", "/v1/depot/check", 200).json()["running"])
     forget(grid, job, [pc, other])
 
 
@@ -438,6 +443,7 @@ def test_a_move_to_a_named_pc(grid):
     other.report["available"] = True
     other.sync()
     grid.yado("move", f"{job}.0", other.name)
+    grid.admin("POST", f"/v1/jobs/{job}/parts/0/move", 200, json={"pc": other.name})  # again
     assert part_of(grid, job)["move_to"] == other.name
     pc.sync()
     assert pc.desired[key]["want"] == "run"

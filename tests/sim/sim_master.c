@@ -215,6 +215,11 @@ bool sim_commit(struct sim *s)
         sim_crash(s);
         return false;
     }
+    if (!s->store.staged.count) {
+        if (dies)
+            sim_crash(s);
+        return !dies;
+    }
     check_rows(s);
     grid_store_commit(&s->store);
     s->digest = grid_digest(s->g);
