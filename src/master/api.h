@@ -77,7 +77,6 @@ int api_first_user(struct core *c, char **ret_token, struct err *ret_err);
  * his to see. */
 const struct grid_job *api_unfinished_job(struct core *c, struct req *r, uint64_t id);
 /* api_parts.c */
-extern const struct record_type api_move_body;
 enum req_next api_checkpoint(struct req *r);
 enum req_next api_move(struct req *r);
 /* api_pcs.c */

@@ -10,7 +10,7 @@ struct part_call {
 };
 
 static const struct record_field move_fields[] = {FIELD_TEXT(part_call, pc), FIELD_END};
-const struct record_type api_move_body = {sizeof(struct part_call), move_fields};
+static const struct record_type move_body = {sizeof(struct part_call), move_fields};
 
 static enum core_next reply(struct core *c, struct req *r, struct grid_event *e)
 {
@@ -57,7 +57,7 @@ static enum core_next move_core(struct core *c, struct req *r)
 
 enum req_next api_move(struct req *r)
 {
-    if (!api_body(r, &api_move_body))
+    if (!api_body(r, &move_body))
         return REQ_REPLIED;
     struct part_call *call = r->data;
     if (!req_arg_u64(r, 0, &call->job) || !req_arg_u64(r, 1, &call->part))
