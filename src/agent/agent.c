@@ -102,7 +102,7 @@ void agent_publish(struct agent *a)
                   strcmp(r.reason, last.reason) != 0 || !same_class(&r.cls, &last.cls) ||
                   !same_vms(&r, &last);
     sync_link_publish(a->link, &r, urgent);
-    free(last.vms);
+    sync_report_deinit(&last);
     last = r;
 }
 

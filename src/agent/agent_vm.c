@@ -108,6 +108,7 @@ static void removed(struct agent_vm *vm)
     a->count_vms--;
     free(vm->dir);
     json_decref(vm->config);
+    sync_vm_deinit(&vm->report);
     free(vm);
 }
 
@@ -186,13 +187,18 @@ static void take_report(struct agent_vm *vm, const json_t *json)
 
     if (sync_vm_from_json(json, &r, &err) < 0) {
         log_warn("%s: its supervisor says what is no report: %s", vm->name, err.text);
+        sync_vm_deinit(&r);
         return;
     }
-    if (r.job != vm->job || r.part != vm->part || r.epoch != vm->epoch || is_final(&vm->report))
+    if (r.job != vm->job || r.part != vm->part || r.epoch != vm->epoch || is_final(&vm->report)) {
+        sync_vm_deinit(&r);
         return;
+    }
     if (strcmp(r.state, vm->report.state) != 0)
         log_info("%s: %s%s%s%s%s", vm->name, r.state, r.reason[0] ? ", " : "", r.reason,
                  r.note[0] ? ": " : "", r.note);
+    r.checkpoint = vm->report.checkpoint;
+    sync_vm_deinit(&vm->report);
     vm->report = r;
     agent_publish(vm->agent);
 }
@@ -490,6 +496,9 @@ static void apply_one(struct agent *a, const struct sync_desired *d)
         return;
     }
     vm->named = true;
+    /* Its supervisor makes none while the guest runs: whoever waits for one need not wait. */
+    if (d->checkpoint > vm->report.checkpoint)
+        vm->report.checkpoint = d->checkpoint;
     if (strcmp(d->want, "suspend") == 0)
         suspend(vm, d->reason, owner_now_us());
     else
@@ -540,7 +549,7 @@ size_t agent_vm_reports(struct agent *a, struct sync_vm **ret_vms)
 
     *ret_vms = a->count_vms ? xreallocarray(NULL, a->count_vms, sizeof **ret_vms) : NULL;
     for (struct agent_vm *vm = a->vms; vm && *ret_vms && n < SYNC_VMS_MAX; vm = vm->next)
-        (*ret_vms)[n++] = vm->report;
+        sync_vm_copy(&(*ret_vms)[n++], &vm->report);
     return n;
 }
 

@@ -86,7 +86,9 @@ static uint64_t run_ms(const struct supervisor *s)
 /* Of the part, with what it ran before the layer that it began from. */
 static uint64_t part_run_ms(const struct supervisor *s)
 {
-    return s->config.desired.layer.run_ms + run_ms(s);
+    const struct sync_layer *layer = supervisor_config_layer(&s->config);
+
+    return (layer ? layer->run_ms : 0) + run_ms(s);
 }
 
 static void tell(struct supervisor *s)
@@ -142,7 +144,7 @@ static void fail(struct supervisor *s, const char *reason, const char *note)
     s->stage = ENDED;
     snprintf(s->report.reason, sizeof s->report.reason, "%s", reason);
     str_sanitize(note, s->report.note, sizeof s->report.note);
-    s->report.layer = (struct sync_layer){0};
+    s->report.count_layers = 0;
     s->report.result[0] = 0;
     if (note[0])
         log_warn("%s: %s", reason, note);
@@ -672,7 +674,7 @@ static void begin(struct supervisor *s)
     s->report.epoch = d->epoch;
     snprintf(s->final, sizeof s->final, "suspended");
     if (r == 0) {
-        if (!s->work.report.layer.digest[0] || d->job == 0)
+        if (!s->work.report.count_layers || d->job == 0)
             snprintf(s->final, sizeof s->final, "done");
         log_info("going on with an upload");
         start_upload(s);

@@ -49,6 +49,8 @@ struct supervisor_config {
     bool idle_priority;
 };
 
+/* What it resumes from, the newest of its chain; NULL: from golden. */
+const struct sync_layer *supervisor_config_layer(const struct supervisor_config *c);
 int supervisor_config_load(const char *dir, struct supervisor_config *ret, struct err *ret_err);
 
 /* ---- the worker (supervisor_work.c) ---------------------------------------------------------- */
@@ -95,6 +97,7 @@ struct work {
     /* Set by the main thread before SAVE, FINISH and UPLOAD; completed by them. */
     struct vm_save_info save_info;
     struct sync_vm report;
+    struct sync_layer saved; /* the one that `report` names */
 };
 
 int work_start(struct work *w);

@@ -134,6 +134,7 @@ static int need_golden_memory(struct work *w, struct err *ret_err)
 static int compose(struct work *w, char *ret_reason, struct err *ret_err)
 {
     const struct sync_desired *d = &w->config->desired;
+    const struct sync_layer *layer = supervisor_config_layer(w->config);
     AUTO_FREE char *memory = xasprintf("%s/memory", w->dir);
     struct blob *b;
     int r = need_blob(w, w->config->cache_dir, d->golden.digest, d->golden.size, &b, ret_reason,
@@ -146,9 +147,9 @@ static int compose(struct work *w, char *ret_reason, struct err *ret_err)
         r = need_golden_memory(w, ret_err);
     if (r)
         return fail(r, r == -ENOSPC ? "disk full" : "golden damaged", ret_reason);
-    if (d->layer.digest[0]) {
+    if (layer) {
         /* Into the VM's own folder: nobody else needs it, and it goes away with the VM. */
-        r = need_blob(w, w->dir, d->layer.digest, d->layer.size, &b, ret_reason, ret_err);
+        r = need_blob(w, w->dir, layer->digest, layer->size, &b, ret_reason, ret_err);
         if (r)
             return r;
         r = vm_layer_open(blob_path(b), &w->layer, ret_err);

@@ -56,17 +56,16 @@ static int upload(struct work *w, const char *url, int fd, uint64_t size, struct
 int task_upload(struct work *w, char *ret_reason, struct err *ret_err)
 {
     struct sync_vm *v = &w->report;
-    bool is_layer = v->layer.digest[0] != 0;
-    AUTO_FREE char *path = xasprintf("%s/%s", w->dir, is_layer ? "layer" : "result.tar");
-    AUTO_FREE char *url =
-        xasprintf("%sblobs/%s", w->source.url, is_layer ? v->layer.digest : v->result);
-    uint64_t size = is_layer ? v->layer.size : v->result_bytes;
+    const struct sync_layer *layer = v->count_layers ? &v->layers[0] : NULL;
+    AUTO_FREE char *path = xasprintf("%s/%s", w->dir, layer ? "layer" : "result.tar");
+    AUTO_FREE char *url = xasprintf("%sblobs/%s", w->source.url, layer ? layer->digest : v->result);
+    uint64_t size = layer ? layer->size : v->result_bytes;
     uint64_t start = clock_ms(CLOCK_MONOTONIC);
     uint32_t pause_ms = RETRY_MIN_MS;
     AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
     int r;
 
-    if (!is_layer && !v->result[0])
+    if (!layer && !v->result[0])
         return 0; /* an empty /out */
     snprintf(ret_reason, WORK_REASON_MAX, "upload failed");
     if (fd < 0)

@@ -95,17 +95,21 @@ static int sync_file(const char *path)
 
 static void describe_layer(struct work *w, const struct vm_save_stats *stats)
 {
-    struct sync_layer *l = &w->report.layer;
+    struct sync_layer *l = &w->saved;
     const struct vm_class *c = vm_class_of(w->vm);
 
     *l = (struct sync_layer){.size = stats->size_bytes,
                              .output_offset = w->save_info.output_offset,
                              .run_ms = w->save_info.run_ms};
     memcpy(l->digest, stats->digest, sizeof l->digest);
+    if (w->save_info.base_digest)
+        snprintf(l->parent, sizeof l->parent, "%s", w->save_info.base_digest);
     memcpy(l->cls.machine, c->machine, sizeof l->cls.machine);
     memcpy(l->cls.cpu, c->cpu, sizeof l->cls.cpu);
     memcpy(l->cls.accel, c->accel, sizeof l->cls.accel);
     l->cls.qemu_version = c->qemu_version;
+    w->report.layers = l;
+    w->report.count_layers = 1;
 }
 
 int task_save(struct work *w, char *ret_reason, struct err *ret_err)

@@ -55,14 +55,15 @@ static uint64_t boottime_ms(void)
 void sync_link_publish(struct sync_link *l, const struct sync_report *report, bool urgent)
 {
     pthread_mutex_lock(&l->lock);
-    free(l->report.vms);
     uint64_t seq = l->report.seq;
+    sync_report_deinit(&l->report);
     l->report = *report;
     l->report.seq = seq;
     l->report.vms = NULL;
     if (report->count_vms) {
         l->report.vms = xreallocarray(NULL, report->count_vms, sizeof *report->vms);
-        memcpy(l->report.vms, report->vms, report->count_vms * sizeof *report->vms);
+        for (size_t i = 0; i < report->count_vms; i++)
+            sync_vm_copy(&l->report.vms[i], &report->vms[i]);
     }
     l->have_report = true;
     if (!l->reply)

@@ -29,9 +29,9 @@ struct command {
     int (*run)(const struct command *cmd, int argc, char **argv);
 };
 
-extern const struct command cmd_cancel, cmd_demo, cmd_drain, cmd_events, cmd_history, cmd_hold,
-    cmd_image, cmd_job, cmd_jobs, cmd_login, cmd_logs, cmd_moves, cmd_pcs, cmd_release, cmd_results,
-    cmd_status, cmd_submit, cmd_user, cmd_vms, cmd_whoami;
+extern const struct command cmd_cancel, cmd_checkpoint, cmd_demo, cmd_depot, cmd_drain, cmd_events,
+    cmd_history, cmd_hold, cmd_image, cmd_job, cmd_jobs, cmd_login, cmd_logs, cmd_move, cmd_moves,
+    cmd_pcs, cmd_release, cmd_results, cmd_status, cmd_submit, cmd_user, cmd_vms, cmd_whoami;
 
 /* argv[0] is the command; none of them: an overview. */
 int yado_cli_main(int argc, char **argv);
@@ -56,6 +56,8 @@ int cli_usage(const struct command *cmd, const char *fmt, ...)
 bool cli_words(const struct command *cmd, int argc, int min, int max);
 /* The number of a job, a part; else says what is wrong and is false. */
 bool cli_number(const struct command *cmd, const char *what, const char *text, uint64_t *ret_value);
+/* "JOB" (*ret_part is UINT64_MAX) or "JOB.PART"; else says what is wrong and is false. */
+bool cli_part(const struct command *cmd, const char *text, uint64_t *ret_job, uint64_t *ret_part);
 
 /* The whole of --json: the value, indented, to standard output. */
 int cli_print_json(const json_t *json);

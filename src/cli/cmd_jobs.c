@@ -143,10 +143,11 @@ const struct command cmd_history = {"history",
 /* ---- one job --------------------------------------------------------------------------------- */
 
 static const struct listing_column part_columns[] = {
-    {"PART", LISTING_RIGHT}, {"STATE", 0},
-    {"PC", LISTING_SHRINK},  {"MOVES", LISTING_RIGHT},
-    {"RUN", LISTING_RIGHT},  {"PEAK", LISTING_RIGHT},
-    {"EXIT", LISTING_RIGHT}, {"REASON", LISTING_SHRINK},
+    {"PART", LISTING_RIGHT},    {"STATE", 0},
+    {"PC", LISTING_SHRINK},     {"MOVES", LISTING_RIGHT},
+    {"RUN", LISTING_RIGHT},     {"SAVED", LISTING_RIGHT},
+    {"PEAK", LISTING_RIGHT},    {"EXIT", LISTING_RIGHT},
+    {"REASON", LISTING_SHRINK},
 };
 
 static const char *exit_text(const json_t *part, char out[NUM_TEXT_MAX])
@@ -165,7 +166,7 @@ static const char *exit_text(const json_t *part, char out[NUM_TEXT_MAX])
 
 static void part_row(struct listing *l, const json_t *part)
 {
-    char run[NUM_TEXT_MAX], peak[NUM_TEXT_MAX], status[NUM_TEXT_MAX];
+    char run[NUM_TEXT_MAX], peak[NUM_TEXT_MAX], status[NUM_TEXT_MAX], saved[VIEW_TIME_MAX];
     int64_t peak_bytes = cli_int(part, "peak_bytes");
 
     listing_add(l, "%" PRId64, cli_int(part, "part"));
@@ -173,6 +174,7 @@ static void part_row(struct listing *l, const json_t *part)
     listing_add(l, "%s", view_text_or_dash(part, "pc"));
     listing_add(l, "%" PRId64, cli_int(part, "moves"));
     listing_add(l, "%s", num_format_duration((uint64_t)cli_int(part, "run_ms"), run));
+    listing_add(l, "%s", view_time(cli_int(part, "checkpointed_ms"), saved));
     listing_add(l, "%s", peak_bytes ? num_format_size((uint64_t)peak_bytes, peak) : "-");
     listing_add(l, "%s", exit_text(part, status));
     listing_add(l, "%s", view_text_or_dash(part, "reason"));
@@ -216,8 +218,8 @@ const struct command cmd_job = {
     "job",
     "show one job with its parts",
     "ID [--json]",
-    "The job and every part: state, PC, moves, run time, peak memory, exit status,\n"
-    "and why it is where it is.\n"
+    "The job and every part: state, PC, moves, run time, when it was saved last, peak\n"
+    "memory, exit status, and why it is where it is.\n"
     "\n"
     "  --json  the master's whole answer",
     NULL,

@@ -87,6 +87,8 @@ static int take_option(struct submit *s, int c)
         return set_text(s, "memory", optarg);
     case 't':
         return set_text(s, "time_limit", optarg);
+    case 'C':
+        return set_text(s, "checkpoint", optarg);
     case 'N':
         return set_text(s, "network", optarg);
     case 'p':
@@ -307,6 +309,7 @@ static const struct option submit_options[] = {{"file", required_argument, NULL,
                                                {"network", required_argument, NULL, 'N'},
                                                {"retries", required_argument, NULL, 'r'},
                                                {"time-limit", required_argument, NULL, 't'},
+                                               {"checkpoint", required_argument, NULL, 'C'},
                                                {"priority", required_argument, NULL, 'P'},
                                                {"wait", no_argument, NULL, 'w'},
                                                {"json", no_argument, NULL, 'j'},
@@ -328,6 +331,7 @@ const struct command cmd_submit = {
     "  --network nat      lets it reach the network (none)\n"
     "  --retries N        starts a part anew after a failure of its own, N times (0)\n"
     "  --time-limit TIME  of running, such as 2h; a part that takes longer fails\n"
+    "  --checkpoint WHEN  how often it is saved while it runs: never, auto, or every 10m (auto)\n"
     "  --priority N       among your own jobs, larger first (0)\n"
     "  --wait             shows output or states until it ends; exits with its status\n"
     "  --json             the master's answer instead of a line\n"

@@ -133,6 +133,17 @@ static int read_duration(struct reader *r, const struct field *f, const yaml_nod
     return 0;
 }
 
+static int read_checkpoint(struct reader *r, const struct field *f, const yaml_node_t *node,
+                           json_t *job)
+{
+    const char *s = scalar(node);
+
+    if (!s || (strcmp(s, "auto") != 0 && strcmp(s, "never") != 0))
+        return read_duration(r, f, node, job);
+    json_object_set_new(job, f->key, json_string(s));
+    return 0;
+}
+
 static int read_network(struct reader *r, const struct field *f, const yaml_node_t *node,
                         json_t *job)
 {
@@ -300,6 +311,7 @@ static const struct field fields[] = {
     {"network", read_network, .want = "none or nat"},
     {"retries", read_number, 0, 1000, "a number from 0 to 1000"},
     {"time_limit", read_duration, .want = "a duration such as \"2h\""},
+    {"checkpoint", read_checkpoint, .want = "auto, never, or a duration such as \"10m\""},
     {"priority", read_number, -1000, 1000, "a number from -1000 to 1000"},
     {"then", read_then, .want = "the keys of a combining job"},
     {NULL, NULL, 0, 0, NULL},

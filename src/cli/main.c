@@ -29,13 +29,14 @@ static const struct command cmd_owner = {
 
 static const struct {
     const char *title;
-    const struct command *commands[12];
+    const struct command *commands[13];
 } groups[] = {
     {"Jobs",
      {&cmd_submit, &cmd_jobs, &cmd_job, &cmd_logs, &cmd_results, &cmd_cancel, &cmd_hold,
-      &cmd_release, &cmd_history}},
+      &cmd_release, &cmd_checkpoint, &cmd_move, &cmd_history}},
     {"The grid",
-     {&cmd_status, &cmd_pcs, &cmd_vms, &cmd_moves, &cmd_drain, &cmd_events, &cmd_image}},
+     {&cmd_status, &cmd_pcs, &cmd_vms, &cmd_moves, &cmd_drain, &cmd_events, &cmd_image,
+      &cmd_depot}},
     {"People", {&cmd_login, &cmd_whoami, &cmd_user}},
     {"This PC", {&cmd_demo, &cmd_master, &cmd_enroll, &cmd_agent, &cmd_owner, &cmd_doctor}},
 };
@@ -190,22 +191,6 @@ int cli_option_status(int c)
     return c == CLI_HELP ? CLI_OK : CLI_USAGE;
 }
 
-int cli_simple(const struct command *cmd, int argc, char **argv, int min, int max, bool *ret_given)
-{
-    bool given = false;
-    int c;
-
-    while ((c = cli_option(cmd, argc, argv)) > 0)
-        given = true;
-    if (c != CLI_END)
-        return cli_option_status(c);
-    if (!cli_words(cmd, argc, min, max))
-        return CLI_USAGE;
-    if (ret_given)
-        *ret_given = given;
-    return CLI_END;
-}
-
 /* ---- texts ---------------------------------------------------------------------------------- */
 
 static void say(const struct command *cmd, const char *text)
@@ -223,14 +208,15 @@ int cli_fail(const struct command *cmd, const struct err *e)
 
 int cli_usage(const struct command *cmd, const char *fmt, ...)
 {
-    AUTO_FREE char *what = NULL;
     AUTO_FREE char *text = NULL;
+    struct buf b = {0};
     va_list ap;
 
     va_start(ap, fmt);
-    what = xvasprintf(fmt, ap);
+    buf_vprintf(&b, fmt, ap);
     va_end(ap);
-    text = xasprintf("%s; see yado %s --help", what, cmd->name);
+    buf_printf(&b, "; see yado %s --help", cmd->name);
+    text = buf_take_str(&b);
     say(cmd, text);
     return CLI_USAGE;
 }
@@ -253,6 +239,21 @@ bool cli_number(const struct command *cmd, const char *what, const char *text, u
     if (num_parse_u64(text, INT64_MAX, ret_value) == 0)
         return true;
     cli_usage(cmd, "\"%s\" is not the number of %s", text, what);
+    return false;
+}
+
+bool cli_part(const struct command *cmd, const char *text, uint64_t *ret_job, uint64_t *ret_part)
+{
+    AUTO_FREE char *job = xstrdup(text);
+    char *dot = strchr(job, '.');
+
+    *ret_part = UINT64_MAX;
+    if (dot)
+        *dot++ = '\0';
+    if (num_parse_u64(job, INT64_MAX, ret_job) == 0 &&
+        (!dot || num_parse_u64(dot, UINT32_MAX, ret_part) == 0))
+        return true;
+    cli_usage(cmd, "\"%s\" is not the number of a job or part, such as 7 or 7.0", text);
     return false;
 }
 

@@ -38,12 +38,14 @@ static json_t *job_json(struct core *c, const struct grid_job *j)
     const struct grid_image *image = grid_get_image(core_grid(c), j->image);
     char user[GRID_NAME_MAX];
     return json_pack(
-        "{s:o, s:s, s:s, s:s, s:o, s:o, s:s, s:o, s:o, s:i, s:o, s:o, s:b, s:o, s:o, s:o, s:o}",
+        "{s:o, s:s, s:s, s:s, s:o, s:o, s:s, s:o, s:o, s:i, s:o, s:o, s:o, s:b, s:o, s:o, s:o, "
+        "s:o}",
         "id", api_u64(j->id), "name", j->name, "user", api_user_name(c, j->user, user), "state",
         grid_part_state_name(job_state(j)), "parts", api_u64(j->parts), "counts", counts_json(j),
         "image", image ? image->name : "", "memory_bytes", api_u64(j->memory_bytes), "cpus",
         api_u64(j->cpus), "priority", (int)j->priority, "retries", api_u64(j->retries),
-        "time_limit_ms", api_u64(j->time_limit_ms), "held", (int)j->held, "submitted_ms",
+        "time_limit_ms", api_u64(j->time_limit_ms), "checkpoint",
+        jobspec_checkpoint_json(j->checkpoint_ms), "held", (int)j->held, "submitted_ms",
         api_u64(j->submitted_ms), "finished_ms", api_u64(j->finished_ms), "then_of",
         j->then_of ? api_u64(j->then_of) : json_null(), "then_job",
         j->then_job ? api_u64(j->then_job) : json_null());
@@ -52,15 +54,20 @@ static json_t *job_json(struct core *c, const struct grid_job *j)
 static json_t *part_json(struct core *c, const struct grid_part *p)
 {
     bool placed = grid_is_current(core_grid(c), p->job, p->index, p->epoch, p->pc);
-    return json_pack("{s:o, s:s, s:s, s:o, s:o, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "part",
-                     api_u64(p->index), "state", grid_part_state_name(p->state), "pc",
-                     placed || grid_part_is_final(p->state) ? api_pc_name(c, p->pc) : "", "epoch",
-                     api_u64(p->epoch), "reason", req_text(p->reason), "exit_status",
-                     (int)p->exit_status, "moves", api_u64(p->moves), "run_ms",
-                     api_u64(core_run_ms(c, p)), "peak_bytes", api_u64(p->peak_bytes),
-                     "output_bytes", api_u64(p->output_bytes), "result_bytes",
-                     api_u64(p->result_bytes), "started_ms", api_u64(p->started_ms), "finished_ms",
-                     api_u64(p->finished_ms));
+    const struct grid_chain *chain = grid_get_chain(core_grid(c), p->job, p->index);
+    const struct grid_layer *top = chain && chain->count ? &chain->layers[chain->count - 1] : NULL;
+    return json_pack(
+        "{s:o, s:s, s:s, s:o, s:o, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, "
+        "s:o, s:o, s:s}",
+        "part", api_u64(p->index), "state", grid_part_state_name(p->state), "pc",
+        placed || grid_part_is_final(p->state) ? api_pc_name(c, p->pc) : "", "epoch",
+        api_u64(p->epoch), "reason", req_text(p->reason), "exit_status", (int)p->exit_status,
+        "moves", api_u64(p->moves), "run_ms", api_u64(core_run_ms(c, p)), "peak_bytes",
+        api_u64(p->peak_bytes), "output_bytes", api_u64(p->output_bytes), "result_bytes",
+        api_u64(p->result_bytes), "started_ms", api_u64(p->started_ms), "finished_ms",
+        api_u64(p->finished_ms), "layers", api_u64(chain ? chain->count : 0), "checkpointed_ms",
+        api_u64(top ? top->committed_ms : 0), "checkpoint_every_ms", api_u64(p->checkpoint_ms),
+        "pause_ms", api_u64(p->pause_ms), "move_to", api_pc_name(c, p->move_to));
 }
 
 /* ---- lists ---------------------------------------------------------------------------------- */
@@ -205,19 +212,28 @@ enum req_next api_job(struct req *r)
 
 /* ---- cancel, hold, release ------------------------------------------------------------------ */
 
+const struct grid_job *api_unfinished_job(struct core *c, struct req *r, uint64_t id)
+{
+    struct grid_job *old = NULL;
+    const struct grid_job *j = grid_get_job(core_grid(c), id);
+    if (!j && state_history_job(r->m->state, id, &old) == STATE_OK && may_see(r, old)) {
+        state_job_free(old);
+        (void)req_reply_error(r, 409, "conflict", "job %s has ended already", r->args[0]);
+        return NULL;
+    }
+    state_job_free(old);
+    if (may_see(r, j))
+        return j;
+    (void)no_job(r);
+    return NULL;
+}
+
 static enum core_next change_job(struct core *c, struct req *r, enum grid_event_kind kind)
 {
     const struct job_call *call = r->data;
-    struct grid_job *old = NULL;
-    const struct grid_job *j = grid_get_job(core_grid(c), call->job);
-    if (!j && state_history_job(r->m->state, call->job, &old) == STATE_OK && may_see(r, old)) {
-        state_job_free(old);
-        (void)req_reply_error(r, 409, "conflict", "job %s has ended already", r->args[0]);
+    const struct grid_job *j = api_unfinished_job(c, r, call->job);
+    if (!j)
         return CORE_REPLIED;
-    }
-    state_job_free(old);
-    if (!may_see(r, j))
-        return no_job(r);
     struct grid_event e = {.kind = kind, .job = call->job, .user = r->user, .name = r->user_name};
     enum grid_outcome outcome = core_step(c, r, &e);
     if (outcome != GRID_OK)

@@ -103,6 +103,7 @@ static bool fill_submit(struct core *c, struct req *r, const struct jobspec *spe
         .priority = spec->priority,
         .retries = spec->retries,
         .time_limit_ms = spec->time_limit_ms,
+        .checkpoint_ms = spec->checkpoint_ms,
     };
     return true;
 }

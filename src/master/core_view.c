@@ -124,8 +124,19 @@ uint64_t core_output_have(struct core *c, uint64_t job, uint64_t part, uint64_t 
 
 static void own(struct place *p, const struct grid_digest *d)
 {
-    if (!grid_digest_is_none(d))
-        p->own[p->count_own++] = *d;
+    if (grid_digest_is_none(d))
+        return;
+    p->own = xreallocarray(p->own, p->count_own + 1, sizeof *p->own);
+    p->own[p->count_own++] = *d;
+}
+
+/* What its pager was started over as well. */
+static void own_chain(struct place *p, const struct grid_chain *chain)
+{
+    for (size_t i = 0; chain && i < chain->count; i++)
+        own(p, &chain->layers[i].digest);
+    for (size_t i = 0; chain && i < chain->count_pins; i++)
+        own(p, &chain->pins[i].digest);
 }
 
 static void own_image(struct core *c, struct place *p, uint64_t image)
@@ -174,7 +185,7 @@ static void publish_part(struct core *c, uint64_t job, uint64_t index)
     own_image(c, &p, golden ? golden->image : j->image);
     if (golden)
         own(&p, &golden->layer.digest);
-    own(&p, &part->layer.digest);
+    own_chain(&p, grid_get_chain(c->grid, job, (uint32_t)index));
     places_put(c->m->places, &p);
 }
 

@@ -326,23 +326,32 @@ int state_job_blobs(struct state *s, uint64_t job, const struct grid_digest *blo
     return r;
 }
 
+/* Of image_content c and image i: not deleted, or an unfinished job is on it. */
+#define IMAGE_IS_NEEDED                                                  \
+    "(i.deleted IS NOT 1"                                                \
+    "  OR EXISTS(SELECT 1 FROM live JOIN job j ON j.id = live.job"       \
+    "    WHERE j.image = c.image AND j.finished_ms = 0)"                 \
+    "  OR EXISTS(SELECT 1 FROM job_then t JOIN live ON live.job = t.job" \
+    "    JOIN job j ON j.id = t.job WHERE t.image = c.image AND j.finished_ms = 0))"
+/* One of an image's blobs, as a row of state_references(). */
+#define IMAGE_BLOB(column)                                    \
+    "SELECT c." column ", 5, c.image, 0 FROM image_content c" \
+    "  LEFT JOIN image i ON i.id = c.image"                   \
+    "  WHERE c." column " IS NOT NULL AND " IMAGE_IS_NEEDED
+
 int state_blob_is_referenced(struct state *s, const struct grid_digest *blob, bool *ret_referenced)
 {
     struct query q = state_ask(
         s,
         /* The partial indexes are used where the statement rules out NULL itself. */
         "SELECT 1 WHERE EXISTS(SELECT 1 FROM part WHERE result = ?1 AND result IS NOT NULL)"
-        " OR EXISTS(SELECT 1 FROM part JOIN live ON live.job = part.job"
-        "   WHERE layer = ?1 AND layer IS NOT NULL)"
+        " OR EXISTS(SELECT 1 FROM layer WHERE layer = ?1)"
+        " OR EXISTS(SELECT 1 FROM pin WHERE digest = ?1)"
         " OR EXISTS(SELECT 1 FROM golden WHERE layer = ?1)"
         " OR EXISTS(SELECT 1 FROM job_blob b JOIN live ON live.job = b.job"
         "   JOIN job ON job.id = b.job WHERE b.blob = ?1 AND job.finished_ms = 0)"
         " OR EXISTS(SELECT 1 FROM image_content c LEFT JOIN image i ON i.id = c.image"
-        "   WHERE ?1 IN (c.kernel, c.initrd, c.root) AND (i.deleted IS NOT 1"
-        "     OR EXISTS(SELECT 1 FROM live JOIN job j ON j.id = live.job"
-        "       WHERE j.image = c.image AND j.finished_ms = 0)"
-        "     OR EXISTS(SELECT 1 FROM job_then t JOIN live ON live.job = t.job"
-        "       JOIN job j ON j.id = t.job WHERE t.image = c.image AND j.finished_ms = 0)))");
+        "   WHERE ?1 IN (c.kernel, c.initrd, c.root) AND " IMAGE_IS_NEEDED ")");
     q_bind_blob(&q, blob->bytes, sizeof blob->bytes);
     q_one(&q);
     int r = state_asked(s, &q);
@@ -350,4 +359,41 @@ int state_blob_is_referenced(struct state *s, const struct grid_digest *blob, bo
         return r;
     *ret_referenced = r == 0;
     return 0;
+}
+
+int state_references(struct state *s, bool (*fn)(void *arg, const struct state_reference *ref),
+                     void *arg)
+{
+    bool more = true;
+    struct query q;
+    struct db *db;
+    int r = state_reader(s, &db);
+
+    if (r)
+        return r;
+    /* The numbers are those of enum state_reference_kind. */
+    q = q_new(db, "SELECT layer AS blob, 0, id, 0 FROM golden WHERE layer IS NOT NULL"
+                  " UNION ALL SELECT layer, 1, job, part FROM layer"
+                  " UNION ALL SELECT digest, 2, job, part FROM pin"
+                  " UNION ALL SELECT result, 3, job, part FROM part WHERE result IS NOT NULL"
+                  " UNION ALL SELECT b.blob, 4, b.job, 0 FROM job_blob b"
+                  "   JOIN live ON live.job = b.job JOIN job ON job.id = b.job"
+                  "   WHERE job.finished_ms = 0"
+                  " UNION ALL " IMAGE_BLOB("kernel") " UNION ALL " IMAGE_BLOB(
+                      "initrd") " UNION ALL " IMAGE_BLOB("root") " ORDER BY blob");
+    while (more && (r = q_step(&q)) == 1) {
+        struct state_reference ref = {0};
+
+        q_digest(&q, &ref.blob);
+        Q_ENUM(&q, ref.kind, STATE_REF_KINDS);
+        q_u64(&q, &ref.id);
+        q_u32(&q, &ref.part);
+        r = q.error;
+        if (r)
+            break;
+        more = fn(arg, &ref);
+    }
+    (void)q_end(&q); /* r has its error */
+    state_reader_done(s, db);
+    return r > 0 ? 0 : r;
 }

@@ -237,6 +237,25 @@ static int get_measure(const char *key, const json_t *json, const char *example,
                    json_is_integer(json) ? "a negative number" : record_json_kind(json));
 }
 
+static int get_checkpoint(const json_t *json, uint64_t *ret_ms, struct err *e)
+{
+    const char *text = json_is_string(json) ? json_string_value(json) : "";
+    int r = 0;
+
+    if (strcmp(text, "auto") == 0)
+        *ret_ms = 0;
+    else if (strcmp(text, "never") == 0)
+        *ret_ms = JOBSPEC_CHECKPOINT_NEVER;
+    else
+        r = get_measure("checkpoint", json, "10m", num_parse_duration, ret_ms, e);
+    if (r < 0)
+        return err_set(e, r, "checkpoint: auto, never, or a duration such as \"10m\"");
+    if (*ret_ms && (*ret_ms < JOBSPEC_CHECKPOINT_MIN_MS ||
+                    (*ret_ms > INT64_MAX && *ret_ms != JOBSPEC_CHECKPOINT_NEVER)))
+        return err_set(e, -EINVAL, "checkpoint: at least 1s between two of them");
+    return 0;
+}
+
 static int get_command(const json_t *json, struct jobspec *spec, struct err *e)
 {
     size_t count = json_array_size(json);
@@ -386,6 +405,8 @@ static int get_key(const char *key, const json_t *json, bool may_then, struct jo
         return get_measure(key, json, "512M", num_parse_size, &spec->memory_bytes, e);
     if (strcmp(key, "time_limit") == 0)
         return get_measure(key, json, "2h", num_parse_duration, &spec->time_limit_ms, e);
+    if (strcmp(key, "checkpoint") == 0)
+        return get_checkpoint(json, &spec->checkpoint_ms, e);
     if (strcmp(key, "parts") == 0) {
         r = get_number(key, json, 1, JOBSPEC_PARTS_MAX, &v, e);
         spec->parts = (uint32_t)v;
@@ -469,6 +490,13 @@ static json_t *inputs_to_json(const struct jobspec *spec)
     return list;
 }
 
+json_t *jobspec_checkpoint_json(uint64_t checkpoint_ms)
+{
+    if (checkpoint_ms == 0 || checkpoint_ms == JOBSPEC_CHECKPOINT_NEVER)
+        return json_string(checkpoint_ms ? "never" : "auto");
+    return json_integer((json_int_t)checkpoint_ms);
+}
+
 json_t *jobspec_to_json(const struct jobspec *spec)
 {
     json_t *out = json_object(), *command = json_array(), *env = json_object();
@@ -494,6 +522,8 @@ json_t *jobspec_to_json(const struct jobspec *spec)
     json_object_set_new(out, "network", json_string(spec->network_nat ? "nat" : "none"));
     json_object_set_new(out, "retries", json_integer(spec->retries));
     json_object_set_new(out, "time_limit", json_integer((json_int_t)spec->time_limit_ms));
+    if (spec->checkpoint_ms)
+        json_object_set_new(out, "checkpoint", jobspec_checkpoint_json(spec->checkpoint_ms));
     json_object_set_new(out, "priority", json_integer(spec->priority));
     if (spec->then)
         json_object_set_new(out, "then", jobspec_to_json(spec->then));

@@ -294,7 +294,7 @@ def test_certificates_that_are_not_or_no_longer_known(grid, tmp_path):
     anyone = requests.Session()
     anyone.trust_env = False
     anyone.verify = str(grid.ca)
-    body = {"version": 1}
+    body = {"version": 2}
     r = anyone.post(grid.url + "/v1/agent/sync", json=body, timeout=9)
     assert r.status_code == 403 and "yado enroll" in r.json()["error"]["message"]
     # One that somebody else signed.
@@ -430,6 +430,115 @@ def test_a_job_from_submit_to_result(grid):
     last = grid.admin("GET", f"/v1/jobs/{then}", 200).json()
     assert last["state"] == "done" and last["then_of"] == job
     grid.admin("DELETE", "/v1/pcs/pc-l", 200)
+
+
+def pcs_at_work(grid, *names):
+    """Played PCs, a job that runs on the first of them, its placement there."""
+    pcs = [FakePC(grid, name, builder=i == 0) for i, name in enumerate(names)]
+    for pc in pcs:
+        pc.sync()
+    job = grid.submit_api(checkpoint="10m")
+    pcs[0].build_golden()
+    for pc in pcs:
+        pc.sync()
+        if any(k[0] == job for k in pc.desired):
+            return [pc, *(p for p in pcs if p is not pc)], job, pc.take(job)
+    raise AssertionError("the job was not placed")
+
+
+def forget(grid, job, pcs):
+    grid.admin("POST", f"/v1/jobs/{job}/cancel", 200)
+    for pc in pcs:
+        grid.admin("DELETE", f"/v1/pcs/{pc.name}", 200)
+
+
+def part_of(grid, job):
+    return grid.admin("GET", f"/v1/jobs/{job}", 200).json()["parts_list"][0]
+
+
+def test_checkpoints_and_damage(grid):
+    (pc, other), job, key = pcs_at_work(grid, "pc-c1", "pc-c2")
+    assert pc.desired[key]["checkpoint_ms"] == 600000 and "chain" not in pc.desired[key]
+    first = pc.layer(key, b"first", run_ms=1000, output_offset=0)
+    second = pc.layer(key, b"second", run_ms=2000, parent=first["digest"])
+    lost = dict(first, digest="ab" * 32, run_ms=3000, parent=second["digest"])
+    pc.vm(key, "running", layers=[first, second, lost], cost_ms=90, pause_ms=40)
+    pc.sync()
+    chain = pc.desired[key]["chain"]  # the depot has never seen the third
+    assert [layer["digest"] for layer in chain] == [first["digest"], second["digest"]]
+    assert chain[1]["parent"] == first["digest"]
+    shown = part_of(grid, job)
+    assert shown["layers"] == 2 and shown["pause_ms"] == 40 and shown["checkpointed_ms"] > 0
+    assert pc.data("GET", key, "blobs/" + second["digest"]).content == b"second"
+
+    grid.yado("checkpoint", str(job))
+    pc.sync()
+    assert pc.desired[key]["checkpoint"] == 1
+    pc.vm(key, "running", checkpoint=1)
+    pc.sync()
+    assert "checkpoint" not in pc.desired[key]
+    grid.yado("checkpoint", f"{job}.0")
+    for path in ("", "/parts/0"):
+        grid.admin("POST", f"/v1/jobs/{job}{path}/checkpoint", 200)
+    grid.admin.error("POST", f"/v1/jobs/{job}/parts/5/checkpoint", 404, "no such part")
+
+    # A PC that cannot read what the depot has whole is its own problem.
+    assert "all is well" in grid.yado("depot", "check")
+    pc.vm(key, "failed", reason="layer damaged", damaged=second["digest"])
+    pc.sync()
+    key = next(k for k in other.sync() and other.desired if k[0] == job)
+    assert len(other.desired[key]["chain"]) == 2
+    # What is damaged there is dropped, and the one before counts.
+    path = grid.dir / "master/depot" / second["digest"][:2] / second["digest"]
+    path.write_bytes(b"Second")
+    done = grid.run("depot", "check", "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert [(d["kind"], d["id"], d["what"]) for d in report["damaged"]] == \
+        [("layer", job, "damaged")]
+    wait_for("the damaged layer to leave the chain", lambda: part_of(grid, job)["layers"] == 1)
+    assert "what counts now is the one before" in grid.yado("events")
+    assert "all is well" in grid.yado("depot", "check")
+    grid.admin("POST", "/v1/depot/check", 202)
+    wait_for("the check to end",
+             lambda: not grid.admin("GET", "/v1/depot/check", 200).json()["running"])
+    forget(grid, job, [pc, other])
+
+
+def test_a_move_to_a_named_pc(grid):
+    (pc, other), job, key = pcs_at_work(grid, "pc-m1", "pc-m2")
+    other.report["available"] = False
+    other.report["reason"] = "owner"
+    other.sync()
+    grid.admin.error("POST", f"/v1/jobs/{job}/parts/0/move", 409, "busy (owner)",
+                     json={"pc": other.name})
+    grid.admin.error("POST", f"/v1/jobs/{job}/parts/0/move", 404, "no PC", json={"pc": "none"})
+    grid.admin.error("POST", f"/v1/jobs/{job}/parts/0/move", 400, "colour", json={"colour": "red"})
+    grid.admin.error("POST", f"/v1/jobs/{job}/parts/0/move", 409, "already", json={"pc": pc.name})
+    other.report["available"] = True
+    other.sync()
+    grid.yado("move", f"{job}.0", other.name)
+    grid.admin("POST", f"/v1/jobs/{job}/parts/0/move", 200, json={"pc": other.name})  # again
+    assert part_of(grid, job)["move_to"] == other.name
+    pc.sync()
+    assert pc.desired[key]["want"] == "run"
+    layer = pc.layer(key, b"while it runs", run_ms=500)
+    pc.vm(key, "running", layers=[layer], checkpoint=pc.desired[key]["checkpoint"])
+    pc.sync()
+    assert (pc.desired[key]["want"], pc.desired[key]["reason"]) == ("suspend", "move")
+    pc.vm(key, "saving", reason="move")
+    pc.sync()
+    assert pc.desired[key]["upload"]
+    last = pc.layer(key, b"the rest", run_ms=600, parent=layer["digest"])
+    pc.vm(key, "suspended", reason="move", layers=[last])
+    pc.sync()
+    other.sync()
+    key = next(k for k in other.desired if k[0] == job)
+    assert [x["digest"] for x in other.desired[key]["chain"]] == [layer["digest"], last["digest"]]
+    other.take(job)
+    move = grid.json("moves", "--job", str(job))["moves"][-1]
+    assert (move["reason"], move["from"], move["to"]) == ("move", pc.name, other.name)
+    forget(grid, job, [pc, other])
 
 
 def test_syncs_are_held_until_there_is_something_new():

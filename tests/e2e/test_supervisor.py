@@ -160,7 +160,7 @@ class World:
                 "class": dict(machine="", cpu="", accel="", qemu_version=0)}
         d = {"job": job, "part": 0, "epoch": 1, "want": "run", "reason": "",
              "grant": self.server.grant, "image": self.image, "golden": golden or none,
-             "layer": layer or none, "output_have": have, "memory_bytes": MEMORY, "cpus": 1}
+             "chain": [layer] if layer else [], "output_have": have, "memory_bytes": MEMORY, "cpus": 1}
         self.server.prefix = f"/v1/vm/{job}.0.1/"
         if job:
             d["spec"] = {"name": "test", "image": "tiny", "command": argv, "parts": 1,
@@ -204,12 +204,12 @@ def golden_world():
         vm = Vm(w, "0.0.1", w.desired(job=0))
         vm.run()
         report = vm.wait("done", timeout=90)
-        assert report["layer"]["digest"] in w.server.blobs
-        assert len(w.server.blobs[report["layer"]["digest"]]) == report["layer"]["size"]
-        assert report["layer"]["class"] == dict(MACHINE, qemu_version=w.version)
+        assert report["layers"][0]["digest"] in w.server.blobs
+        assert len(w.server.blobs[report["layers"][0]["digest"]]) == report["layers"][0]["size"]
+        assert report["layers"][0]["class"] == dict(MACHINE, qemu_version=w.version)
         assert "suspended" not in vm.states
         vm.drop()
-        w.golden = report["layer"]
+        w.golden = report["layers"][0]
         yield w
     finally:
         w.close()
@@ -284,8 +284,8 @@ def test_a_counter_over_moves(world):
         assert not vm.processes()
         assert not (vm.dir / "memory").exists()
         print({k: report[k] for k in ("stop_ms", "save_ms", "upload_ms", "resume_ms")},
-              report["layer"]["size"])
-        layer, have = report["layer"], len(world.server.output)
+              report["layers"][0]["size"])
+        layer, have = report["layers"][0], len(world.server.output)
         assert have >= layer["output_offset"] - (1 << 20)
         vm.drop()
     ticks = world.ticks()
@@ -359,7 +359,7 @@ def test_master_away(world):
     assert report["reason"] == "shutdown"
     vm.drop()
     have = len(world.server.output)
-    vm = start(world, name="1.0.2", layer=report["layer"], have=have)
+    vm = start(world, name="1.0.2", layer=report["layers"][0], have=have)
     seen = len(world.ticks())
     vm.wait_until("ticks", lambda: len(world.ticks()) > seen + 10)
     ticks = world.ticks()
@@ -386,7 +386,7 @@ def test_owner_returns_while_reads_hang(world):
     world.server.stall.clear()
     report = vm.wait("suspended")
     vm.drop()
-    vm = start(world, name="1.0.6", argv=argv, inputs=inputs, layer=report["layer"],
+    vm = start(world, name="1.0.6", argv=argv, inputs=inputs, layer=report["layers"][0],
                have=len(world.server.output))
     vm.wait("done")
     assert world.text().split()[0] == hashlib.sha256(a).hexdigest()
@@ -443,7 +443,7 @@ def test_suspend_while_preparing_and_a_job_that_is_dropped(world):
     vm.wait("preparing")
     vm.suspend("owner")
     report = vm.wait("failed")
-    assert report["reason"] == "owner" and "layer" not in report
+    assert report["reason"] == "owner" and "layers" not in report
     vm.drop()
 
 
