@@ -53,11 +53,17 @@ struct agent_vm {
     uint64_t stuck_since_ms;
     int relaunches;
     struct sync_vm report;
+    /* What the master wants of it, as the last answer said. */
+    char recorded[65]; /* digest of the newest layer that it has recorded; "" none */
+    uint64_t checkpoint, checkpoint_ms;
+    bool upload;
     bool named;   /* in the last answer */
     bool may_run; /* it was wanted running, and was never told to suspend */
     bool dropping;
     char suspend_reason[64]; /* "" not yet */
-    uint64_t suspend_us;
+    uint64_t suspend_us, suspend_until_ms;
+    char pause_reason[64]; /* "" not paused */
+    uint64_t pause_us;
     /* Of the worker. */
     uv_work_t work;
     json_t *config;
@@ -164,8 +170,15 @@ static void send_cmd(struct agent_vm *vm, const char *cmd)
 
 static void send_suspend(struct agent_vm *vm)
 {
-    send_json(vm, json_pack("{s:s, s:s, s:I}", "cmd", "suspend", "reason", vm->suspend_reason,
-                            "event_us", (json_int_t)vm->suspend_us));
+    send_json(vm, json_pack("{s:s, s:s, s:I, s:I}", "cmd", "suspend", "reason", vm->suspend_reason,
+                            "event_us", (json_int_t)vm->suspend_us, "until_ms",
+                            (json_int_t)vm->suspend_until_ms));
+}
+
+static void send_pause(struct agent_vm *vm)
+{
+    send_json(vm, json_pack("{s:s, s:s, s:I}", "cmd", "stop", "reason", vm->pause_reason,
+                            "event_us", (json_int_t)vm->pause_us));
 }
 
 static void send_lease(struct agent_vm *vm)
@@ -174,9 +187,11 @@ static void send_lease(struct agent_vm *vm)
 
     if (!vm->named || !a->lease_until_ms)
         return;
-    send_json(vm,
-              json_pack("{s:s, s:I}", "cmd", "lease", "until_ms", (json_int_t)a->lease_until_ms));
-    if (vm->may_run && !vm->suspend_reason[0])
+    send_json(vm, json_pack("{s:s, s:I, s:s, s:I, s:I, s:b}", "cmd", "lease", "until_ms",
+                            (json_int_t)a->lease_until_ms, "recorded", vm->recorded, "checkpoint",
+                            (json_int_t)vm->checkpoint, "checkpoint_ms",
+                            (json_int_t)vm->checkpoint_ms, "upload", vm->upload));
+    if (vm->may_run && !vm->suspend_reason[0] && !vm->pause_reason[0])
         send_cmd(vm, "cont");
 }
 
@@ -267,7 +282,9 @@ static bool try_connect(struct agent_vm *vm)
         send_cmd(vm, "drop");
     else if (vm->suspend_reason[0])
         send_suspend(vm);
-    else
+    else if (vm->pause_reason[0])
+        send_pause(vm);
+    if (!vm->dropping && !vm->suspend_reason[0])
         send_lease(vm);
     set_poll(vm);
     return true;
@@ -461,20 +478,59 @@ void agent_vm_adopt_all(struct agent *a)
 /* ---- what is wanted ---------------------------------------------------------------------------
  */
 
-static void suspend(struct agent_vm *vm, const char *reason, uint64_t event_us)
+static void suspend(struct agent_vm *vm, const char *reason, uint64_t event_us, uint64_t until_ms)
 {
-    if (vm->suspend_reason[0] || vm->dropping || is_final(&vm->report))
+    bool sooner = until_ms && (!vm->suspend_until_ms || until_ms < vm->suspend_until_ms);
+
+    if (vm->dropping || is_final(&vm->report) || (vm->suspend_reason[0] && !sooner))
         return;
-    snprintf(vm->suspend_reason, sizeof vm->suspend_reason, "%.63s", reason[0] ? reason : "drain");
-    vm->suspend_us = event_us;
+    if (sooner)
+        vm->suspend_until_ms = until_ms;
+    if (!vm->suspend_reason[0]) {
+        snprintf(vm->suspend_reason, sizeof vm->suspend_reason, "%.63s",
+                 reason[0] ? reason : "drain");
+        vm->suspend_us = event_us;
+    }
     if (vm->stage == LIVE)
         send_suspend(vm);
 }
 
-void agent_vm_suspend_all(struct agent *a, const char *reason, uint64_t event_us)
+void agent_vm_suspend_all(struct agent *a, const char *reason, uint64_t event_us, uint64_t until_ms)
 {
     for (struct agent_vm *vm = a->vms; vm; vm = vm->next)
-        suspend(vm, reason, event_us);
+        suspend(vm, reason, event_us, until_ms);
+}
+
+void agent_vm_pause_all(struct agent *a, const char *reason, uint64_t event_us)
+{
+    for (struct agent_vm *vm = a->vms; vm; vm = vm->next) {
+        if (vm->pause_reason[0])
+            continue;
+        snprintf(vm->pause_reason, sizeof vm->pause_reason, "%.63s", reason);
+        vm->pause_us = event_us;
+        if (vm->stage == LIVE)
+            send_pause(vm);
+    }
+}
+
+void agent_vm_unpause_all(struct agent *a)
+{
+    for (struct agent_vm *vm = a->vms; vm; vm = vm->next) {
+        if (!vm->pause_reason[0])
+            continue;
+        vm->pause_reason[0] = 0;
+        send_lease(vm);
+    }
+}
+
+static void note_wish(struct agent_vm *vm, const struct sync_desired *d)
+{
+    snprintf(vm->recorded, sizeof vm->recorded, "%s",
+             d->count_chain ? d->chain[d->count_chain - 1].digest : "");
+    vm->checkpoint = d->checkpoint;
+    vm->checkpoint_ms = d->checkpoint_ms;
+    vm->upload = d->upload;
+    vm->named = true;
 }
 
 static void apply_one(struct agent *a, const struct sync_desired *d)
@@ -488,19 +544,17 @@ static void apply_one(struct agent *a, const struct sync_desired *d)
         if (strcmp(d->want, "run") != 0 || !a->available || a->leaving)
             return;
         vm = add(a, d->job, d->part, d->epoch);
-        vm->named = vm->may_run = true;
+        note_wish(vm, d);
+        vm->may_run = true;
         log_info("%s: starting", vm->name);
         vm->config = make_config(vm, d);
         vm->guest_bytes = d->memory_bytes;
         launch(vm);
         return;
     }
-    vm->named = true;
-    /* Its supervisor makes none while the guest runs: whoever waits for one need not wait. */
-    if (d->checkpoint > vm->report.checkpoint)
-        vm->report.checkpoint = d->checkpoint;
+    note_wish(vm, d);
     if (strcmp(d->want, "suspend") == 0)
-        suspend(vm, d->reason, owner_now_us());
+        suspend(vm, d->reason, owner_now_us(), 0);
     else
         vm->may_run = true;
     if (vm->stage == LIVE)

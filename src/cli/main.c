@@ -191,6 +191,22 @@ int cli_option_status(int c)
     return c == CLI_HELP ? CLI_OK : CLI_USAGE;
 }
 
+int cli_simple(const struct command *cmd, int argc, char **argv, int min, int max, bool *ret_given)
+{
+    bool given = false;
+    int c;
+
+    while ((c = cli_option(cmd, argc, argv)) > 0)
+        given = true;
+    if (c != CLI_END)
+        return cli_option_status(c);
+    if (!cli_words(cmd, argc, min, max))
+        return CLI_USAGE;
+    if (ret_given)
+        *ret_given = given;
+    return CLI_END;
+}
+
 /* ---- texts ---------------------------------------------------------------------------------- */
 
 static void say(const struct command *cmd, const char *text)
@@ -208,15 +224,14 @@ int cli_fail(const struct command *cmd, const struct err *e)
 
 int cli_usage(const struct command *cmd, const char *fmt, ...)
 {
+    AUTO_FREE char *what = NULL;
     AUTO_FREE char *text = NULL;
-    struct buf b = {0};
     va_list ap;
 
     va_start(ap, fmt);
-    buf_vprintf(&b, fmt, ap);
+    what = xvasprintf(fmt, ap);
     va_end(ap);
-    buf_printf(&b, "; see yado %s --help", cmd->name);
-    text = buf_take_str(&b);
+    text = xasprintf("%s; see yado %s --help", what, cmd->name);
     say(cmd, text);
     return CLI_USAGE;
 }

@@ -104,6 +104,18 @@ uint64_t limits_total_memory(void)
     return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
+bool limits_memory_is_short(void)
+{
+    AUTO_FCLOSE FILE *f = fopen("/proc/meminfo", "re");
+    unsigned long long available_kb;
+    char line[128];
+
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu", &available_kb) == 1)
+            return available_kb * 1024 < limits_total_memory() / 10;
+    return false;
+}
+
 uint32_t limits_total_cpus(void)
 {
     cpu_set_t set;

@@ -29,6 +29,8 @@ int limits_parse_cpu(const char *text, uint32_t total_cpus, uint32_t *ret_millis
                      struct err *ret_err);
 uint64_t limits_total_memory(void);
 uint32_t limits_total_cpus(void);
+/* Less than a tenth of the PC's memory is left, page cache not counted as used. */
+bool limits_memory_is_short(void);
 
 enum limits_kind { LIMITS_NONE, LIMITS_V1, LIMITS_V2 };
 

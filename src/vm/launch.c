@@ -513,6 +513,7 @@ void vm_drop(struct vm *vm)
     cleanup_close(&vm->memory_fd);
     cleanup_close(&vm->event_fd);
     qemu_state_deinit(&vm->state);
+    vm_arena_deinit(&vm->arena);
     pthread_cond_destroy(&vm->changed);
     pthread_mutex_destroy(&vm->lock);
     free(vm->dir);

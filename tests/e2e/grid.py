@@ -137,8 +137,9 @@ class Grid:
         state = str(self.dir / name)
         self.yado("enroll", self.url, token, "--name", name, "--state", state)
         self.agents[name] = Process(self, name, [
-            "agent", "--state", state, "--idle-grace", "0", "--owner-sources", "none",
-            "--memory-share", self.memory, "--cpu-share", self.cpus, *self.agent_args]).start()
+            "agent", "--state", state, "--idle-grace", "0", "--visit", "0",
+            "--owner-sources", "none", "--memory-share", self.memory, "--cpu-share", self.cpus,
+            *self.agent_args]).start()
         return self.agents[name]
 
     def pids(self, *words):
