@@ -26,6 +26,8 @@ struct grid_config grid_config_default(void)
         .mtbf_prior_ms = 7ull * 24 * 3600 * 1000,
         .death_half_life_s = 30.0 * 24 * 3600,
         .leave_wait_ms = 30000,
+        .rebase_pause_ms = 500,
+        .rebase_after_ms = 600000,
         .upload_slots = 4,
         .chain_max = 4,
     };
@@ -343,7 +345,7 @@ static void want(const struct grid *g, const struct pc *pc, const struct part *p
         d->reason = "hold";
     } else if (!p->r.leave_after_ms && (pc->r.draining || p->r.move_to)) {
         d->want = GRID_WANT_SUSPEND;
-        d->reason = pc->r.draining ? "drain" : "move";
+        d->reason = pc->r.draining ? "drain" : p->r.move_to == p->r.pc ? "rebase" : "move";
     }
     if (p->r.checkpoint_asked > p->r.checkpoint_done)
         d->checkpoint = p->r.checkpoint_asked;

@@ -517,8 +517,11 @@ struct grid_config {
     uint64_t mtbf_prior_ms;       /* of a PC we know nothing of; default 7 days */
     double death_half_life_s;     /* how fast a PC's history fades; default 30 days */
     uint64_t leave_wait_ms;       /* how long a move waits for its checkpoint; default 30 s */
-    uint32_t upload_slots;        /* suspended guests that may upload at once; default 4 */
-    uint32_t chain_max;           /* longer chains are merged to three layers; default 4 */
+    uint64_t rebase_pause_ms; /* a guest that stands longer for a checkpoint is re-based (move.c),
+                                 default 500; but not before it has run for */
+    uint64_t rebase_after_ms; /* since its last resume; default 10 min */
+    uint32_t upload_slots;    /* suspended guests that may upload at once; default 4 */
+    uint32_t chain_max;       /* longer chains are merged to three layers; default 4 */
     /* Parts do not start while the layers of all parts take nine tenths of it; 0: no limit. */
     uint64_t depot_quota_bytes;
 };

@@ -216,6 +216,8 @@ enum grid_outcome event_move(struct grid *g, const struct grid_event *e, struct 
 /* A checkpoint first, then it is to leave. */
 void move_leave(struct grid *g, struct part *p);
 void move_stay(struct grid *g, struct part *p);
+/* A checkpoint was committed: whether it took so long that the guest is better re-based. */
+void move_rebase(struct grid *g, struct part *p, uint64_t layer_bytes);
 /* The reservation is over: it was placed, or will not be. */
 void move_forget(struct grid *g, struct part *p);
 /* Its checkpoint is there, or was waited for long enough. */

@@ -7,6 +7,10 @@
  *         --> the checkpoint is committed, or the time is over: leave_after_ms 0: suspend
  *         --> suspended: placed on the reserved PC, or on another when that one is busy by then
  *
+ * Re-basing is the same move to the PC where the guest is. What QEMU's process has written since it
+ * was started only grows, and all of it is looked at for each checkpoint; over its newest layer, in
+ * a fresh process, a guest begins with nothing written.
+ *
  * A reservation (move_to) holds the guest's memory and CPUs on the target from the asking until
  * the part is placed, wherever, or no longer waits for a place. Before the guest is stopped the
  * target is looked at once more: a move that cannot succeed costs the guest nothing.
@@ -124,6 +128,20 @@ void move_leave(struct grid *g, struct part *p)
 {
     checkpoint_ask(g, p);
     set_leave(g, p, g->now_ms + g->config.leave_wait_ms);
+}
+
+void move_rebase(struct grid *g, struct part *p, uint64_t layer_bytes)
+{
+    struct pc *pc = find_pc(g, p->r.pc);
+
+    /* One that changes most of its memory between two checkpoints would be as slow again. */
+    if (p->r.pause_ms <= g->config.rebase_pause_ms || layer_bytes > p->job->r.memory_bytes / 4 ||
+        ms_between(p->r.move_placed_ms, g->now_ms) < g->config.rebase_after_ms ||
+        p->r.leave_after_ms || p->r.move_to || p->job->r.held || pc->r.draining)
+        return;
+    set_target(g, p, pc);
+    note(g, GRID_LOG_PART, p->job, p, pc, "is re-based: it stood %" PRIu32 " ms for a checkpoint",
+         p->r.pause_ms);
 }
 
 void move_stay(struct grid *g, struct part *p)

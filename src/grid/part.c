@@ -135,6 +135,7 @@ static void take_costs(struct grid *g, struct part *p, const struct grid_vm_repo
 void part_layers(struct grid *g, struct part *p, const struct grid_vm_report *vm)
 {
     bool is_last = vm->state == GRID_VM_SUSPENDED, news = false;
+    uint64_t bytes = 0;
 
     for (size_t i = 0; i < vm->count_layers; i++) {
         struct grid_layer l;
@@ -147,10 +148,13 @@ void part_layers(struct grid *g, struct part *p, const struct grid_vm_report *vm
         charge(g, p, l.run_ms);
         clear_failures(p);
         part_dirty(g, p);
+        bytes = l.size_bytes;
         news = true;
     }
-    if (news && !is_last)
-        take_costs(g, p, vm);
+    if (!news || is_last)
+        return;
+    take_costs(g, p, vm);
+    move_rebase(g, p, bytes);
 }
 
 void part_suspended(struct grid *g, struct part *p, const struct grid_vm_report *vm)

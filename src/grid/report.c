@@ -95,7 +95,7 @@ static enum missing judge_missing(const struct part *p, const struct grid_report
 bool reason_is_wish(const struct grid_report *r, const char *reason)
 {
     static const char *const wishes[] = {"owner", "shutdown", "sleep", "snooze",
-                                         "drain", "hold",     "move"};
+                                         "drain", "hold",     "move",  "rebase"};
 
     for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++)
         if (strcmp(reason, wishes[i]) == 0)

@@ -250,6 +250,33 @@ static void test_upload_slots(void **state)
                         "b wants 2.0 run upload=1\n");
 }
 
+/* Of the time before a guest may be re-based. */
+#define MINUTE    \
+    "+30s\n"      \
+    "a reports\n" \
+    "+30s\n"      \
+    "a reports\n"
+#define QUARTER MINUTE MINUTE MINUTE
+
+static void test_a_guest_that_stands_long_is_rebased(void **state)
+{
+    trace(
+        TWO_PCS
+        "a says 1.0 running layer=9 run=1 cost=900 pause=800\n"
+        "a wants 1.0 run               # so soon after its start\n" QUARTER QUARTER QUARTER QUARTER
+        "a says 1.0 running layer=10 over=9 run=2 cost=900 pause=400\n"
+        "a wants 1.0 run\n"
+        "a says 1.0 running layer=11 over=10 run=3 cost=900 pause=800\n"
+        "logged is re-based: it stood 800 ms for a checkpoint\n"
+        "a wants 1.0 suspend rebase\n"
+        "reload\n"
+        "a wants 1.0 suspend rebase\n"
+        "a says 1.0 suspended reason=rebase layer=12 over=11 run=4\n"
+        "1.0 is resuming on a          # and not on b, which is free\n"
+        "a says 1.0 running\n"
+        "a wants 1.0 run\n");
+}
+
 static void test_a_move_that_is_asked_for(void **state)
 {
     trace(TWO_PCS "pc c cpus=1\n"
@@ -433,6 +460,7 @@ int main(void)
         cmocka_unit_test(test_costs_change_the_interval),
         cmocka_unit_test(test_short_visits),
         cmocka_unit_test(test_upload_slots),
+        cmocka_unit_test(test_a_guest_that_stands_long_is_rebased),
         cmocka_unit_test(test_a_move_that_is_asked_for),
         cmocka_unit_test(test_a_move_does_not_wait_for_ever),
         cmocka_unit_test(test_moves_that_are_refused),
