@@ -207,6 +207,7 @@ static void put_in(struct grid *g, struct chain *c, size_t at, const struct grid
         c->cap = c->cap ? 2 * c->cap : 4;
         r->layers = xreallocarray(r->layers, c->cap, sizeof *r->layers);
     }
+    MUST(r->layers && at <= r->count);
     if (at < r->count)
         memmove(&r->layers[at + 1], &r->layers[at], (r->count - at) * sizeof *r->layers);
     r->layers[at] = *l;
