@@ -52,7 +52,7 @@ def refused(grid, *args, says, status=1, env=None, input=None):
     (["job"], "something is missing: yado job ID"),
     (["job", "seven"], '"seven" is not the number of a job'),
     (["logs", "1", "2", "3"], "too many words"),
-    (["pcs", "tokens"], "after pcs comes nothing, token, or forget NAME"),
+    (["pcs", "tokens"], "after pcs comes list, token, or forget NAME"),
     (["pcs", "--builder"], "--builder and --ttl belong to `yado pcs token`"),
     (["image", "build", "x"], "say which Debian packages"),
     (["user", "add"], "after user comes"),
@@ -165,7 +165,8 @@ def test_revoked_token_and_users(grid, tmp_path):
 def test_tables_are_json_too(grid):
     for args, key in ((["jobs"], "jobs"), (["history"], "jobs"), (["pcs"], "pcs"), (["vms"], "vms"),
                       (["moves"], "moves"), (["events"], "events"), (["image", "list"], "images"),
-                      (["user", "list"], "users")):
+                      (["user", "list"], "users"), (["pcs", "list"], "pcs"), (["image"], "images"),
+                      (["user"], "users")):
         assert isinstance(grid.json(*args)[key], list), args
         assert grid.yado(*args).strip(), args
     assert grid.json("status")["version"] and grid.json("whoami")["admin"] is True
