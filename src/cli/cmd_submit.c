@@ -134,6 +134,35 @@ static int load_file(struct submit *s, int argc, char **argv)
     return CLI_OK;
 }
 
+/* The name of one of our options. */
+static bool is_option(const struct command *cmd, const char *word)
+{
+    for (const struct option *o = cmd->longs; str_starts(word, "--") && o->name; o++)
+        if (strncmp(word + 2, o->name, strlen(o->name)) == 0 &&
+            strchr("=", word[2 + strlen(o->name)]))
+            return true;
+    return false;
+}
+
+/* What the command's words look like when the user meant something else; nobody who wrote `--`
+ * did. */
+static int doubt_command(const struct submit *s, int argc, char **argv)
+{
+    const char *dot = strrchr(argv[optind], '.');
+
+    if (dot && (strcmp(dot, ".yaml") == 0 || strcmp(dot, ".yml") == 0))
+        return cli_usage(s->cmd, "%s: a job file is given by -f (a command of that name: by --)",
+                         argv[optind]);
+    for (int i = optind + 1; i < argc; i++)
+        if (is_option(s->cmd, argv[i])) {
+            fprintf(stderr,
+                    "yado: submit: %.*s is given to the command, as all that comes after it is\n",
+                    (int)strcspn(argv[i], "="), argv[i]);
+            break;
+        }
+    return CLI_OK;
+}
+
 static int take_command(struct submit *s, int argc, char **argv)
 {
     json_t *words;
@@ -143,6 +172,8 @@ static int take_command(struct submit *s, int argc, char **argv)
                    ? CLI_OK
                    : cli_usage(s->cmd,
                                "say what to run: yado submit [OPTION]... -- COMMAND [ARG]...");
+    if (strcmp(argv[optind - 1], "--") != 0 && doubt_command(s, argc, argv) != CLI_OK)
+        return CLI_USAGE;
     words = json_array();
     json_object_set_new(s->job, "command", words);
     for (int i = optind; i < argc; i++)

@@ -163,7 +163,9 @@ static int bad_option(const struct command *cmd, const struct option *longs, con
 
 int cli_option(const struct command *cmd, int argc, char **argv)
 {
-    AUTO_FREE char *shorts = xasprintf(":%sh", cmd->shorts ? cmd->shorts : "");
+    const char *own = cmd->shorts ? cmd->shorts : "";
+    bool stops = own[0] == '+'; /* at the first word; getopt wants it in front of the colon */
+    AUTO_FREE char *shorts = xasprintf("%s:%sh", stops ? "+" : "", own + stops);
     AUTO_FREE struct option *longs = NULL;
     size_t n = 0;
     int c, at = optind;

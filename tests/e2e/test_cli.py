@@ -56,6 +56,7 @@ def refused(grid, *args, says, status=1, env=None, input=None):
     (["pcs", "--builder"], "--builder and --ttl belong to `yado pcs token`"),
     (["image", "build", "x"], "say which Debian packages"),
     (["user", "add"], "after user comes"),
+    (["submit", "job.yaml"], "job.yaml: a job file is given by -f"),
 ])
 def test_wrong_use(grid, unchanged, args, says):
     refused(grid, *args, says=[says, "--help"], status=2)
@@ -97,6 +98,20 @@ def test_wrong_job_files(grid, unchanged, tmp_path, text, says):
     path.write_text(text)
     where = [str(path)] if says.startswith(":") else []
     refused(grid, "submit", "-f", path, says=[says, *where], status=2 if "say what" in says else 1)
+
+
+def test_words_behind_the_command(grid):
+    """They are the command's; who put an option of ours there is told so."""
+    def says(*args):
+        r = subprocess.run([YADO, "submit", *args], env=grid.env, capture_output=True, text=True,
+                           timeout=60)
+        assert r.returncode == 0, r
+        return r.stderr
+    assert says("x", "--parts=2", "-v") == \
+        "yado: submit: --parts is given to the command, as all that comes after it is\n"
+    assert grid.json("jobs")["jobs"][-1]["parts"] == 1
+    assert says("x", "--part", "-v") == says("--", "x", "--parts", "2") == \
+        says("--parts", "2", "--", "job.yaml") == ""
 
 
 def test_wrong_image_sends_no_input(grid, unchanged, tmp_path):
