@@ -61,8 +61,8 @@ static int add_input(struct submit *s, const char *path)
 {
     json_t *inputs = json_object_get(s->job, "inputs"), *text = json_string(path);
 
-    if (!text)
-        return cli_usage(s->cmd, "--input: the path is no UTF-8 text");
+    if (!text || !*path)
+        return cli_usage(s->cmd, "--input: the path is %s", text ? "empty" : "no UTF-8 text");
     if (!inputs)
         json_object_set_new(s->job, "inputs", inputs = json_array());
     json_array_append_new(inputs, json_pack("{s:o}", "path", text));
