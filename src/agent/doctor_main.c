@@ -362,6 +362,12 @@ int yado_doctor_main(int argc, char **argv)
             return c == 'h' ? 0 : 2;
         }
     }
+    if (optind < argc) {
+        fprintf(stderr, "yado doctor: %s: no such argument; see yado doctor --help\n",
+                argv[optind]);
+        json_decref(d.checks);
+        return 2;
+    }
     static void (*const checks[])(struct doctor *) = {
         check_qemu,  check_fuse,   check_limits, check_users, check_disk,
         check_input, check_logind, check_master, check_class,

@@ -24,7 +24,7 @@ struct command {
     const char *summary;        /* one line for `yado --help` */
     const char *usage;          /* what follows "yado NAME", one form a line */
     const char *help;           /* options and remarks */
-    const char *shorts;         /* as for getopt, without h; NULL: none */
+    const char *shorts;         /* as for getopt, without : and h; NULL: none */
     const struct option *longs; /* without help; NULL: none */
     int (*run)(const struct command *cmd, int argc, char **argv);
 };
@@ -36,9 +36,10 @@ extern const struct command cmd_cancel, cmd_checkpoint, cmd_demo, cmd_depot, cmd
 /* argv[0] is the command; none of them: an overview. */
 int yado_cli_main(int argc, char **argv);
 
-/* Options may stand before, between and after words; `--` ends them. An option's character, or
- * CLI_END with the words at argv[optind], or another negative value, for which the command ends
- * with cli_option_status(): its help was asked for and printed, or the option is wrong. */
+/* Options may stand before, between and after words (only before them where shorts begins with
+ * "+"); `--` ends them. An option's character, or CLI_END with the words at argv[optind], or
+ * another negative value, for which the command ends with cli_option_status(): its help was asked
+ * for and printed, or the option is wrong. */
 enum { CLI_END = -1, CLI_HELP = -2, CLI_BAD = -3 };
 int cli_option(const struct command *cmd, int argc, char **argv);
 int cli_option_status(int c);

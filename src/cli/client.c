@@ -95,6 +95,18 @@ static int fingerprint_of(const struct buf *pem, uint8_t ret_print[32])
     return r < 0 ? -EPROTO : 0;
 }
 
+/* Turns what the HTTPS client says of a master that is away into what a user can do about it. */
+static int tell_away(const char *url, int r, struct err *e)
+{
+    char said[sizeof e->text];
+
+    memcpy(said, e->text, sizeof said);
+    return err_set(e, r,
+                   "no answer from the master at %s: is it running, and is the address right? "
+                   "(%.200s)",
+                   url, said);
+}
+
 /* The master's CA, believed only because its fingerprint is in the token. */
 static int fetch_ca(const char *url, const char *token, struct buf *ret_pem, struct err *ret_err)
 {
@@ -117,6 +129,8 @@ static int fetch_ca(const char *url, const char *token, struct buf *ret_pem, str
     http = http_new(&config);
     r = http_do(http, &q, &answer, ret_err);
     http_free(http);
+    if (r && http_may_retry(r, 0))
+        return tell_away(url, r, ret_err);
     if (r == 0 && answer.status != 200)
         r = err_set(ret_err, -EPROTO, "%s is not a master of Yadokari (status %d)", url,
                     answer.status);
@@ -239,16 +253,13 @@ static int explain(struct client *c, int r, struct err *e)
                        c->url);
     if (r == -EREMOTEIO || r == 0 || r == -ECANCELED)
         return r;
+    if (http_may_retry(r, 0))
+        return tell_away(c->url, r, e);
     memcpy(said, e->text, sizeof said);
     if (r == -EACCES)
         return err_set(e, r,
                        "the master at %s shows a certificate of another grid; if it was set "
                        "up anew: yado login URL TOKEN (%.200s)",
-                       c->url, said);
-    if (r == -ECONNREFUSED || r == -EHOSTUNREACH || r == -ETIMEDOUT || r == -ECONNRESET)
-        return err_set(e, r,
-                       "no answer from the master at %s: is it running, and is the address "
-                       "right? (%.200s)",
                        c->url, said);
     return r;
 }

@@ -134,13 +134,13 @@ static int run_pcs(const struct command *cmd, int argc, char **argv)
     verb = optind < argc ? argv[optind] : "";
     if ((a.builder || a.ttl_ms) && strcmp(verb, "token") != 0)
         return cli_usage(cmd, "--builder and --ttl belong to `yado pcs token`");
-    if (!*verb)
+    if (!*verb || (strcmp(verb, "list") == 0 && argc - optind == 1))
         return view_show(cmd, &pcs_view, a.json, "/v1/pcs");
     if (strcmp(verb, "token") == 0 && argc - optind == 1)
         return make_token(cmd, &a);
     if (strcmp(verb, "forget") == 0 && argc - optind == 2)
         return forget_pc(cmd, argv[optind + 1]);
-    return cli_usage(cmd, "after pcs comes nothing, token, or forget NAME");
+    return cli_usage(cmd, "after pcs comes list, token, or forget NAME");
 }
 
 static const struct option pcs_options[] = {{"json", no_argument, NULL, 'j'},
@@ -150,10 +150,9 @@ static const struct option pcs_options[] = {{"json", no_argument, NULL, 'j'},
 const struct command cmd_pcs = {
     "pcs",
     "list PCs; let one join, forget one",
-    "[--json]\ntoken [--builder] [--ttl TIME] [--json]\nforget NAME",
-    "Without a word: the PCs, what each lends, and whether it is available. \"Busy\" PCs are\n"
-    "used by their owners, or gone.\n"
-    "\n"
+    "[list] [--json]\ntoken [--builder] [--ttl TIME] [--json]\nforget NAME",
+    "  list         the PCs, what each lends, and whether it is available; also without a\n"
+    "               word. \"Busy\" PCs are used by their owners, or gone\n"
     "  token        makes a token with which one PC can join: yado enroll URL TOKEN\n"
     "  forget NAME  removes a PC: its certificate is void, its parts start elsewhere\n"
     "\n"

@@ -205,7 +205,7 @@ static int run_user(const struct command *cmd, int argc, char **argv)
     a.label = words > 2 ? argv[optind + 2] : NULL;
     if (a.admin && strcmp(verb, "add") != 0)
         return cli_usage(cmd, "--admin belongs to `yado user add`");
-    if (strcmp(verb, "list") == 0 && words == 1)
+    if (!words || (strcmp(verb, "list") == 0 && words == 1))
         return view_show(cmd, &users_view, a.json, "/v1/users");
     for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
         if (strcmp(verb, verbs[i].verb) != 0 || words < verbs[i].min || words > verbs[i].max)
@@ -223,11 +223,11 @@ static const struct option user_options[] = {
 const struct command cmd_user = {
     "user",
     "list, add and remove users; make tokens",
-    "list [--json]\nadd NAME [--admin] [--json]\nrm NAME\ntoken NAME [LABEL] [--json]\n"
+    "[list] [--json]\nadd NAME [--admin] [--json]\nrm NAME\ntoken NAME [LABEL] [--json]\n"
     "tokens NAME [--json]\nrevoke NAME LABEL",
     "For administrators; everybody may see to his own tokens.\n"
     "\n"
-    "  list                the users\n"
+    "  list                the users; also without a word\n"
     "  add NAME            makes a user, who needs a token to do anything\n"
     "  rm NAME             removes a user and his tokens\n"
     "  token NAME [LABEL]  makes a token and prints it, once; the label says what it is for\n"

@@ -61,8 +61,8 @@ static int add_input(struct submit *s, const char *path)
 {
     json_t *inputs = json_object_get(s->job, "inputs"), *text = json_string(path);
 
-    if (!text)
-        return cli_usage(s->cmd, "--input: the path is no UTF-8 text");
+    if (!text || !*path)
+        return cli_usage(s->cmd, "--input: the path is %s", text ? "empty" : "no UTF-8 text");
     if (!inputs)
         json_object_set_new(s->job, "inputs", inputs = json_array());
     json_array_append_new(inputs, json_pack("{s:o}", "path", text));
@@ -136,6 +136,35 @@ static int load_file(struct submit *s, int argc, char **argv)
     return CLI_OK;
 }
 
+/* The name of one of our options. */
+static bool is_option(const struct command *cmd, const char *word)
+{
+    for (const struct option *o = cmd->longs; str_starts(word, "--") && o->name; o++)
+        if (strncmp(word + 2, o->name, strlen(o->name)) == 0 &&
+            strchr("=", word[2 + strlen(o->name)]))
+            return true;
+    return false;
+}
+
+/* What the command's words look like when the user meant something else; nobody who wrote `--`
+ * did. */
+static int doubt_command(const struct submit *s, int argc, char **argv)
+{
+    const char *dot = strrchr(argv[optind], '.');
+
+    if (dot && (strcmp(dot, ".yaml") == 0 || strcmp(dot, ".yml") == 0))
+        return cli_usage(s->cmd, "%s: a job file is given by -f (a command of that name: by --)",
+                         argv[optind]);
+    for (int i = optind + 1; i < argc; i++)
+        if (is_option(s->cmd, argv[i])) {
+            fprintf(stderr,
+                    "yado: submit: %.*s is given to the command, as all that comes after it is\n",
+                    (int)strcspn(argv[i], "="), argv[i]);
+            break;
+        }
+    return CLI_OK;
+}
+
 static int take_command(struct submit *s, int argc, char **argv)
 {
     json_t *words;
@@ -145,6 +174,8 @@ static int take_command(struct submit *s, int argc, char **argv)
                    ? CLI_OK
                    : cli_usage(s->cmd,
                                "say what to run: yado submit [OPTION]... -- COMMAND [ARG]...");
+    if (strcmp(argv[optind - 1], "--") != 0 && doubt_command(s, argc, argv) != CLI_OK)
+        return CLI_USAGE;
     words = json_array();
     json_object_set_new(s->job, "command", words);
     for (int i = optind; i < argc; i++)

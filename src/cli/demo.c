@@ -31,7 +31,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { DEMO_PCS_MAX = 32, POLL_MS = 500 };
+enum { DEMO_PCS_MAX = 32, DEMO_N_MIN = 16, DEMO_N_MAX = 65536, POLL_MS = 500 };
 
 struct demo {
     char exe[4096];
@@ -526,18 +526,19 @@ static int parse(const struct command *cmd, struct demo *d, int argc, char **arg
     int c;
 
     while ((c = cli_option(cmd, argc, argv)) > 0) {
-        bool bad = false;
-
         switch (c) {
         case 'p':
-            bad = num_parse_u64(optarg, DEMO_PCS_MAX, &v) < 0 || v < 2;
-            d->pcs = bad ? 0 : (unsigned)v;
+            if (num_parse_u64(optarg, DEMO_PCS_MAX, &v) < 0 || v < 2)
+                return cli_usage(cmd, "--pcs: 2 to %d, not \"%s\"", DEMO_PCS_MAX, optarg);
+            d->pcs = (unsigned)v;
             break;
         case 'n':
-            bad = num_parse_u64(optarg, 65536, &d->n) < 0 || d->n < 16;
+            if (num_parse_u64(optarg, DEMO_N_MAX, &d->n) < 0 || d->n < DEMO_N_MIN)
+                return cli_usage(cmd, "-n: %d to %d, not \"%s\"", DEMO_N_MIN, DEMO_N_MAX, optarg);
             break;
         case 's':
-            bad = num_parse_u64(optarg, INT64_MAX, &d->seed) < 0;
+            if (num_parse_u64(optarg, INT64_MAX, &d->seed) < 0)
+                return cli_usage(cmd, "--seed: a whole number, not \"%s\"", optarg);
             break;
         case 'k':
             d->keep = true;
@@ -545,8 +546,6 @@ static int parse(const struct command *cmd, struct demo *d, int argc, char **arg
         default: /* o */
             snprintf(d->output, sizeof d->output, "%s", optarg);
         }
-        if (bad)
-            return cli_usage(cmd, "\"%s\" is not a number in range", optarg);
     }
     if (c != CLI_END)
         return c;

@@ -170,6 +170,9 @@ int follow_log(struct client *c, uint64_t job, uint64_t part, unsigned streams, 
             break; /* no master says so: not to ask it for ever */
     }
     buf_deinit(&l.pending);
+    if (r == 0 && !follow && l.end == 0)
+        fprintf(stderr, "yado: logs: nothing is written%s\n",
+                l.final ? "" : " yet; `yado job` shows how it is");
     if (l.write_error)
         return err_set(ret_err, l.write_error, "writing: %s", strerror(-l.write_error));
     if (l.bad)

@@ -102,7 +102,7 @@ static void print_help(const struct command *cmd)
 int yado_cli_main(int argc, char **argv)
 {
     const char *name = argc > 0 ? argv[0] : NULL;
-    const struct command *cmd;
+    const struct command *cmd = NULL;
 
     /* Names in tar files are UTF-8, whatever the environment says. */
     if (!setlocale(LC_CTYPE, "") || strcmp(nl_langinfo(CODESET), "UTF-8") != 0)
@@ -116,7 +116,10 @@ int yado_cli_main(int argc, char **argv)
         print_help(cmd);
         return CLI_OK;
     }
-    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+    if (strcmp(name, "help") == 0 && argc > 1 && !cmd) {
+        name = argv[1]; /* is told below to be none */
+    } else if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 ||
+               strcmp(name, "help") == 0) {
         overview(stdout);
         return CLI_OK;
     }
@@ -152,9 +155,12 @@ static int bad_option(const struct command *cmd, const struct option *longs, con
                       int why)
 {
     const char *near = str_starts(word, "--") ? text_nearest(word + 2, option_at, longs) : NULL;
+    size_t len = strcspn(word, "=");
 
     if (why == ':')
         cli_usage(cmd, "%s needs a value", word);
+    else if (near && word[len] && strlen(near) == len - 2 && strncmp(word + 2, near, len - 2) == 0)
+        cli_usage(cmd, "--%s takes no value", near);
     else if (near)
         cli_usage(cmd, "there is no option %s (did you mean --%s?)", word, near);
     else
@@ -164,7 +170,9 @@ static int bad_option(const struct command *cmd, const struct option *longs, con
 
 int cli_option(const struct command *cmd, int argc, char **argv)
 {
-    AUTO_FREE char *shorts = xasprintf(":%sh", cmd->shorts ? cmd->shorts : "");
+    const char *own = cmd->shorts ? cmd->shorts : "";
+    bool stops = own[0] == '+'; /* at the first word; getopt wants it in front of the colon */
+    AUTO_FREE char *shorts = xasprintf("%s:%sh", stops ? "+" : "", own + stops);
     AUTO_FREE struct option *longs = NULL;
     size_t n = 0;
     int c, at = optind;

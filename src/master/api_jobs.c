@@ -5,6 +5,8 @@
  */
 #include "master/api.h"
 
+#include "base/cleanup.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -91,13 +93,30 @@ static bool add_job(void *arg, const struct grid_job *j)
     return json_array_size(l->rows) < l->limit;
 }
 
+/* Refuses what no job can be, or a typing error would find no jobs. */
+static bool is_state(struct req *r, const char *state)
+{
+    AUTO_BUF struct buf all = {0};
+    char shown[64];
+    for (unsigned s = 0; s < GRID_PART_STATES; s++) {
+        if (strcmp(state, grid_part_state_name(s)) == 0)
+            return true;
+        buf_printf(&all, "%s%s", s ? ", " : "", grid_part_state_name(s));
+    }
+    str_sanitize(state, shown, sizeof shown);
+    (void)req_reply_error(r, 400, "bad_request", "state: there is no \"%s\", but %.*s", shown,
+                          (int)all.len, (const char *)all.data);
+    return false;
+}
+
 static bool read_list_query(struct core *c, struct req *r, struct job_list *ret)
 {
     bool all = req_query_flag(r, "all");
     *ret = (struct job_list){.c = c, .user = all ? 0 : r->user, .state = req_query(r, "state")};
     if (all && !r->admin)
         (void)req_reply_error(r, 403, "forbidden", "only administrators see the jobs of others");
-    if (r->status || !req_query_u64(r, "after", 0, &ret->after) || !api_limit(r, &ret->limit))
+    if (r->status || !req_query_u64(r, "after", 0, &ret->after) || !api_limit(r, &ret->limit) ||
+        (ret->state && !is_state(r, ret->state)))
         return false;
     ret->rows = json_array();
     return true;

@@ -69,7 +69,7 @@ void jobspec_defaults(struct jobspec *spec)
         spec->parts = 1;
     if (!spec->memory_bytes)
         spec->memory_bytes = JOBSPEC_MEMORY_DEFAULT;
-    if (spec->memory_bytes <= JOBSPEC_MEMORY_MAX)
+    if (spec->memory_bytes >= JOBSPEC_MEMORY_MIN && spec->memory_bytes <= JOBSPEC_MEMORY_MAX)
         spec->memory_bytes = (spec->memory_bytes + JOBSPEC_MEMORY_STEP - 1) / JOBSPEC_MEMORY_STEP *
                              JOBSPEC_MEMORY_STEP;
     if (!spec->cpus)
@@ -150,6 +150,7 @@ static int check_inputs(const struct jobspec *spec, struct err *e)
 
 int jobspec_check(const struct jobspec *spec, struct err *ret_err)
 {
+    char size[NUM_TEXT_MAX];
     int r;
 
     if (!str_is_name(spec->name))
@@ -168,8 +169,8 @@ int jobspec_check(const struct jobspec *spec, struct err *ret_err)
         return err_set(ret_err, -EINVAL, "parts: 1 to %d, not %" PRIu32, JOBSPEC_PARTS_MAX,
                        spec->parts);
     if (spec->memory_bytes < JOBSPEC_MEMORY_MIN || spec->memory_bytes > JOBSPEC_MEMORY_MAX)
-        return err_set(ret_err, -EINVAL, "memory: 96M to 1T, not %" PRIu64 " bytes",
-                       spec->memory_bytes);
+        return err_set(ret_err, -EINVAL, "memory: 96M to 1T, such as \"512M\", not %s",
+                       num_format_size(spec->memory_bytes, size));
     if (spec->cpus < 1 || spec->cpus > JOBSPEC_CPUS_MAX)
         return err_set(ret_err, -EINVAL, "cpus: 1 to %d, not %" PRIu32, JOBSPEC_CPUS_MAX,
                        spec->cpus);
