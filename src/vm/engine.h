@@ -122,7 +122,8 @@ enum vm_event vm_next_event(struct vm *vm);
 /* Kills the process and waits until its memory is back; frees vm. */
 void vm_drop(struct vm *vm);
 
-/* Version of a QEMU binary as major * 10000 + minor * 100 + micro; -ENOENT, -EINVAL. */
+/* Version of a QEMU binary as major * 10000 + minor * 100 + micro; -ENOENT, or -EINVAL for what is
+ * no QEMU or too old. */
 int vm_probe_version(const char *qemu, uint32_t *ret_version, struct err *ret_err);
 
 #endif

@@ -36,7 +36,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-enum { OLDEST_QEMU = 70200, START_MS = 30000, FILTER_MAX = 64, VM_CGROUPS_MAX = 2 };
+enum { START_MS = 30000, FILTER_MAX = 64, VM_CGROUPS_MAX = 2 };
 /* The largest file that QEMU may write: its console's log and device states. */
 #define FILE_BYTES_MAX (256ull << 20)
 
@@ -439,10 +439,8 @@ static int greet(struct vm *vm, struct err *err)
 
         return vm_fail_with_log(vm, r, err, what);
     }
-    if (vm->cls.qemu_version < OLDEST_QEMU)
-        return err_set(err, -EINVAL, "QEMU %u.%u is too old: 7.2 or newer is needed",
-                       vm->cls.qemu_version / 10000, vm->cls.qemu_version / 100 % 100);
-    return find_vcpus(vm, err);
+    r = vm_check_version("the running QEMU", vm->cls.qemu_version, err);
+    return r ? r : find_vcpus(vm, err);
 }
 
 static struct vm *vm_new(const struct vm_config *c, struct ends *e, pid_t pid)
@@ -475,10 +473,8 @@ int vm_launch(const struct vm_config *config, struct vm **ret_vm, struct err *re
 
     MUST(config->memory_bytes && config->memory_bytes % (2 << 20) == 0 && config->cpus);
     /* The class's version is taken for what it is until the process has said its own. */
-    r = version ? 0 : vm_probe_version(qemu, &version, ret_err);
-    if (!r && version < OLDEST_QEMU)
-        r = err_set(ret_err, -EINVAL, "%s is version %u.%u: 7.2 or newer is needed", qemu,
-                    version / 10000, version / 100 % 100);
+    r = version ? vm_check_version(qemu, version, ret_err)
+                : vm_probe_version(qemu, &version, ret_err);
     if (!r)
         r = ends_open(config, &e, ret_err);
     if (!r)

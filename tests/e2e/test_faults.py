@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a job's own misbehaviour and dying PCs get."""
+import json
 import os
 import re
 import signal
 import subprocess
+
+import pytest
 
 from grid import Grid, wait_for
 
@@ -90,3 +93,27 @@ def test_a_pc_whose_disk_is_full_loses_nothing(tmp_path):
         g.yado("drain", "pc-2", "--undo")
         g.wait_state(job, "done", timeout=60)
         assert g.log(job, 0, "out") == "here\n"
+
+
+@pytest.mark.parametrize("version, says", [
+    (None, "install qemu-system-x86"),
+    ("5.2.0 (Debian 1:5.2+dfsg-11)", "is version 5.2, which is too old: 7.2 or newer is needed")])
+def test_a_pc_whose_qemu_is_missing_or_too_old(tmp_path, version, says):
+    """Doctor and the agent's log name it; the PC offers nothing, and jobs run on the others."""
+    qemu = tmp_path / "qemu"
+    if version:
+        qemu.write_text(f"#!/bin/sh\necho QEMU emulator version '{version}'\n")
+        qemu.chmod(0o755)
+    with Grid(pcs=0, memory="300M", agent_args=["--qemu", str(qemu)]) as g:
+        bad = g.add_pc("bad")
+        doctor = g.run("doctor", "--json", "--qemu", qemu, "--state", g.dir / "bad")
+        check = {c["name"]: c for c in json.loads(doctor.stdout)["checks"]}["qemu"]
+        assert doctor.returncode == 1 and check["status"] == "fail"
+        assert says in check["text"] and str(qemu) in check["text"] and check["remedy"]
+        wait_for("the agent to say so", lambda: says in bad.text(), 20)
+        g.agent_args = []
+        g.add_pc("good", builder=True)
+        job = g.submit("--memory", "128M", "--", "echo", "fine")
+        g.wait_state(job, "done")
+        pcs = {p["name"]: p for p in g.json("pcs")["pcs"]}
+        assert not pcs["bad"]["available"] and pcs["bad"]["reason"] == "class not proven"
