@@ -43,8 +43,8 @@ struct vm_config {
     uid_t uid; /* QEMU runs as this user; (uid_t)-1: as we are */
     gid_t gid;
     bool idle_priority; /* SCHED_IDLE and idle I/O class */
-    const char *cgroup; /* directory whose cgroup.procs it joins, or two with ':' between (version 1
-                           has a tree for each controller), or NULL */
+    const char *cgroup; /* directory whose cgroup.procs it joins, or up to three with ':' between
+                           (version 1 has a tree for each controller), or NULL */
 };
 
 /* ---- layer files and plain memory files on disk ---------------------------------------------- */

@@ -36,7 +36,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-enum { START_MS = 30000, FILTER_MAX = 64, VM_CGROUPS_MAX = 2 };
+enum { START_MS = 30000, FILTER_MAX = 64, VM_CGROUPS_MAX = 3 };
 /* The largest file that QEMU may write: its console's log and device states. */
 #define FILE_BYTES_MAX (256ull << 20)
 
@@ -279,7 +279,7 @@ static void ends_close(struct ends *e)
                   &e->theirs.memory, &e->theirs.kernel, &e->theirs.initrd,
                   &e->theirs.root,   &e->theirs.input,  &e->qmp,
                   &e->guest,         &e->log,           &e->cgroups[0],
-                  &e->cgroups[1]};
+                  &e->cgroups[1],    &e->cgroups[2]};
 
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
         cleanup_close(fds[i]);
@@ -298,7 +298,7 @@ static int make_pair(int *ret_ours, int *ret_theirs, struct err *err)
     return 0;
 }
 
-/* "DIR" or "DIR:DIR". */
+/* "DIR", or several with ':' between. */
 static int open_cgroups(const char *groups, struct ends *e, struct err *err)
 {
     AUTO_FREE char *copy = groups ? xstrdup(groups) : NULL;
@@ -466,7 +466,7 @@ static struct vm *vm_new(const struct vm_config *c, struct ends *e, pid_t pid)
 int vm_launch(const struct vm_config *config, struct vm **ret_vm, struct err *ret_err)
 {
     const char *qemu = config->qemu ? config->qemu : "qemu-system-x86_64";
-    struct ends e = {{-1, -1, -1, -1, -1, -1, -1, -1}, -1, -1, -1, {-1, -1}};
+    struct ends e = {{-1, -1, -1, -1, -1, -1, -1, -1}, -1, -1, -1, {-1, -1, -1}};
     uint32_t version = config->cls.qemu_version;
     pid_t pid = -1;
     int r;

@@ -4,7 +4,10 @@ import json
 import os
 import re
 import signal
+import socket
+import socketserver
 import subprocess
+import threading
 
 import pytest
 
@@ -117,3 +120,43 @@ def test_a_pc_whose_qemu_is_missing_or_too_old(tmp_path, version, says):
         g.wait_state(job, "done")
         pcs = {p["name"]: p for p in g.json("pcs")["pcs"]}
         assert not pcs["bad"]["available"] and pcs["bad"]["reason"] == "class not proven"
+
+
+class Service(socketserver.TCPServer):
+    """Counts who comes to an address of this PC."""
+
+    def __init__(self, address):
+        self.visits = 0
+        super().__init__((address, 0), socketserver.BaseRequestHandler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def verify_request(self, request, client_address):
+        self.visits += 1
+        return False
+
+
+def own_address():
+    """An address of this PC that is not loopback, or None; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            s.connect(("192.0.2.1", 9))
+            return s.getsockname()[0]
+        except OSError:
+            return None
+
+
+def test_nat_reaches_no_loopback_of_the_pc():
+    """What listens only on 127.0.0.1 trusts whoever comes; a guest's gateway is that address."""
+    private, address = Service("127.0.0.1"), own_address()
+    public = Service(address) if address else None
+    with Grid(pcs=1, memory="300M") as g:
+        if "loopback addresses" in g.agents["pc-1"].text():
+            pytest.skip("needs root and control groups of version 2")
+        visit = f"nc -w 5 10.0.2.2 {private.server_address[1]} </dev/null; "
+        if public:
+            visit += f"nc -w 5 {address} {public.server_address[1]} </dev/null; "
+        job = g.submit("--memory", "128M", "--network", "nat", "--", "sh", "-c", visit + "echo end")
+        g.wait_state(job, "done")
+        assert g.log(job, 0, "out") == "end\n"
+    assert private.visits == 0
+    assert not public or public.visits == 1
