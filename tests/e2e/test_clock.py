@@ -80,6 +80,7 @@ def test_pcs_that_are_an_hour_off():
         wait_for("an attempt to fail",
                  lambda: "no answer from the master" in g.agents["pc-1"].text(), 20)
         g.start_master()
+        wait_for("the next attempt", lambda: "answers again" in g.agents["pc-1"].text(), 20)
         g.wait_ticks(job)
         g.check_ticks(job)
         moves = g.moves(job)
