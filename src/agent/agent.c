@@ -492,6 +492,9 @@ static int set_limits(struct agent *a, struct err *ret_err)
                 a->config.idle_priority, &why);
     if (why.text[0])
         log_warn("%s", why.text);
+    if (a->limits.loopback)
+        log_warn("jobs with network: nat reach services on this PC's loopback addresses: %s",
+                 strerror(-a->limits.loopback));
     return 0;
 }
 

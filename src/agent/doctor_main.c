@@ -113,6 +113,12 @@ static void check_limits(struct doctor *d)
         say(d, OK, "limits", "", "control groups, %s%s", kinds[l.kind],
             l.kind == LIMITS_V1 && (!l.dirs[0][0] || !l.dirs[1][0]) ? ", only one of CPU and memory"
                                                                     : "");
+    if (l.loopback)
+        say(d, WARN, "loopback", "run the agent as root, with control groups of version 2 mounted",
+            "jobs with network: nat reach services on this PC's loopback addresses: %s",
+            strerror(-l.loopback));
+    else
+        say(d, OK, "loopback", "", "closed to jobs with network: nat");
     limits_deinit(&l);
 }
 

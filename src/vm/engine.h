@@ -44,8 +44,8 @@ struct vm_config {
     uid_t uid; /* QEMU runs as this user; (uid_t)-1: as we are */
     gid_t gid;
     bool idle_priority; /* SCHED_IDLE and idle I/O class */
-    const char *cgroup; /* directory whose cgroup.procs it joins, or two with ':' between (version 1
-                           has a tree for each controller), or NULL */
+    const char *cgroup; /* directory whose cgroup.procs it joins, or up to three with ':' between
+                           (version 1 has a tree for each controller), or NULL */
 };
 
 /* ---- layer files and plain memory files on disk ---------------------------------------------- */
@@ -162,7 +162,8 @@ enum vm_event vm_next_event(struct vm *vm);
 /* Kills the process and waits until its memory is back; frees vm. */
 void vm_drop(struct vm *vm);
 
-/* Version of a QEMU binary as major * 10000 + minor * 100 + micro; -ENOENT, -EINVAL. */
+/* Version of a QEMU binary as major * 10000 + minor * 100 + micro; -ENOENT, or -EINVAL for what is
+ * no QEMU or too old. */
 int vm_probe_version(const char *qemu, uint32_t *ret_version, struct err *ret_err);
 
 #endif

@@ -63,6 +63,9 @@ struct vm {
     int event_fd;
 };
 
+/* probe.c: -EINVAL and a text that names it for a QEMU of before 7.2. */
+int vm_check_version(const char *qemu, uint32_t version, struct err *ret_err);
+
 /* run.c: the reader's callback. */
 void vm_on_qmp_event(void *arg, const char *name, const json_t *data);
 

@@ -60,7 +60,8 @@ class Process:
     def start(self):
         with open(self.log, "ab") as log:
             self.proc = subprocess.Popen([YADO, *self.args], stdin=subprocess.DEVNULL, stdout=log,
-                                         stderr=log, env=self.grid.env, start_new_session=True)
+                                         stderr=log, env=self.grid.daemon_env(self.name),
+                                         start_new_session=True)
         return self
 
     @property
@@ -119,6 +120,10 @@ class Grid:
             raise Failed("sanitizer report:\n" + "\n".join(reports))
 
     # -- processes ---------------------------------------------------------------------------
+
+    def daemon_env(self, name):
+        """A daemon's environment; for a test that gives one of its own."""
+        return self.env
 
     def start_master(self):
         known = len(re.findall(r"ready at (https://\S+)", self.master.text()))
