@@ -131,3 +131,24 @@ def test_a_live_move():
         wait_for("ticks", lambda: len(ticks(g, job)) > seen + 10)
         assert_whole(g, job)
         assert layers(g, job) >= 2, "a checkpoint, then the rest"
+
+
+def test_a_long_chain_is_merged_while_its_guest_runs():
+    with Grid(pcs=2, memory="300M", master_args=LEASE) as g:
+        job = g.submit("--memory", "128M", "--checkpoint", "1s", "--", "sh", "-c", COUNTER)
+        g.wait_state(job, "running")
+        most = 0
+
+        def shorter():
+            nonlocal most
+            now = layers(g, job)
+            most = max(most, now)
+            return now < most
+        wait_for("a shorter chain", shorter, 60)
+        was = g.parts(job)[0]["pc"]
+        g.owner(was, "leave")
+        wait_for("the move", lambda: g.moves(job), 60)
+        assert layers(g, job) <= 8
+        seen = len(ticks(g, job))
+        wait_for("ticks", lambda: len(ticks(g, job)) > seen + 10)
+        assert_whole(g, job)
