@@ -516,9 +516,11 @@ def test_owner_returns_while_reads_hang(world):
     inputs = [{"path": "a", "digest": digest, "size": len(a), "mode": 0o644, "tar": False}]
     argv = ["sh", "-c", "sha256sum < $YADO_IN/a"]
     vm = start(world, argv=argv, inputs=inputs)
-    vm.wait_until("a first range", lambda: any(digest in q[1] and q[2] for q in world.server.requests))
+    vm.wait("running")  # QEMU has looked at the drive by then
+    seen = len(world.server.requests)
+    vm.wait_until("the guest to read", lambda: any(
+        digest in q[1] and q[2] for q in world.server.requests[seen:]))
     world.server.stall.set()
-    vm.wait("running")
     vm.wait_until("reads to hang", lambda: time.sleep(0.7) or True)
     begin = time.monotonic()
     vm.suspend()
