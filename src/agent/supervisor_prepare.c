@@ -254,6 +254,7 @@ static int launch(struct work *w, const struct guest_files *files, const char *k
 
     if (r)
         return work_fail(r, "QEMU does not start", ret_reason);
+    atomic_store(&w->qemu_pid, vm_pid(w->vm));
     if (!w->chain)
         return 0;
     r = vm_restore(w->vm, chain_blobs_chain(w->chain), ret_err);

@@ -51,6 +51,7 @@ static int task_cont(struct work *w, char *ret_reason, struct err *ret_err)
 
 static void end_vm(struct work *w)
 {
+    atomic_store(&w->qemu_pid, 0);
     if (w->has_pager)
         pager_child_end(&w->pager);
     w->has_pager = false;
