@@ -18,6 +18,9 @@ from api import ApiGrid, Client, FakePC
 from grid import ROOT, YADO, wait_for
 
 
+pytestmark = pytest.mark.xdist_group("api")
+
+
 @pytest.fixture(scope="module")
 def grid():
     with ApiGrid(master_args=["--lease", "30s"]) as g:

@@ -202,6 +202,9 @@ class World:
         return [int(line.split()[1]) for line in self.text().splitlines() if line.startswith("tick")]
 
 
+pytestmark = pytest.mark.xdist_group("supervisor")
+
+
 @pytest.fixture(scope="module")
 def golden_world():
     w = World()
