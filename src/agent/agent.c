@@ -50,6 +50,8 @@ static void strip_figures(struct sync_vm *vm)
 {
     bool is_final = strcmp(vm->state, "done") == 0 || strcmp(vm->state, "suspended") == 0;
 
+    vm->cpu_millis = vm->cpu_millis * 2 < vm->cpu_due_millis; /* it complains */
+    vm->cpu_due_millis = 0;
     if (!is_final)
         vm->run_ms = vm->output_bytes = vm->peak_bytes = vm->result_bytes = 0;
 }
@@ -85,6 +87,7 @@ void agent_publish(struct agent *a)
         .version = SYNC_VERSION,
         .seen = a->serial,
         .available = a->available,
+        .no_habits = a->config.no_habits,
         .memory_bytes = a->limits.memory_bytes,
         .cpus = a->limits.cpu_millis < 1000 ? 1 : a->limits.cpu_millis / 1000,
     };

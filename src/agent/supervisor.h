@@ -53,6 +53,7 @@ struct supervisor_config {
     struct vm_class cls;
     int64_t uid, gid, pager_uid, pager_gid; /* -1: as we are */
     bool idle_priority;
+    uint64_t guest_silence_ms;
 };
 
 /* What it resumes from, the newest of its chain; NULL: from golden. */

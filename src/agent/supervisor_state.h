@@ -11,6 +11,7 @@
 #define YADO_AGENT_SUPERVISOR_STATE_H
 
 #include "agent/supervisor.h"
+#include "host/cpu_use.h"
 
 #include <time.h>
 
@@ -40,7 +41,9 @@ struct supervisor {
     int result_fd;
     bool running, ran;
     uint64_t start_ms, run_since_ms, run_ms; /* guest run time until run_since_ms */
-    uint64_t guest_ms, tick_ms, starved_ms;  /* the link's clock: while the guest had a CPU */
+    uint64_t guest_ms, tick_ms;              /* the link's clock: while the guest had a CPU */
+    struct cpu_use cpu;                      /* as of tick_ms */
+    double cpu_got, cpu_wanted;              /* thousandths of a CPU, lately */
     uint64_t io_retry_at_ms;
     uint32_t io_retry_ms;
     bool suspend;

@@ -28,6 +28,7 @@ struct grid_config grid_config_default(void)
         .leave_wait_ms = 30000,
         .rebase_pause_ms = 500,
         .rebase_after_ms = 600000,
+        .starve_wait_ms = 120000,
         .upload_slots = 4,
         .chain_max = 4,
     };
@@ -88,6 +89,7 @@ void grid_free(struct grid *g)
     free(g->retired.items);
     free(g->saving.items);
     free(g->leaving.items);
+    free(g->starving.items);
     free(g);
 }
 
@@ -345,7 +347,10 @@ static void want(const struct grid *g, const struct pc *pc, const struct part *p
         d->reason = "hold";
     } else if (!p->r.leave_after_ms && (pc->r.draining || p->r.move_to)) {
         d->want = GRID_WANT_SUSPEND;
-        d->reason = pc->r.draining ? "drain" : p->r.move_to == p->r.pc ? "rebase" : "move";
+        d->reason = pc->r.draining            ? "drain"
+                    : p->r.move_to == p->r.pc ? "rebase"
+                    : p->r.move_for_load      ? "load"
+                                              : "move";
     }
     if (p->r.checkpoint_asked > p->r.checkpoint_done)
         d->checkpoint = p->r.checkpoint_asked;

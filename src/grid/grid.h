@@ -32,6 +32,7 @@ enum {
     GRID_NAME_MAX = 64,      /* names of PCs, users, images, with the NUL */
     GRID_TEXT_MAX = 256,     /* reasons and event texts, with the NUL */
     GRID_PARTS_MAX = 100000, /* parts of one job */
+    GRID_WEEK_HOURS = 168,
 };
 
 /* SHA-256 of a blob in the depot; all zero means none. */
@@ -164,6 +165,9 @@ struct grid_pc {
     double busy_ms; /* time with guests */
     uint64_t history_ms;
     uint64_t busy_since_ms; /* it has guests since then; 0: none */
+    /* Its owner's habits (habit.c): */
+    uint64_t free_since_ms;           /* lent since then; 0: is not, or must not be known */
+    uint8_t returns[GRID_WEEK_HOURS]; /* in 256ths: how often it is taken back in that hour */
 };
 
 /* An image as the core sees it; what is inside is the master's business. */
@@ -265,8 +269,10 @@ struct grid_part {
         checkpoint_done;                   /* serials of those asked for by hand or for a move */
     uint32_t cost_ms, pause_ms, upload_ms; /* of one, as measured; 0 not yet */
     /* A wish to leave its PC (move.c): */
-    uint64_t move_to;        /* reserved PC, or 0 */
-    uint64_t leave_after_ms; /* 0, or a checkpoint is made first, and waited for until then */
+    uint64_t move_to;          /* reserved PC, or 0 */
+    uint64_t leave_after_ms;   /* 0, or a checkpoint is made first, and waited for until then */
+    bool move_for_load;        /* ... since it gets too little CPU here (balance.c) */
+    uint64_t starves_since_ms; /* it does, since then; 0: it does not */
 };
 
 /* A finished move, as the history keeps it (the paper's "searching + suspending + resuming"). */
@@ -375,9 +381,11 @@ struct grid_vm_report {
     uint32_t cost_ms, pause_ms; /* of the last checkpoint: what it took from the guest, of which
                                    it stood still */
     struct grid_digest damaged; /* of the chain: could not be used */
-    int32_t exit_status;        /* DONE: wait status */
-    bool oom;                   /* DONE: the guest killed it for lack of memory */
-    char note[GRID_TEXT_MAX];   /* DONE: advice for the user, e.g. /out was full */
+    /* RUNNING: thousandths of a CPU that it got lately, and that it could have used of its share */
+    uint32_t cpu_millis, cpu_due_millis;
+    int32_t exit_status;      /* DONE: wait status */
+    bool oom;                 /* DONE: the guest killed it for lack of memory */
+    char note[GRID_TEXT_MAX]; /* DONE: advice for the user, e.g. /out was full */
     struct grid_digest result;
     uint64_t result_bytes;
     uint64_t output_bytes;
@@ -396,6 +404,7 @@ struct grid_report {
     uint64_t seen_epoch;
     bool available;
     char reason[GRID_NAME_MAX];
+    bool no_habits; /* when its owner comes back is nothing to remember */
     uint64_t memory_bytes;
     uint32_t cpus;
     uint32_t speed;
@@ -520,6 +529,8 @@ struct grid_config {
     uint64_t rebase_pause_ms; /* a guest that stands longer for a checkpoint is re-based (move.c),
                                  default 500; but not before it has run for */
     uint64_t rebase_after_ms; /* since its last resume; default 10 min */
+    uint64_t starve_wait_ms;  /* a guest that gets less than half the CPU it could use moves when
+                                 that lasts; default 2 min; 0: never */
     uint32_t upload_slots;    /* suspended guests that may upload at once; default 4 */
     uint32_t chain_max;       /* longer chains are merged to three layers; default 4 */
     /* Parts do not start while the layers of all parts take nine tenths of it; 0: no limit. */

@@ -10,6 +10,8 @@
  *   job.c     what users ask for     pc.c      PCs, images, users     golden.c  golden layers
  *   checkpoint.c  how often, and when asked for     slots.c   who may upload
  *   move.c    leaving a PC while it runs: a checkpoint, then the rest
+ *   balance.c leaving a PC whose own load is too high
+ *   habit.c   the hours at which owners come back
  *   rows.c    what changed, as rows  load.c    and back               digest.c
  *
  * Records (`r`) are durable; everything else in a node is derived from records or soft. Whoever
@@ -139,8 +141,9 @@ struct grid {
     uint64_t layer_bytes;    /* of all chains and pins */
     bool starts_wait;        /* for room in the depot */
     struct chain *first_long;
-    struct list saving;  /* parts that save or upload, first come first; see slots.c */
-    struct list leaving; /* parts with leave_after_ms */
+    struct list saving;   /* parts that save or upload, first come first; see slots.c */
+    struct list leaving;  /* parts with leave_after_ms */
+    struct list starving; /* parts with starves_since_ms */
     /* Of the step under way: */
     uint64_t now_ms;
     uint64_t failed_on; /* PC that was already blamed in this step */
@@ -213,6 +216,13 @@ bool slots_has(const struct grid *g, const struct part *p);
 
 /* move.c */
 enum grid_outcome event_move(struct grid *g, const struct grid_event *e, struct err *err);
+/* Why the part cannot move there, or GRID_OK. */
+enum grid_outcome move_check(const struct grid *g, const struct part *p, struct pc *to,
+                             struct err *err);
+/* Reserves the place, and then as move_leave(). for_load: nobody asked for it. */
+void move_begin(struct grid *g, struct part *p, struct pc *to, bool for_load);
+/* It is to leave its PC already, for whatever reason. */
+bool move_is_wanted(const struct grid *g, const struct part *p);
 /* A checkpoint first, then it is to leave. */
 void move_leave(struct grid *g, struct part *p);
 void move_stay(struct grid *g, struct part *p);
@@ -227,6 +237,23 @@ bool move_is_due(const struct grid *g, uint64_t now_ms);
 /* Nobody moves to this PC any more. */
 void move_refuse_all(struct grid *g, const struct pc *pc);
 void move_load(struct grid *g, struct part *p);
+
+/* balance.c */
+void balance_note(struct grid *g, struct part *p, const struct grid_vm_report *vm);
+bool balance_is_news(const struct part *p, const struct grid_vm_report *vm);
+void balance_tick(struct grid *g);
+bool balance_is_due(const struct grid *g, uint64_t now_ms);
+void balance_forget(struct grid *g, struct part *p);
+void balance_load(struct grid *g, struct part *p);
+
+/* habit.c */
+/* Notes what a report says; to be asked first, since then it is no news any more. */
+void habit_note(struct grid *g, struct pc *pc, const struct grid_report *r);
+bool habit_is_news(const struct grid_pc *pc, const struct grid_report *r);
+void habit_forget(struct grid *g, struct pc *pc);
+/* Asks for the checkpoints that are due before a usual hour. */
+void habit_tick(struct grid *g);
+bool habit_is_due(const struct pc *pc, uint64_t now_ms);
 
 /* part.c: how placements begin and end. `reason` may be "". */
 void part_place(struct grid *g, struct part *p, struct pc *pc, uint64_t golden);

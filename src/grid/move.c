@@ -50,6 +50,7 @@ static void set_target(struct grid *g, struct part *p, struct pc *target)
         old->incoming_cpus -= p->job->r.cpus;
     }
     p->r.move_to = target ? target->r.id : 0;
+    p->r.move_for_load = false;
     if (target)
         reserve(p, target);
     if (waits)
@@ -60,9 +61,8 @@ static void set_target(struct grid *g, struct part *p, struct pc *target)
     part_dirty(g, p);
 }
 
-/* Why the part cannot move there, or GRID_OK. */
-static enum grid_outcome check_target(const struct grid *g, const struct part *p, struct pc *to,
-                                      struct err *err)
+enum grid_outcome move_check(const struct grid *g, const struct part *p, struct pc *to,
+                             struct err *err)
 {
     const struct pc *from = find_pc(g, p->r.pc);
     const struct grid_job *j = &p->job->r;
@@ -114,14 +114,25 @@ enum grid_outcome event_move(struct grid *g, const struct grid_event *e, struct 
                        grid_part_state_name(p->r.state));
     if (p->job->r.held)
         return err_set(err, GRID_CONFLICT, "its job is held");
-    bad = check_target(g, p, to, err);
+    bad = move_check(g, p, to, err);
     if (bad)
         return bad;
-    set_target(g, p, to);
-    move_leave(g, p);
+    move_begin(g, p, to, false);
     note(g, GRID_LOG_PART, p->job, p, to, "is to move to %s%s%s", to->r.name,
          e->name ? ", asked for by " : "", e->name ? e->name : "");
     return GRID_OK;
+}
+
+void move_begin(struct grid *g, struct part *p, struct pc *to, bool for_load)
+{
+    set_target(g, p, to);
+    p->r.move_for_load = for_load;
+    move_leave(g, p);
+}
+
+bool move_is_wanted(const struct grid *g, const struct part *p)
+{
+    return p->r.leave_after_ms || p->r.move_to || p->job->r.held || find_pc(g, p->r.pc)->r.draining;
 }
 
 void move_leave(struct grid *g, struct part *p)
@@ -137,7 +148,7 @@ void move_rebase(struct grid *g, struct part *p, uint64_t layer_bytes)
     /* One that changes most of its memory between two checkpoints would be as slow again. */
     if (p->r.pause_ms <= g->config.rebase_pause_ms || layer_bytes > p->job->r.memory_bytes / 4 ||
         ms_between(p->r.move_placed_ms, g->now_ms) < g->config.rebase_after_ms ||
-        p->r.leave_after_ms || p->r.move_to || p->job->r.held || pc->r.draining)
+        move_is_wanted(g, p))
         return;
     set_target(g, p, pc);
     note(g, GRID_LOG_PART, p->job, p, pc, "is re-based: it stood %" PRIu32 " ms for a checkpoint",
@@ -161,7 +172,7 @@ void move_ripe(struct grid *g, struct part *p)
     struct pc *to = p->r.move_to ? find_pc(g, p->r.move_to) : NULL;
     struct err why = {""};
 
-    if (to && check_target(g, p, to, &why) != GRID_OK) {
+    if (to && move_check(g, p, to, &why) != GRID_OK) {
         note(g, GRID_LOG_PART, p->job, p, to, "does not move to %s: %s", to->r.name, why.text);
         set_target(g, p, NULL);
     }

@@ -43,6 +43,7 @@ static void unplace(struct grid *g, struct part *p)
         pc_busy(g, pc, false);
     pc->wake = true;
     move_stay(g, p);
+    balance_forget(g, p);
     p->r.checkpoint_done = p->r.checkpoint_asked;
     p->r.checkpoint_ms = 0;
     p->r.pc = 0;

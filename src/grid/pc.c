@@ -198,6 +198,7 @@ enum grid_outcome event_pc_forget(struct grid *g, const struct grid_event *e, st
     if (!pc)
         return bad;
     lose_all(g, pc, "its PC was forgotten");
+    habit_forget(g, pc);
     pc->r.forgotten = true;
     pc->r.available = false;
     pc_dirty(g, pc);

@@ -75,6 +75,8 @@ void row_pc(struct query *q, struct grid_pc *p)
     q_double(q, &p->busy_ms);
     q_u64(q, &p->history_ms);
     q_u64(q, &p->busy_since_ms);
+    q_u64(q, &p->free_since_ms);
+    q_blob(q, p->returns, sizeof p->returns);
 }
 
 void row_image(struct query *q, struct grid_image *i)
@@ -179,6 +181,8 @@ void row_part(struct query *q, struct grid_part *p)
     q_u32(q, &p->upload_ms);
     q_u64(q, &p->move_to);
     q_u64(q, &p->leave_after_ms);
+    q_bool(q, &p->move_for_load);
+    q_u64(q, &p->starves_since_ms);
 }
 
 void row_log(struct query *q, struct grid_log *l)

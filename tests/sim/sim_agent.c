@@ -62,7 +62,7 @@ void sim_agent_owner(struct sim *s, struct sim_agent *a, bool present)
     for (size_t i = 0; i < a->count_vms; i++) {
         struct sim_vm *vm = &a->vms[i];
 
-        if (!present && vm->visit) {
+        if (!present && vm->visit && vm->report.state == GRID_VM_PAUSED) {
             vm->visit = false;
             vm->report.state = GRID_VM_RUNNING;
             vm->report.reason[0] = '\0';
@@ -270,6 +270,8 @@ static void checkpoint(struct sim *s, struct sim_agent *a, struct sim_vm *vm)
     if (vm->checkpoint > vm->report.checkpoint)
         vm->report.checkpoint = vm->checkpoint;
     vm->report.cost_ms = 50 + (uint32_t)rng_below(&s->rng, 400);
+    vm->report.cpu_due_millis = 1000; /* other work comes and goes */
+    vm->report.cpu_millis = (uint32_t)rng_below(&s->rng, 1000);
     if (sim_chance(s, 80))
         a->sync_next = s->t;
 }

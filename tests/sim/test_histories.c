@@ -343,6 +343,7 @@ static void set_up(struct sim *s)
     s->config.retire_ms = 20000;
     s->config.brake_leases = 2;
     s->config.leave_wait_ms = 4000;
+    s->config.starve_wait_ms = 1000;
     s->config.chain_max = 3 + (uint32_t)sim_chance(s, 50);
     s->config.upload_slots = 1 + (uint32_t)rng_below(&s->rng, 3);
     if (sim_chance(s, 30))
