@@ -25,33 +25,6 @@ enum { KVM_BOOT_MS = 10000, TCG_BOOT_MS = 120000 };
 #define QEMU_DEFAULT "qemu-system-x86_64"
 #define CACHE_DIR "/var/cache/yado"
 
-bool class_find_images(const char *given, char *out, size_t size)
-{
-    char self[512], beside[600] = "";
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-
-    if (n > 0) {
-        self[n] = 0;
-        char *slash = strrchr(self, '/');
-        if (slash)
-            *slash = 0;
-        snprintf(beside, sizeof beside, "%s/images", self);
-    }
-    const char *const places[] = {given, given ? NULL : getenv("YADO_IMAGES"),
-                                  given ? NULL : beside,
-                                  given ? NULL : "/usr/share/yadokari/images"};
-    for (size_t i = 0; i < 4; i++) {
-        if (!places[i] || !places[i][0])
-            continue;
-        AUTO_FREE char *kernel = xasprintf("%s/vmlinuz", places[i]);
-        if (access(kernel, R_OK) == 0) {
-            snprintf(out, size, "%s", places[i]);
-            return true;
-        }
-    }
-    return false;
-}
-
 /* ---- the key: everything the verdict depends on -----------------------------------------------
  */
 

@@ -12,6 +12,7 @@
 #ifndef YADO_AGENT_CLASS_PROOF_H
 #define YADO_AGENT_CLASS_PROOF_H
 
+#include "agent/identity.h"
 #include "base/str.h"
 #include "vm/engine.h"
 
@@ -47,5 +48,7 @@ void class_prove(const struct class_request *request, struct class_verdict *ret_
 /* The folder of the built-in image: `given`, $YADO_IMAGES, beside the binary, the installed one.
  * false when none has a kernel. */
 bool class_find_images(const char *given, char *out, size_t size);
+/* The same from the master into `dir`, which is made. Blocking. */
+int class_fetch_images(const struct identity *id, const char *dir, struct err *ret_err);
 
 #endif

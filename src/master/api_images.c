@@ -5,6 +5,7 @@
 #include "depot/depot.h"
 #include "master/digests.h"
 #include "master/images.h"
+#include "master/master.h"
 
 #include <string.h>
 
@@ -162,4 +163,31 @@ enum req_next api_image_delete(struct req *r)
     if (strcmp(r->args[0], IMAGE_BUILT_IN) == 0)
         return req_reply_error(r, 409, "conflict", "%s is the built-in image", IMAGE_BUILT_IN);
     return core_post(r, image_delete_core);
+}
+
+/* ---- for PCs -------------------------------------------------------------------------------- */
+
+/* Kernel or initrd of the built-in image: with them a PC proves what it can do before it is given
+ * any placement, to whose blobs it would have a grant. */
+static enum core_next agent_image_core(struct core *c, struct req *r)
+{
+    const struct grid_image *i = grid_find_image(core_grid(c), IMAGE_BUILT_IN);
+    bool kernel = strcmp(r->args[0], "vmlinuz") == 0;
+    struct state_image contents;
+    uint64_t size;
+    int fd, bad = -ENOENT;
+    if ((kernel || strcmp(r->args[0], "initrd") == 0) && i && core_image(c, i->id, &contents))
+        bad = depot_get(r->m->depot,
+                        kernel ? contents.kernel.digest.bytes : contents.initrd.digest.bytes, &fd,
+                        &size);
+    if (bad)
+        (void)req_reply_error(r, 404, "not_found", "this master has no built-in image");
+    else
+        (void)req_reply_file(r, 200, fd, 0, size, "application/octet-stream");
+    return CORE_REPLIED;
+}
+
+enum req_next api_agent_image(struct req *r)
+{
+    return core_post(r, agent_image_core);
 }
