@@ -78,7 +78,6 @@ class Watch:
         a, b = self.last(self.ticks, begin), self.last(self.ticks, end)
         return (b[1] - a[1]) / (b[0] - a[0]) if a and b and b[0] > a[0] else 0.0
 
-
     def longest_gap_ms(self, begin, end):
         """Between two ticks: as long as outside nothing was seen of it."""
         times = [t[0] for t in self.ticks if begin < t[0] < end]

@@ -42,6 +42,7 @@ class Loopback:
     def sent_bytes(self, name):
         return 0  # nobody counts
 
+
 class Net:
     """`rate` (as tc writes it, such as "1gbit") bounds each direction of each PC's link."""
     MASTER = "10.77.0.1"
@@ -50,8 +51,12 @@ class Net:
         self.rate, self.holders = rate, {}
 
     def __enter__(self):
-        self.hold("master")
-        self.ip("master", "addr", "add", f"{self.MASTER}/32", "dev", "lo")
+        try:
+            self.hold("master")
+            self.ip("master", "addr", "add", f"{self.MASTER}/32", "dev", "lo")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):
