@@ -42,6 +42,7 @@ static void add_layer(struct hash *h, const struct grid_layer *l)
     add(h, l->size_bytes);
     add(h, l->output_offset);
     add(h, l->run_ms);
+    add(h, l->disk_cut);
     add_class(h, &l->cls);
 }
 

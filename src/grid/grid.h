@@ -112,6 +112,7 @@ struct grid_layer {
     uint64_t size_bytes;
     uint64_t output_offset; /* output below it belongs to this layer for ever */
     uint64_t run_ms;        /* guest run time when it was taken */
+    uint64_t disk_cut;      /* of the part's network drive; 0: nothing was written to it */
     struct grid_class cls;  /* class of the PC that wrote it */
 };
 

@@ -45,6 +45,7 @@ static int vm_report(const struct sync_vm *vm, struct grid_vm_report *ret, struc
     ret->layer.size_bytes = vm->layer.size;
     ret->layer.output_offset = vm->layer.output_offset;
     ret->layer.run_ms = vm->layer.run_ms;
+    ret->layer.disk_cut = vm->layer.cut;
     ret->layer.cls = class_of(&vm->layer.cls);
     if (grid_vm_state_parse(vm->state, &ret->state) < 0)
         return err_set(e, -EINVAL, "vms.state: \"%s\" is not a state of a VM", vm->state);

@@ -136,8 +136,28 @@ static void begin(struct req *r, const char *method, const char *path)
     r->next = r->route ? r->route->handle : NULL;
 }
 
+static void on_upgrade(void *cls, struct MHD_Connection *conn, void *con_cls, const char *extra,
+                       size_t extra_bytes, MHD_socket fd, struct MHD_UpgradeResponseHandle *stream)
+{
+    struct req *r = con_cls;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct stream *s = xmalloc(sizeof *s);
+    *s = (struct stream){fd, fcntl(info->connect_fd, F_DUPFD_CLOEXEC, 0), stream};
+    if (extra_bytes || s->peer_fd < 0) /* nobody may speak before our answer */
+        stream_close(s);
+    else
+        r->take_stream(r, s);
+}
+
 static struct MHD_Response *make_response(struct req *r)
 {
+    if (r->upgrade) {
+        struct MHD_Response *m = MHD_create_response_for_upgrade(on_upgrade, NULL);
+        if (m)
+            MHD_add_response_header(m, "Upgrade", r->upgrade);
+        return m;
+    }
     if (r->fd >= 0) {
         struct MHD_Response *m =
             MHD_create_response_from_fd_at_offset64(r->fd_bytes, r->fd, r->fd_offset);
@@ -346,6 +366,23 @@ enum req_next req_reply_file(struct req *r, unsigned status, int fd, uint64_t of
     return REQ_REPLIED;
 }
 
+enum req_next req_reply_upgrade(struct req *r, const char *protocol,
+                                void (*take)(struct req *r, struct stream *stream))
+{
+    MUST(r->status == 0);
+    r->status = MHD_HTTP_SWITCHING_PROTOCOLS;
+    r->upgrade = protocol;
+    r->take_stream = take;
+    return REQ_REPLIED;
+}
+
+void stream_close(struct stream *s)
+{
+    cleanup_close(&s->peer_fd);
+    (void)MHD_upgrade_action(s->handle, MHD_UPGRADE_ACTION_CLOSE); /* it is open */
+    free(s);
+}
+
 void req_add_header(struct req *r, const char *name, const char *fmt, ...)
 {
     MUST(r->count_headers < sizeof r->headers / sizeof *r->headers);
@@ -529,8 +566,8 @@ int server_start(struct master *m, int fd, struct server **ret_server, struct er
     s->m = m;
     s->listen_fd = fd;
     s->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_TLS | MHD_USE_ERROR_LOG |
-            MHD_USE_ITC,
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE | MHD_USE_TLS |
+            MHD_USE_ERROR_LOG | MHD_USE_ITC,
         0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, NULL,
         MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)SERVER_THREADS,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)SERVER_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,

@@ -147,6 +147,7 @@ void row_part(struct query *q, struct grid_part *p)
     q_u32(q, &p->move_stop_ms);
     q_u32(q, &p->move_save_ms);
     q_u32(q, &p->move_upload_ms);
+    q_u64(q, &p->layer.disk_cut);
 }
 
 void row_log(struct query *q, struct grid_log *l)

@@ -93,6 +93,8 @@ static const char *const steps[] = {
     "CREATE TABLE cert(serial TEXT PRIMARY KEY, pc INTEGER NOT NULL, issued_ms INTEGER NOT NULL,"
     "  revoked INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE INDEX cert_pc ON cert(pc);",
+    /* 2: network drives */
+    "ALTER TABLE part ADD COLUMN layer_disk_cut INTEGER NOT NULL DEFAULT 0;",
 };
 
 enum { KNOWN = sizeof steps / sizeof *steps, APPLICATION_ID = 0x7961646f /* "yado" */ };

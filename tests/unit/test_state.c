@@ -159,6 +159,7 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.part.golden = some(r);
         row.part.queue_key = UINT64_MAX - rng_below(r, 1000);
         row.part.layer = some_layer(r);
+        row.part.layer.disk_cut = some(r);
         row.part.own_failures = some32(r);
         row.part.grid_failures = some32(r);
         for (int i = 0; i < 3; i++)
@@ -225,9 +226,9 @@ _Static_assert(sizeof(struct grid_meta) == 72, "grid_meta changed");
 _Static_assert(sizeof(struct grid_user) == 40, "grid_user changed");
 _Static_assert(sizeof(struct grid_pc) == 320, "grid_pc changed");
 _Static_assert(sizeof(struct grid_image) == 80, "grid_image changed");
-_Static_assert(sizeof(struct grid_golden) == 416, "grid_golden changed");
+_Static_assert(sizeof(struct grid_golden) == 424, "grid_golden changed");
 _Static_assert(sizeof(struct grid_job) == 192, "grid_job changed");
-_Static_assert(sizeof(struct grid_part) == 744, "grid_part changed");
+_Static_assert(sizeof(struct grid_part) == 752, "grid_part changed");
 _Static_assert(sizeof(struct grid_log) == 304, "grid_log changed");
 _Static_assert(sizeof(struct grid_move) == 144, "grid_move changed");
 
@@ -974,8 +975,8 @@ static void strange_stores_are_refused(void **state)
     state_close(st);
     tamper(&s, "PRAGMA user_version=99");
     assert_int_equal(state_open(s.path, &st, &err), -EPROTONOSUPPORT);
-    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 1)"));
-    tamper(&s, "PRAGMA user_version=1");
+    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 2)"));
+    tamper(&s, "PRAGMA user_version=2");
     st = open_state(&s); /* and nothing was changed */
     assert_int_equal(loaded(st), 1);
     state_close(st);
