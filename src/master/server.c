@@ -14,6 +14,8 @@
 #include <fcntl.h>
 #include <microhttpd.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -143,7 +145,11 @@ static void on_upgrade(void *cls, struct MHD_Connection *conn, void *con_cls, co
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
     struct stream *s = xmalloc(sizeof *s);
+    int at_once = 1, corked = 0;
     *s = (struct stream){fd, fcntl(info->connect_fd, F_DUPFD_CLOEXEC, 0), stream};
+    /* Short answers would wait for the peer's acknowledgement of others: 40 ms each. */
+    (void)setsockopt(s->peer_fd, IPPROTO_TCP, TCP_CORK, &corked, sizeof corked);
+    (void)setsockopt(s->peer_fd, IPPROTO_TCP, TCP_NODELAY, &at_once, sizeof at_once);
     if (extra_bytes || s->peer_fd < 0) /* nobody may speak before our answer */
         stream_close(s);
     else

@@ -26,6 +26,7 @@ class Drive:
         context = ssl.create_default_context(cafile=str(ca))
         self.sock = context.wrap_socket(
             socket.create_connection((at.hostname, at.port), timeout), server_hostname=at.hostname)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         path = f"/v1/vm/{placement}/drive?attempt={attempt or next(attempts)}"
         if cut is not None:
             path += f"&cut={cut}"
