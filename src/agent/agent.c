@@ -102,7 +102,7 @@ void agent_publish(struct agent *a)
                   strcmp(r.reason, last.reason) != 0 || !same_class(&r.cls, &last.cls) ||
                   !same_vms(&r, &last);
     sync_link_publish(a->link, &r, urgent);
-    free(last.vms);
+    sync_report_deinit(&last);
     last = r;
 }
 
@@ -118,6 +118,16 @@ static void set_available(struct agent *a, bool available, const char *reason)
     snprintf(a->reason, sizeof a->reason, "%s", reason);
 }
 
+/* When the owner has his memory back at the latest; logind may be less patient than he. */
+static uint64_t return_until(struct agent *a)
+{
+    if (!a->return_until_ms)
+        a->return_until_ms = agent_now_ms() + a->config.return_deadline_ms;
+    return a->release_deadline_ms && a->release_deadline_ms < a->return_until_ms
+               ? a->release_deadline_ms
+               : a->return_until_ms;
+}
+
 void agent_decide(struct agent *a, uint64_t event_us)
 {
     struct policy_verdict v = policy_ask(&a->policy, agent_now_ms());
@@ -125,8 +135,14 @@ void agent_decide(struct agent *a, uint64_t event_us)
 
     if (a->leaving)
         v = (struct policy_verdict){.reason = "shutdown"};
-    if (!v.available)
-        agent_vm_suspend_all(a, v.reason, event_us);
+    if (v.available)
+        agent_vm_unpause_all(a);
+    else if (v.is_visit)
+        agent_vm_pause_all(a, v.reason, event_us);
+    if (!v.available && (!v.is_visit || limits_memory_is_short()))
+        agent_vm_suspend_all(a, v.reason, event_us, return_until(a));
+    else
+        a->return_until_ms = 0;
     if (a->urgent == v.available) {
         a->urgent = !v.available;
         limits_set_urgent(&a->limits, a->urgent);
@@ -476,6 +492,9 @@ static int set_limits(struct agent *a, struct err *ret_err)
                 a->config.idle_priority, &why);
     if (why.text[0])
         log_warn("%s", why.text);
+    if (a->limits.loopback)
+        log_warn("jobs with network: nat reach services on this PC's loopback addresses: %s",
+                 strerror(-a->limits.loopback));
     return 0;
 }
 
@@ -509,7 +528,7 @@ static int start(struct agent *a, struct err *ret_err)
     if (n < 0)
         return err_set(ret_err, -errno, "/proc/self/exe: %s", strerror(errno));
     random_id(a->id);
-    policy_init(&a->policy, a->config.grace_ms, agent_now_ms());
+    policy_init(&a->policy, a->config.grace_ms, a->config.visit_ms, agent_now_ms());
     owner_memory_load(a);
     r = owner_sources_start(a->config.owner_sources, a->self, &a->sources, ret_err);
     if (r == 0)

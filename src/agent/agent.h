@@ -39,7 +39,9 @@ struct agent_config {
     const char *images; /* folder of the built-in image, or NULL */
     bool idle_priority; /* guests run in the lowest CPU and I/O class */
     uint64_t grace_ms;
-    uint64_t return_deadline_ms; /* how long a shutdown waits for the guests to be handed over */
+    uint64_t visit_ms; /* an owner who stays no longer only interrupts the guests; 0: never */
+    /* From the owner's return to his memory given back; and how long a shutdown waits. */
+    uint64_t return_deadline_ms;
 };
 
 struct agent {
@@ -78,6 +80,7 @@ struct agent {
     uint64_t serial, term, lease_until_ms;
 
     uint64_t leave_deadline_ms, release_deadline_ms; /* 0: none */
+    uint64_t return_until_ms; /* the guests' memory is given back by then; 0: PC is lent */
     uv_signal_t sigpwr, sigterm, sigint;
 };
 
@@ -98,8 +101,13 @@ struct agent_vm *agent_vm_find(struct agent *a, uint64_t job, uint64_t part, uin
 void agent_vm_adopt_all(struct agent *a);
 /* Starts what is desired and not here, suspends, drops what is not named; hands out the lease. */
 void agent_vm_apply(struct agent *a, const struct sync_reply *reply);
-/* Stop now, save, upload: all of them. */
-void agent_vm_suspend_all(struct agent *a, const char *reason, uint64_t event_us);
+/* Stop now, save, upload: all of them. until_ms: when their memory must be back; the soonest that
+ * was ever said counts. */
+void agent_vm_suspend_all(struct agent *a, const char *reason, uint64_t event_us,
+                          uint64_t until_ms);
+/* Stop now and keep the memory: the owner may only be having a look. And go on. */
+void agent_vm_pause_all(struct agent *a, const char *reason, uint64_t event_us);
+void agent_vm_unpause_all(struct agent *a);
 void agent_vm_tick(struct agent *a);
 /* Appends what is reported of the VMs; *ret_vms is owned by the caller (free). */
 size_t agent_vm_reports(struct agent *a, struct sync_vm **ret_vms);

@@ -19,18 +19,20 @@ static const char help[] =
     "\n"
     "  --state DIR              state folder (default " AGENT_STATE_DEFAULT ")\n"
     "  --idle-grace TIME        how long the owner must be away (default 15m)\n"
+    "  --visit TIME             an owner who stays no longer stops the guests, but they stay\n"
+    "                           (default 5m; 0: they move at his first touch)\n"
     "  --owner-sources LIST     how the owner is noticed: " OWNER_SOURCES_HELP "\n"
     "                           (default " OWNER_SOURCES_DEFAULT ")\n"
     "  --memory-share SIZE|P%   memory that guests may have together (default 50%)\n"
     "  --cpu-share N|P%         CPUs that guests may use together (default 50%)\n"
     "  --priority idle|normal   class of CPU and I/O that guests run in (default idle)\n"
-    "  --return-deadline TIME   how long a shutdown may wait for the guests to be handed over\n"
-    "                           (default 15s)\n"
+    "  --return-deadline TIME   by when the guests' memory is the owner's again, and how long a\n"
+    "                           shutdown may wait for them to be handed over (default 15s)\n"
     "  --qemu BINARY            default: qemu-system-x86_64 in PATH\n"
     "  --images DIR             the built-in image, to prove what this PC can (default: found\n"
     "                           beside the binary; $YADO_IMAGES)\n";
 
-enum { STATE = 1, GRACE, SOURCES, MEMORY, CPU, PRIORITY, DEADLINE, QEMU, IMAGES };
+enum { STATE = 1, GRACE, VISIT, SOURCES, MEMORY, CPU, PRIORITY, DEADLINE, QEMU, IMAGES };
 
 static int bad(const char *what, const char *value, const char *remedy)
 {
@@ -43,6 +45,7 @@ int yado_agent_main(int argc, char **argv)
     static const struct option options[] = {
         {"state", required_argument, NULL, STATE},
         {"idle-grace", required_argument, NULL, GRACE},
+        {"visit", required_argument, NULL, VISIT},
         {"owner-sources", required_argument, NULL, SOURCES},
         {"memory-share", required_argument, NULL, MEMORY},
         {"cpu-share", required_argument, NULL, CPU},
@@ -59,6 +62,7 @@ int yado_agent_main(int argc, char **argv)
                              .cpu_share = "50%",
                              .idle_priority = true,
                              .grace_ms = 15 * 60000,
+                             .visit_ms = 5 * 60000,
                              .return_deadline_ms = 15000};
     struct err err = {0};
     int o;
@@ -71,6 +75,10 @@ int yado_agent_main(int argc, char **argv)
         case GRACE:
             if (num_parse_duration(optarg, &c.grace_ms) < 0)
                 return bad("--idle-grace", optarg, "a time such as 15m");
+            break;
+        case VISIT:
+            if (num_parse_duration(optarg, &c.visit_ms) < 0)
+                return bad("--visit", optarg, "a time such as 5m, or 0");
             break;
         case SOURCES:
             c.owner_sources = optarg;

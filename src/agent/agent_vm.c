@@ -53,11 +53,17 @@ struct agent_vm {
     uint64_t stuck_since_ms;
     int relaunches;
     struct sync_vm report;
+    /* What the master wants of it, as the last answer said. */
+    char recorded[65]; /* digest of the newest layer that it has recorded; "" none */
+    uint64_t checkpoint, checkpoint_ms;
+    bool upload;
     bool named;   /* in the last answer */
     bool may_run; /* it was wanted running, and was never told to suspend */
     bool dropping;
     char suspend_reason[64]; /* "" not yet */
-    uint64_t suspend_us;
+    uint64_t suspend_us, suspend_until_ms;
+    char pause_reason[64]; /* "" not paused */
+    uint64_t pause_us;
     /* Of the worker. */
     uv_work_t work;
     json_t *config;
@@ -108,6 +114,7 @@ static void removed(struct agent_vm *vm)
     a->count_vms--;
     free(vm->dir);
     json_decref(vm->config);
+    sync_vm_deinit(&vm->report);
     free(vm);
 }
 
@@ -163,8 +170,15 @@ static void send_cmd(struct agent_vm *vm, const char *cmd)
 
 static void send_suspend(struct agent_vm *vm)
 {
-    send_json(vm, json_pack("{s:s, s:s, s:I}", "cmd", "suspend", "reason", vm->suspend_reason,
-                            "event_us", (json_int_t)vm->suspend_us));
+    send_json(vm, json_pack("{s:s, s:s, s:I, s:I}", "cmd", "suspend", "reason", vm->suspend_reason,
+                            "event_us", (json_int_t)vm->suspend_us, "until_ms",
+                            (json_int_t)vm->suspend_until_ms));
+}
+
+static void send_pause(struct agent_vm *vm)
+{
+    send_json(vm, json_pack("{s:s, s:s, s:I}", "cmd", "stop", "reason", vm->pause_reason,
+                            "event_us", (json_int_t)vm->pause_us));
 }
 
 static void send_lease(struct agent_vm *vm)
@@ -173,9 +187,11 @@ static void send_lease(struct agent_vm *vm)
 
     if (!vm->named || !a->lease_until_ms)
         return;
-    send_json(vm,
-              json_pack("{s:s, s:I}", "cmd", "lease", "until_ms", (json_int_t)a->lease_until_ms));
-    if (vm->may_run && !vm->suspend_reason[0])
+    send_json(vm, json_pack("{s:s, s:I, s:s, s:I, s:I, s:b}", "cmd", "lease", "until_ms",
+                            (json_int_t)a->lease_until_ms, "recorded", vm->recorded, "checkpoint",
+                            (json_int_t)vm->checkpoint, "checkpoint_ms",
+                            (json_int_t)vm->checkpoint_ms, "upload", vm->upload));
+    if (vm->may_run && !vm->suspend_reason[0] && !vm->pause_reason[0])
         send_cmd(vm, "cont");
 }
 
@@ -186,13 +202,17 @@ static void take_report(struct agent_vm *vm, const json_t *json)
 
     if (sync_vm_from_json(json, &r, &err) < 0) {
         log_warn("%s: its supervisor says what is no report: %s", vm->name, err.text);
+        sync_vm_deinit(&r);
         return;
     }
-    if (r.job != vm->job || r.part != vm->part || r.epoch != vm->epoch || is_final(&vm->report))
+    if (r.job != vm->job || r.part != vm->part || r.epoch != vm->epoch || is_final(&vm->report)) {
+        sync_vm_deinit(&r);
         return;
+    }
     if (strcmp(r.state, vm->report.state) != 0)
         log_info("%s: %s%s%s%s%s", vm->name, r.state, r.reason[0] ? ", " : "", r.reason,
                  r.note[0] ? ": " : "", r.note);
+    sync_vm_deinit(&vm->report);
     vm->report = r;
     agent_publish(vm->agent);
 }
@@ -261,7 +281,9 @@ static bool try_connect(struct agent_vm *vm)
         send_cmd(vm, "drop");
     else if (vm->suspend_reason[0])
         send_suspend(vm);
-    else
+    else if (vm->pause_reason[0])
+        send_pause(vm);
+    if (!vm->dropping && !vm->suspend_reason[0])
         send_lease(vm);
     set_poll(vm);
     return true;
@@ -455,20 +477,59 @@ void agent_vm_adopt_all(struct agent *a)
 /* ---- what is wanted ---------------------------------------------------------------------------
  */
 
-static void suspend(struct agent_vm *vm, const char *reason, uint64_t event_us)
+static void suspend(struct agent_vm *vm, const char *reason, uint64_t event_us, uint64_t until_ms)
 {
-    if (vm->suspend_reason[0] || vm->dropping || is_final(&vm->report))
+    bool sooner = until_ms && (!vm->suspend_until_ms || until_ms < vm->suspend_until_ms);
+
+    if (vm->dropping || is_final(&vm->report) || (vm->suspend_reason[0] && !sooner))
         return;
-    snprintf(vm->suspend_reason, sizeof vm->suspend_reason, "%.63s", reason[0] ? reason : "drain");
-    vm->suspend_us = event_us;
+    if (sooner)
+        vm->suspend_until_ms = until_ms;
+    if (!vm->suspend_reason[0]) {
+        snprintf(vm->suspend_reason, sizeof vm->suspend_reason, "%.63s",
+                 reason[0] ? reason : "drain");
+        vm->suspend_us = event_us;
+    }
     if (vm->stage == LIVE)
         send_suspend(vm);
 }
 
-void agent_vm_suspend_all(struct agent *a, const char *reason, uint64_t event_us)
+void agent_vm_suspend_all(struct agent *a, const char *reason, uint64_t event_us, uint64_t until_ms)
 {
     for (struct agent_vm *vm = a->vms; vm; vm = vm->next)
-        suspend(vm, reason, event_us);
+        suspend(vm, reason, event_us, until_ms);
+}
+
+void agent_vm_pause_all(struct agent *a, const char *reason, uint64_t event_us)
+{
+    for (struct agent_vm *vm = a->vms; vm; vm = vm->next) {
+        if (vm->pause_reason[0])
+            continue;
+        snprintf(vm->pause_reason, sizeof vm->pause_reason, "%.63s", reason);
+        vm->pause_us = event_us;
+        if (vm->stage == LIVE)
+            send_pause(vm);
+    }
+}
+
+void agent_vm_unpause_all(struct agent *a)
+{
+    for (struct agent_vm *vm = a->vms; vm; vm = vm->next) {
+        if (!vm->pause_reason[0])
+            continue;
+        vm->pause_reason[0] = 0;
+        send_lease(vm);
+    }
+}
+
+static void note_wish(struct agent_vm *vm, const struct sync_desired *d)
+{
+    snprintf(vm->recorded, sizeof vm->recorded, "%s",
+             d->count_chain ? d->chain[d->count_chain - 1].digest : "");
+    vm->checkpoint = d->checkpoint;
+    vm->checkpoint_ms = d->checkpoint_ms;
+    vm->upload = d->upload;
+    vm->named = true;
 }
 
 static void apply_one(struct agent *a, const struct sync_desired *d)
@@ -482,16 +543,17 @@ static void apply_one(struct agent *a, const struct sync_desired *d)
         if (strcmp(d->want, "run") != 0 || !a->available || a->leaving)
             return;
         vm = add(a, d->job, d->part, d->epoch);
-        vm->named = vm->may_run = true;
+        note_wish(vm, d);
+        vm->may_run = true;
         log_info("%s: starting", vm->name);
         vm->config = make_config(vm, d);
         vm->guest_bytes = d->memory_bytes;
         launch(vm);
         return;
     }
-    vm->named = true;
+    note_wish(vm, d);
     if (strcmp(d->want, "suspend") == 0)
-        suspend(vm, d->reason, owner_now_us());
+        suspend(vm, d->reason, owner_now_us(), 0);
     else
         vm->may_run = true;
     if (vm->stage == LIVE)
@@ -540,7 +602,7 @@ size_t agent_vm_reports(struct agent *a, struct sync_vm **ret_vms)
 
     *ret_vms = a->count_vms ? xreallocarray(NULL, a->count_vms, sizeof **ret_vms) : NULL;
     for (struct agent_vm *vm = a->vms; vm && *ret_vms && n < SYNC_VMS_MAX; vm = vm->next)
-        (*ret_vms)[n++] = vm->report;
+        sync_vm_copy(&(*ret_vms)[n++], &vm->report);
     return n;
 }
 

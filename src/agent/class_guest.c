@@ -8,6 +8,7 @@
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "base/cursor.h"
+#include "layer/chain.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -35,7 +36,7 @@ struct trial {
     uint64_t taken;     /* bytes of output seen, all runs */
     bool broken;        /* a number was lost or repeated */
     bool ready;
-    char golden_digest[65];
+    struct layer_chain *chain; /* what it was saved as so far */
 };
 
 static uint64_t now_ms(void)
@@ -133,18 +134,17 @@ static int count_to(struct trial *t, uint64_t number, uint32_t deadline_ms, stru
 /* ---- saved and resumed ------------------------------------------------------------------------
  */
 
-/* base: the memory that this layer is a difference to; NULL: none. */
-static int stop_and_save(struct trial *t, const char *base, const char *path,
-                         struct vm_save_stats *ret_stats, struct err *ret_err)
+static int stop_and_save(struct trial *t, const char *path, struct vm_save_stats *ret_stats,
+                         struct err *ret_err)
 {
-    struct vm_save_info info = {.base_digest = base ? t->golden_digest : NULL};
+    struct vm_save_info info = {0};
     uint64_t us;
     int r = vm_stop_now(t->vm, &us);
 
     if (r < 0)
         return err_set(ret_err, r, "it cannot be stopped: %s", strerror(-r));
     r = vm_stop_drain(t->vm, SAVE_MS, ret_err);
-    return r < 0 ? r : vm_save(t->vm, base, NULL, path, &info, ret_stats, ret_err);
+    return r < 0 ? r : vm_save(t->vm, t->chain, path, &info, ret_stats, ret_err);
 }
 
 static void end_guest(struct trial *t)
@@ -154,32 +154,30 @@ static void end_guest(struct trial *t)
     t->vm = NULL;
 }
 
-/* A fresh QEMU over the layer at `path` on top of `base`; its memory, composed into `memory`, is
- * compared with the saved one before it runs. */
-static int resume(struct trial *t, const char *base, const char *path, const char *memory,
-                  struct err *ret_err)
+/* A fresh QEMU over the chain with the layer at `path` on top; what it has in memory is compared
+ * with the layers before it runs. */
+static int resume(struct trial *t, const char *path, const char *digest, struct err *ret_err)
 {
     AUTO_FREE char *again = xasprintf("%s/again.layer", t->scratch);
-    struct layer_file *layer = NULL;
+    AUTO_FREE char *memory = xasprintf("%s/memory", t->scratch);
     struct vm_save_stats stats = {0};
-    int r = vm_layer_open(path, &layer, ret_err);
+    int r = vm_chain_push(t->chain, path, digest, ret_err);
 
     if (r == 0)
-        r = vm_compose(base, layer, memory, ret_err);
+        r = vm_compose(NULL, t->chain, memory, ret_err);
     t->config.memory_file = memory;
     if (r == 0)
         r = vm_launch(&t->config, &t->vm, ret_err);
+    t->config.memory_file = NULL;
     if (r == 0)
-        r = vm_restore(t->vm, layer, ret_err);
+        r = vm_restore(t->vm, t->chain, ret_err);
     if (r == 0)
-        r = stop_and_save(t, memory, again, &stats, ret_err);
+        r = stop_and_save(t, again, &stats, ret_err);
     if (r == 0 && stats.pages != 0)
         r = err_set(ret_err, -EILSEQ, "%llu pages differ after a resume that ran nothing",
                     (unsigned long long)stats.pages);
     if (r == 0)
         r = vm_cont(t->vm, ret_err);
-    if (layer)
-        vm_layer_close(layer);
     return r;
 }
 
@@ -190,9 +188,8 @@ int class_guest_try(const struct class_request *q, const char *scratch, uint32_t
     AUTO_FREE char *initrd = xasprintf("%s/initrd", q->images);
     AUTO_FREE char *golden = xasprintf("%s/golden.layer", scratch);
     AUTO_FREE char *layer = xasprintf("%s/saved.layer", scratch);
-    AUTO_FREE char *golden_memory = xasprintf("%s/golden.memory", scratch);
-    AUTO_FREE char *memory = xasprintf("%s/memory", scratch);
     struct trial t = {.scratch = scratch,
+                      .chain = layer_chain_new(),
                       .config = {.qemu = q->qemu,
                                  .dir = scratch,
                                  .kernel = kernel,
@@ -212,26 +209,26 @@ int class_guest_try(const struct class_request *q, const char *scratch, uint32_t
         r = count_to(&t, NUMBERS, deadline_ms, ret_err);
     times[1] = now_ms();
     if (r == 0)
-        r = stop_and_save(&t, NULL, golden, &stats, ret_err);
-    snprintf(t.golden_digest, sizeof t.golden_digest, "%s", stats.digest);
+        r = stop_and_save(&t, golden, &stats, ret_err);
     if (t.vm)
         v->cls = *vm_class_of(t.vm);
     end_guest(&t);
     if (r == 0)
-        r = resume(&t, NULL, golden, golden_memory, ret_err);
+        r = resume(&t, golden, stats.digest, ret_err);
     if (r == 0)
         r = count_to(&t, t.last + NUMBERS, deadline_ms, ret_err);
     times[2] = now_ms();
     if (r == 0)
-        r = stop_and_save(&t, golden_memory, layer, &stats, ret_err);
+        r = stop_and_save(&t, layer, &stats, ret_err);
     times[3] = now_ms();
     end_guest(&t);
     if (r == 0)
-        r = resume(&t, golden_memory, layer, memory, ret_err);
+        r = resume(&t, layer, stats.digest, ret_err);
     if (r == 0)
         r = count_to(&t, t.last + NUMBERS, deadline_ms, ret_err);
     times[4] = now_ms();
     end_guest(&t);
+    vm_chain_close(t.chain);
     buf_deinit(&t.records);
     v->boot_ms = (uint32_t)(times[1] - times[0]);
     v->save_ms = (uint32_t)(times[3] - times[2]);

@@ -113,6 +113,12 @@ static void check_limits(struct doctor *d)
         say(d, OK, "limits", "", "control groups, %s%s", kinds[l.kind],
             l.kind == LIMITS_V1 && (!l.dirs[0][0] || !l.dirs[1][0]) ? ", only one of CPU and memory"
                                                                     : "");
+    if (l.loopback)
+        say(d, WARN, "loopback", "run the agent as root, with control groups of version 2 mounted",
+            "jobs with network: nat reach services on this PC's loopback addresses: %s",
+            strerror(-l.loopback));
+    else
+        say(d, OK, "loopback", "", "closed to jobs with network: nat");
     limits_deinit(&l);
 }
 
@@ -361,6 +367,12 @@ int yado_doctor_main(int argc, char **argv)
             fputs(help, c == 'h' ? stdout : stderr);
             return c == 'h' ? 0 : 2;
         }
+    }
+    if (optind < argc) {
+        fprintf(stderr, "yado doctor: %s: no such argument; see yado doctor --help\n",
+                argv[optind]);
+        json_decref(d.checks);
+        return 2;
     }
     static void (*const checks[])(struct doctor *) = {
         check_qemu,  check_fuse,   check_limits, check_users, check_disk,

@@ -78,9 +78,10 @@ int drive_link_begin(struct drive_link *l, uint64_t cut, struct err *ret_err)
 int drive_cut(struct http *h, const char *url, uint64_t *ret_cut, struct err *ret_err)
 {
     AUTO_FREE char *full = xasprintf("%sdrive/cut", url);
+    struct http_request q = {.method = "POST", .url = full};
     json_t *json = NULL;
     int status = 0;
-    int r = http_json(h, "POST", full, NULL, 0, &json, &status, ret_err);
+    int r = http_json(h, &q, NULL, &json, &status, ret_err);
     json_int_t cut = json_integer_value(json_object_get(json, "cut"));
 
     json_decref(json);

@@ -139,7 +139,9 @@ static int ask(const struct enrolment *e, const char *ca_file, const gnutls_datu
                              csr->data, (size_t)csr->size);
     struct err why = {0};
     int status = 0;
-    int r = http_json(h, "POST", url, body, TIMEOUT_MS, ret_answer, &status, &why);
+    int r =
+        http_json(h, &(struct http_request){.method = "POST", .url = url, .timeout_ms = TIMEOUT_MS},
+                  body, ret_answer, &status, &why);
 
     json_decref(body);
     http_free(h);

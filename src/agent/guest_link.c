@@ -63,7 +63,7 @@ static void ask_anew(struct guest_link *l)
 {
     MUST(getrandom(&l->nonce, sizeof l->nonce, 0) == (ssize_t)sizeof l->nonce);
     l->synced = false;
-    l->unanswered_ms = 0;
+    l->quiet_ms = l->unanswered_ms = 0;
     put_sync(l);
 }
 
@@ -159,6 +159,7 @@ static void handle_frame(struct guest_link *l, const struct guest_frame *f)
 {
     bool sound = true;
 
+    l->quiet_ms = 0;
     if (f->type == GUEST_LOG)
         log_debug("guest: %.*s", (int)(f->len < 500 ? f->len : 500), (const char *)f->payload);
     else if (f->type == GUEST_STATE)
@@ -226,8 +227,12 @@ int guest_link_tick(struct guest_link *l, uint64_t now_ms)
 
     l->last_tick_ms = now_ms;
     l->since_sync_ms += passed;
-    if (l->synced)
+    l->quiet_ms += passed;
+    if (l->synced) {
+        if (l->quiet_ms >= GUEST_LINK_QUIET_MS)
+            ask_anew(l); /* its init may hang, and then nobody keeps the job's limits */
         return 0;
+    }
     l->unanswered_ms += passed;
     if (l->unanswered_ms >= GUEST_LINK_SILENCE_MS)
         return -ETIMEDOUT;

@@ -26,7 +26,11 @@ struct guest_link_events {
     void *arg;
 };
 
-enum { GUEST_LINK_SYNC_MS = 1000, GUEST_LINK_SILENCE_MS = 60000 };
+enum {
+    GUEST_LINK_SYNC_MS = 1000,
+    GUEST_LINK_QUIET_MS = 15000, /* a guest that says nothing for so long is asked */
+    GUEST_LINK_SILENCE_MS = 60000
+};
 
 struct guest_link {
     int fd; /* borrowed */
@@ -38,6 +42,7 @@ struct guest_link {
     uint64_t nonce;
     uint64_t bad_seen; /* reader.bad when the SYNC was answered */
     uint64_t last_tick_ms;
+    uint64_t quiet_ms;        /* running time since the last frame */
     uint64_t unanswered_ms;   /* running time since the first SYNC that nobody answered */
     uint64_t since_sync_ms;   /* running time since the last SYNC */
     struct guest_state state; /* of the last STATE after a SYNC; phase 0: none yet */
@@ -57,7 +62,8 @@ int guest_link_receive(struct guest_link *l);
 /* Sends what the descriptor takes. */
 int guest_link_flush(struct guest_link *l);
 bool guest_link_wants_write(const struct guest_link *l);
-/* Repeats an unanswered SYNC; -ETIMEDOUT when the guest has been silent for too long. */
+/* Asks a guest that went quiet, repeats an unanswered SYNC; -ETIMEDOUT when none was answered for
+ * GUEST_LINK_SILENCE_MS. */
 int guest_link_tick(struct guest_link *l, uint64_t now_ms);
 /* The master has output below this offset. */
 void guest_link_ack_output(struct guest_link *l, uint64_t output_have);

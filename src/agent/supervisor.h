@@ -6,12 +6,16 @@
  * Threads. The main thread owns everything but what `struct work` marks, and never blocks: a stop
  * goes from the agent's socket to vm_stop_now() with nothing between. The worker, which lives as
  * long as the process because QEMU dies with the thread that started it, does what takes time,
- * one task after the other: prepare, cont, save, finish, upload. Output has a thread of its own
- * (outbox.h).
+ * one task after the other: prepare, cont, checkpoint, save, finish. Output and uploads have a
+ * thread each (outbox.h, uploader.h), so that neither holds up a save.
  *
  *   PREPARING --> LIVE (running <-> paused) --suspend--> SAVING ------> UPLOADING --> ENDED
- *                   |__ guest FINISHED or golden READY __^                              ^
+ *                   |  \-checkpoint-/                    ^                              ^
+ *                   |__ guest FINISHED or golden READY __|                              |
  *       any of them __ QEMU, pager, guest, PC failed, or suspend before the first tick __|
+ *
+ * Every save is a layer over the one before it (layer/chain.h). A layer that was made stays in
+ * `made` and in DIR until the master has recorded it; one that could not be written is taken back.
  *
  * Always true: the guest runs only while an agent is connected and pings, said `cont`, and the
  * lease holds; a report that is final never changes; what is told of a layer or result
@@ -22,8 +26,10 @@
 
 #include "agent/guest_link.h"
 #include "agent/json_line.h"
+#include "agent/chain_blobs.h"
 #include "agent/outbox.h"
 #include "agent/pager_child.h"
+#include "agent/uploader.h"
 #include "base/str.h"
 #include "host/blob_cache.h"
 #include "vm/engine.h"
@@ -49,14 +55,25 @@ struct supervisor_config {
     bool idle_priority;
 };
 
+/* What it resumes from, the newest of its chain; NULL: from golden. */
+const struct sync_layer *supervisor_config_layer(const struct supervisor_config *c);
 int supervisor_config_load(const char *dir, struct supervisor_config *ret, struct err *ret_err);
 
 /* ---- the worker (supervisor_work.c) ---------------------------------------------------------- */
 
-enum task { TASK_NONE, TASK_PREPARE, TASK_CONT, TASK_SAVE, TASK_FINISH, TASK_UPLOAD, TASK_DROP };
+enum task {
+    TASK_NONE,
+    TASK_PREPARE,
+    TASK_CONT,
+    TASK_LEARN,      /* what the chain holds, for the saves to come */
+    TASK_CHECKPOINT, /* a layer while the guest stands for a moment */
+    TASK_SAVE,       /* the last layer, and the VM is given up */
+    TASK_FINISH,
+    TASK_DROP
+};
 
-/* Kernel, initrd, golden, layer, root, and one input at a time. */
-enum { WORK_BLOBS_MAX = 6 };
+/* Kernel, initrd, root, and one input at a time. */
+enum { WORK_BLOBS_MAX = 4 };
 
 struct outcome {
     enum task task; /* which ended; TASK_NONE: none since the last look */
@@ -77,7 +94,10 @@ struct work {
     enum task task; /* asked for, or under way */
     struct outcome outcome;
     atomic_bool cancelled; /* give up at the next step; nothing more will be asked but TASK_DROP */
+    atomic_bool hurry;     /* a save waits: what can be done without the master is */
     atomic_bool may_run;   /* main's word at this moment, looked at around vm_cont() */
+    atomic_int qemu_pid;   /* while its memory is not given back, nor about to be; else 0 */
+    atomic_ullong output_received; /* of the guest, so far */
 
     /* The main thread may use these between PREPARE's success and SAVE, FINISH or DROP. */
     struct vm *vm;
@@ -87,14 +107,15 @@ struct work {
     /* The worker's own. */
     struct blob *blobs[WORK_BLOBS_MAX];
     size_t count_blobs;
-    struct layer_file *golden, *layer;
-    char *golden_memory; /* path */
-    int golden_memory_fd;
-    bool vm_gone;
+    struct chain_blobs *chain;
+    struct layer_prints *prints; /* of what `top` and all below it hold; NULL: not yet known */
+    char top[65];                /* digest of the newest layer, here or at the master */
 
-    /* Set by the main thread before SAVE, FINISH and UPLOAD; completed by them. */
-    struct vm_save_info save_info;
+    /* Set by the main thread before CHECKPOINT, SAVE and FINISH; completed by them. */
+    uint64_t run_ms;
     struct sync_vm report;
+    struct sync_layer layer; /* CHECKPOINT, SAVE: what was made */
+    char damaged[65];        /* PREPARE failed: the layer that could not be used */
 };
 
 int work_start(struct work *w);
@@ -103,17 +124,48 @@ void work_ask(struct work *w, enum task task);
 bool work_is_idle(struct work *w);
 struct outcome work_take_outcome(struct work *w);
 void work_cancel(struct work *w);
+/* Nothing may wait for the master any more. */
+void work_hurry(struct work *w);
 
 /* ---- its tasks; 0 or -errno, with a short reason ---- */
 int task_prepare(struct work *w, char *ret_reason, struct err *ret_err);
-int task_save(struct work *w, char *ret_reason, struct err *ret_err);
 int task_finish(struct work *w, char *ret_reason, struct err *ret_err);
-int task_upload(struct work *w, char *ret_reason, struct err *ret_err);
+/* supervisor_save.c */
+void task_learn(struct work *w);
+int task_checkpoint(struct work *w, char *ret_reason, struct err *ret_err);
+int task_save(struct work *w, char *ret_reason, struct err *ret_err);
 /* Pager first, so that no read holds QEMU; then QEMU; then the mount and memory file. */
 void task_drop(struct work *w);
-/* Sleeps, but not beyond a cancel; false when cancelled. */
+/* Sleeps, but not beyond a cancel or when a save waits; false then. */
 bool work_pause(struct work *w, uint32_t ms);
 enum { WORK_REASON_MAX = 64 };
+/* Sets the short reason; returns result. */
+int work_fail(int result, const char *reason, char *ret_reason);
+
+/* ---- the layers that were made here (supervisor_made.c) -------------------------------------- */
+
+/* Oldest first. A layer is DIR/DIGEST.layer until the master has recorded it. */
+struct made {
+    const char *dir;
+    const struct blob_source *source;
+    int wake_fd;
+    struct uploader *uploader;
+    struct sync_layer *layers;
+    size_t count, count_durable; /* the durable ones come first */
+    size_t count_before;         /* of the uploader's files, those that are no longer in `layers` */
+    bool abandoned;
+};
+
+void made_init(struct made *m, const char *dir, const struct blob_source *source, int wake_fd);
+char *made_path(const char *dir, const char *digest);
+void made_add(struct made *m, const struct sync_layer *layer);
+/* Looks what the uploader has done; true when more became durable. */
+bool made_update(struct made *m);
+/* The master has recorded this layer and those below it: they are no longer ours to keep. */
+void made_recorded(struct made *m, const char *digest);
+bool made_all_durable(const struct made *m);
+/* What is not durable yet is no longer sent; the uploader is free for the result. */
+void made_abandon(struct made *m);
 
 /* saved.json: what a supervisor before us had saved. 0, -ENOENT, or -errno. */
 int saved_load(const char *dir, struct sync_vm *ret_report, struct err *ret_err);

@@ -51,6 +51,13 @@ static int fill(const char *path, json_t *json, struct supervisor_config *c, str
     return 0;
 }
 
+const struct sync_layer *supervisor_config_layer(const struct supervisor_config *c)
+{
+    const struct sync_desired *d = &c->desired;
+
+    return d->count_chain ? &d->chain[d->count_chain - 1] : NULL;
+}
+
 int supervisor_config_load(const char *dir, struct supervisor_config *ret, struct err *ret_err)
 {
     AUTO_FREE char *path = xasprintf("%s/config.json", dir);

@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * From a desired VM to a guest that stands at its first or next instruction: kernel, initrd,
- * golden and layer into the cache, memory composed, the pager's mount, QEMU started and restored.
- *
- * Golden's memory is composed once a PC (CACHE/DIGEST.mem, locked while a VM uses it) and copied
- * for each VM, since QEMU 7.2 opens its memory file for writing. A source that is away is asked
- * again until the task is cancelled. Where FUSE is missing, root image and inputs are fetched
- * whole instead.
+ * From a desired VM to a guest that stands at its first or next instruction: kernel and initrd into
+ * the cache, the chain of layers opened and composed, the pager's mount, QEMU started and restored.
+ * Root image and inputs are read through the pager as the guest needs them; where FUSE is missing,
+ * they are fetched whole instead. A source that is away is asked again until the task is cancelled.
  */
 #include "agent/part.h"
 #include "agent/supervisor.h"
@@ -17,19 +14,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { RETRY_MIN_MS = 100, RETRY_MAX_MS = 2000, PAGER_READY_MS = 10000 };
+enum { PAGER_READY_MS = 10000 };
 #define CACHE_MAX_BYTES (16ull << 30)
-
-static int fail(int result, const char *reason, char *ret_reason)
-{
-    snprintf(ret_reason, WORK_REASON_MAX, "%s", reason);
-    return result;
-}
 
 static const char *reason_of(int result)
 {
@@ -47,116 +38,86 @@ static const char *reason_of(int result)
     }
 }
 
-/* Opens, gets the whole blob, keeps it open until the drop. A source that sends what is not the
- * blob is asked a few times more: the damage may be on the way. */
-static int need_blob(struct work *w, const char *dir, const char *digest, uint64_t size,
-                     struct blob **ret_blob, char *ret_reason, struct err *ret_err)
+static bool pause_work(void *arg, uint32_t ms)
 {
-    struct blob *b = NULL;
-    uint32_t pause_ms = RETRY_MIN_MS;
-    int bad = 0, r = blob_open(dir, digest, size, &b, ret_err);
+    return work_pause(arg, ms);
+}
+
+struct fetch {
+    struct work *w;
+    struct blob *blob;
+};
+
+static int fetch_once(void *arg, struct err *err)
+{
+    const struct fetch *f = arg;
+
+    return blob_fetch_all(f->blob, f->w->http, f->w->source.url, err);
+}
+
+/* Opens, gets the whole blob, keeps it open until the drop. */
+static int need_blob(struct work *w, const char *digest, uint64_t size, struct blob **ret_blob,
+                     char *ret_reason, struct err *ret_err)
+{
+    const struct retry retry = {pause_work, w};
+    struct fetch f = {.w = w};
+    int r = blob_open(w->config->cache_dir, digest, size, &f.blob, ret_err);
 
     if (r)
-        return fail(r, reason_of(r), ret_reason);
+        return work_fail(r, reason_of(r), ret_reason);
     MUST(w->count_blobs < WORK_BLOBS_MAX);
-    w->blobs[w->count_blobs++] = b;
-    for (;;) {
-        r = blob_fetch_all(b, w->http, w->source.url, ret_err);
-        if (r == 0)
-            break;
-        if (atomic_load(&w->cancelled))
-            return fail(-ECANCELED, "cancelled", ret_reason);
-        if (!blob_may_retry(r) && !(r == -EBADMSG && bad++ < 3))
-            return fail(r, reason_of(r), ret_reason);
-        log_info("%s; trying again", ret_err->text);
-        if (!work_pause(w, pause_ms))
-            return fail(-ECANCELED, "cancelled", ret_reason);
-        pause_ms = 2 * pause_ms < RETRY_MAX_MS ? 2 * pause_ms : RETRY_MAX_MS;
-    }
-    *ret_blob = b;
+    w->blobs[w->count_blobs++] = f.blob;
+    r = retry_until(&retry, fetch_once, &f, ret_err);
+    if (r)
+        return work_fail(r, reason_of(r), ret_reason);
+    *ret_blob = f.blob;
     return 0;
 }
 
 /* ---- memory ---- */
 
-static int lock_file(const char *path, int flags, int how, int *ret_fd)
-{
-    AUTO_CLOSE int fd = open(path, flags | O_CLOEXEC, 0600);
-    struct stat st;
-
-    if (fd < 0 || flock(fd, how) || fstat(fd, &st))
-        return -errno;
-    if (st.st_nlink == 0)
-        return -EAGAIN; /* removed before it was locked */
-    *ret_fd = take_fd(&fd);
-    return 0;
-}
-
-/* Composed beside its place and synced, so that what bears the name is whole even after a power
- * cut. */
-static int compose_golden(struct work *w, const char *path, struct err *ret_err)
-{
-    AUTO_FREE char *draft = xasprintf("%s.new", path);
-    AUTO_CLOSE int fd = -1;
-    int r = vm_compose(NULL, w->golden, draft, ret_err);
-
-    if (r)
-        return r;
-    fd = open(draft, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fsync(fd) || rename(draft, path))
-        return err_set(ret_err, -errno, "cannot make %s: %s", path, strerror(errno));
-    return 0;
-}
-
-static int need_golden_memory(struct work *w, struct err *ret_err)
-{
-    const char *cache = w->config->cache_dir, *digest = w->config->desired.golden.digest;
-    AUTO_FREE char *lock_path = xasprintf("%s/%s.lock", cache, digest);
-    AUTO_FREE char *path = xasprintf("%s/%s.mem", cache, digest);
-    const struct timespec now[2] = {{.tv_nsec = UTIME_NOW}, {.tv_nsec = UTIME_NOW}};
-    AUTO_CLOSE int one = -1;
-    int r = lock_file(lock_path, O_RDWR | O_CREAT, LOCK_EX, &one);
-
-    while (r == 0 && (r = lock_file(path, O_RDONLY, LOCK_SH, &w->golden_memory_fd)) != 0) {
-        if (r != -EAGAIN && r != -ENOENT)
-            break;
-        r = compose_golden(w, path, ret_err);
-        if (r)
-            return r;
-    }
-    if (r)
-        return err_set(ret_err, r, "%s: %s", path, strerror(-r));
-    (void)futimens(w->golden_memory_fd, now); /* only the order of removal depends on it */
-    w->golden_memory = TAKE_PTR(path);
-    return 0;
-}
-
-static int compose(struct work *w, char *ret_reason, struct err *ret_err)
+/* A layer that is damaged is named, so that the master can go back to the one before. */
+static int blame(struct work *w, int result, int damaged, char *ret_reason)
 {
     const struct sync_desired *d = &w->config->desired;
-    AUTO_FREE char *memory = xasprintf("%s/memory", w->dir);
-    struct blob *b;
-    int r = need_blob(w, w->config->cache_dir, d->golden.digest, d->golden.size, &b, ret_reason,
-                      ret_err);
+
+    if (damaged < 0)
+        return work_fail(result, reason_of(result), ret_reason);
+    snprintf(w->damaged, sizeof w->damaged, "%s",
+             damaged ? d->chain[damaged - 1].digest : d->golden.digest);
+    return work_fail(result, damaged ? "layer damaged" : "golden damaged", ret_reason);
+}
+
+static int open_chain(struct work *w, char *ret_reason, struct err *ret_err)
+{
+    const struct sync_desired *d = &w->config->desired;
+    struct chain_blobs_config config = {.cache_dir = w->config->cache_dir,
+                                        .http = w->http,
+                                        .url = w->source.url,
+                                        .retry = {pause_work, w}};
+    int damaged, r = chain_blobs_open(&config, &d->golden, d->chain, d->count_chain, &w->chain,
+                                      &damaged, ret_err);
 
     if (r)
-        return r;
-    r = vm_layer_open(blob_path(b), &w->golden, ret_err);
-    if (r == 0)
-        r = need_golden_memory(w, ret_err);
+        return blame(w, r, damaged, ret_reason);
+    snprintf(w->top, sizeof w->top, "%s",
+             d->count_chain ? d->chain[d->count_chain - 1].digest : d->golden.digest);
+    return 0;
+}
+
+/* All of it, as a plain file. */
+static int compose(struct work *w, char **ret_memory, char *ret_reason, struct err *ret_err)
+{
+    AUTO_FREE char *memory = xasprintf("%s/memory", w->dir);
+    int damaged, r = chain_blobs_fetch_all(w->chain, &damaged, ret_err);
+
     if (r)
-        return fail(r, r == -ENOSPC ? "disk full" : "golden damaged", ret_reason);
-    if (d->layer.digest[0]) {
-        /* Into the VM's own folder: nobody else needs it, and it goes away with the VM. */
-        r = need_blob(w, w->dir, d->layer.digest, d->layer.size, &b, ret_reason, ret_err);
-        if (r)
-            return r;
-        r = vm_layer_open(blob_path(b), &w->layer, ret_err);
-        if (r)
-            return fail(r, "layer damaged", ret_reason);
-    }
-    r = vm_compose(w->golden_memory, w->layer, memory, ret_err);
-    return r ? fail(r, r == -ENOSPC ? "disk full" : "layer damaged", ret_reason) : 0;
+        return blame(w, r, damaged, ret_reason);
+    r = vm_compose(NULL, chain_blobs_chain(w->chain), memory, ret_err);
+    if (r)
+        return work_fail(r, r == -ENOSPC ? "disk full" : "layer damaged", ret_reason);
+    *ret_memory = TAKE_PTR(memory);
+    return 0;
 }
 
 /* ---- files of the guest ---- */
@@ -205,18 +166,30 @@ static int make_input(struct work *w, const char *path, char *ret_reason, struct
     for (size_t i = 0; r == 0 && spec && i < spec->count_inputs; i++) {
         struct blob *b;
 
-        r = need_blob(w, w->config->cache_dir, spec->inputs[i].digest, spec->inputs[i].size, &b,
-                      ret_reason, ret_err);
+        r = need_blob(w, spec->inputs[i].digest, spec->inputs[i].size, &b, ret_reason, ret_err);
         if (r)
             return r;
         r = copy_into(b, fd, part_input_offset(spec, i));
         w->count_blobs--; /* the last one that was added: its bytes are copied */
         blob_close(b);
     }
-    return r ? err_set(ret_err, fail(r, "disk full", ret_reason), "%s: %s", path, strerror(-r)) : 0;
+    return r ? err_set(ret_err, work_fail(r, "disk full", ret_reason), "%s: %s", path, strerror(-r))
+             : 0;
 }
 
-static int files_without_pager(struct work *w, char **ret_root, char **ret_input, char *ret_reason,
+/* What QEMU maps and reads. */
+struct guest_files {
+    char *root, *input, *memory; /* NULL: none */
+};
+
+static void guest_files_deinit(struct guest_files *f)
+{
+    free(f->root);
+    free(f->input);
+    free(f->memory);
+}
+
+static int files_without_pager(struct work *w, struct guest_files *ret, char *ret_reason,
                                struct err *ret_err)
 {
     const struct sync_blob *root = &w->config->desired.image.root;
@@ -225,14 +198,23 @@ static int files_without_pager(struct work *w, char **ret_root, char **ret_input
     int r = 0;
 
     if (root->digest[0])
-        r = need_blob(w, w->config->cache_dir, root->digest, root->size, &b, ret_reason, ret_err);
+        r = need_blob(w, root->digest, root->size, &b, ret_reason, ret_err);
     if (r == 0)
         r = make_input(w, input, ret_reason, ret_err);
+    if (r == 0 && w->chain)
+        r = compose(w, &ret->memory, ret_reason, ret_err);
     if (r)
         return r;
-    *ret_root = root->digest[0] ? xstrdup(blob_path(b)) : NULL;
-    *ret_input = TAKE_PTR(input);
+    ret->root = root->digest[0] ? xstrdup(blob_path(b)) : NULL;
+    ret->input = TAKE_PTR(input);
     return 0;
+}
+
+static void files_of_pager(struct work *w, struct guest_files *ret)
+{
+    ret->input = xasprintf("%s/input", w->pager.mount);
+    if (w->config->desired.image.root.digest[0])
+        ret->root = xasprintf("%s/root", w->pager.mount);
 }
 
 /* ---- QEMU ---- */
@@ -240,7 +222,7 @@ static int files_without_pager(struct work *w, char **ret_root, char **ret_input
 static int boot_blob(struct work *w, const struct sync_blob *s, struct blob **ret_blob,
                      char *ret_reason, struct err *ret_err)
 {
-    int r = need_blob(w, w->config->cache_dir, s->digest, s->size, ret_blob, ret_reason, ret_err);
+    int r = need_blob(w, s->digest, s->size, ret_blob, ret_reason, ret_err);
 
     /* QEMU's own user reads these, and they are no secret. Else the engine makes a copy. */
     if (r == 0)
@@ -248,19 +230,18 @@ static int boot_blob(struct work *w, const struct sync_blob *s, struct blob **re
     return r;
 }
 
-static int launch(struct work *w, const char *root, const char *input, const char *kernel,
+static int launch(struct work *w, const struct guest_files *files, const char *kernel,
                   const char *initrd, char *ret_reason, struct err *ret_err)
 {
     const struct supervisor_config *c = w->config;
     const struct sync_desired *d = &c->desired;
-    AUTO_FREE char *memory = d->golden.digest[0] ? xasprintf("%s/memory", w->dir) : NULL;
     struct vm_config v = {.qemu = c->qemu,
                           .dir = w->dir,
                           .kernel = kernel,
                           .initrd = initrd,
-                          .root = root,
-                          .input = input,
-                          .memory_file = memory,
+                          .root = files->root,
+                          .input = files->input,
+                          .memory_file = files->memory,
                           .cls = c->cls,
                           .memory_bytes = d->memory_bytes,
                           .cpus = d->cpus,
@@ -272,11 +253,14 @@ static int launch(struct work *w, const char *root, const char *input, const cha
     int r = vm_launch(&v, &w->vm, ret_err);
 
     if (r)
-        return fail(r, "QEMU does not start", ret_reason);
-    if (!memory)
+        return work_fail(r, "QEMU does not start", ret_reason);
+    atomic_store(&w->qemu_pid, vm_pid(w->vm));
+    if (!w->chain)
         return 0;
-    r = vm_restore(w->vm, w->layer ? w->layer : w->golden, ret_err);
-    return r ? fail(r, r == -EBADMSG ? "layer damaged" : "QEMU does not resume", ret_reason) : 0;
+    r = vm_restore(w->vm, chain_blobs_chain(w->chain), ret_err);
+    return r == -EBADMSG ? blame(w, r, (int)d->count_chain, ret_reason)
+           : r           ? work_fail(r, "QEMU does not resume", ret_reason)
+                         : 0;
 }
 
 /* Where the time of a start goes. */
@@ -288,47 +272,54 @@ static void note(uint64_t *since_ms, const char *what)
     *since_ms = now;
 }
 
+static int prepare_files(struct work *w, struct guest_files *files, char *ret_reason,
+                         struct err *ret_err)
+{
+    struct err why = {"no pager"};
+
+    if (w->has_pager && pager_child_wait_ready(&w->pager, PAGER_READY_MS, &why) == 0) {
+        files_of_pager(w, files);
+        return w->chain ? compose(w, &files->memory, ret_reason, ret_err) : 0;
+    }
+    log_warn("%s; fetching image and memory whole", why.text);
+    if (w->has_pager)
+        pager_child_end(&w->pager);
+    w->has_pager = false;
+    return files_without_pager(w, files, ret_reason, ret_err);
+}
+
 int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
 {
     const struct sync_desired *d = &w->config->desired;
     uint64_t since_ms = clock_ms(CLOCK_MONOTONIC);
-    AUTO_FREE char *root = NULL, *input = NULL;
+    struct guest_files files = {0};
     struct blob *kernel, *initrd;
     struct err why = {""};
     int r;
 
     if (mkdir(w->config->cache_dir, 0711) && errno != EEXIST)
-        return err_set(ret_err, fail(-errno, "no cache", ret_reason), "cannot make %s: %s",
+        return err_set(ret_err, work_fail(-errno, "no cache", ret_reason), "cannot make %s: %s",
                        w->config->cache_dir, strerror(errno));
     (void)blob_cache_trim(w->config->cache_dir,
                           CACHE_MAX_BYTES); /* then it is larger for a while */
     /* It gets ready while the rest is fetched. */
-    (void)start_pager(w, &why);
+    if (start_pager(w, &why))
+        log_warn("%s", why.text);
     r = boot_blob(w, &d->image.kernel, &kernel, ret_reason, ret_err);
     if (r == 0)
         r = boot_blob(w, &d->image.initrd, &initrd, ret_reason, ret_err);
     note(&since_ms, "kernel and initrd");
     if (r == 0 && d->golden.digest[0])
-        r = compose(w, ret_reason, ret_err);
-    if (r)
-        return r;
-    note(&since_ms, "memory");
-    if (w->has_pager && pager_child_wait_ready(&w->pager, PAGER_READY_MS, &why) == 0) {
-        input = xasprintf("%s/input", w->pager.mount);
-        if (d->image.root.digest[0])
-            root = xasprintf("%s/root", w->pager.mount);
-    } else {
-        log_warn("%s; fetching the image whole", why.text);
-        if (w->has_pager)
-            pager_child_end(&w->pager);
-        w->has_pager = false;
-        r = files_without_pager(w, &root, &input, ret_reason, ret_err);
-    }
+        r = open_chain(w, ret_reason, ret_err);
+    note(&since_ms, "chain");
+    if (r == 0)
+        r = prepare_files(w, &files, ret_reason, ret_err);
     note(&since_ms, "pager");
     if (r == 0 && atomic_load(&w->cancelled))
-        r = fail(-ECANCELED, "cancelled", ret_reason);
+        r = work_fail(-ECANCELED, "cancelled", ret_reason);
     if (r == 0)
-        r = launch(w, root, input, blob_path(kernel), blob_path(initrd), ret_reason, ret_err);
+        r = launch(w, &files, blob_path(kernel), blob_path(initrd), ret_reason, ret_err);
     note(&since_ms, "QEMU");
+    guest_files_deinit(&files);
     return r;
 }

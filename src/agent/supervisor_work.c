@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The supervisor's worker thread; see supervisor.h. This file: the thread, letting the guest run,
- * saving, finishing, dropping. Preparing and uploading have files of their own.
+ * finishing, dropping. Preparing and saving have files of their own.
  */
 #include "agent/supervisor.h"
 #include "base/buf.h"
@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/must.h"
 #include "host/digest.h"
+#include "host/wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,8 +20,6 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { DRAIN_MS = 10000, SAVE_NICE = 10 };
-
 uint64_t clock_ms(clockid_t clock)
 {
     struct timespec ts;
@@ -29,7 +28,7 @@ uint64_t clock_ms(clockid_t clock)
     return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
-static int fail(int result, const char *reason, char *ret_reason)
+int work_fail(int result, const char *reason, char *ret_reason)
 {
     snprintf(ret_reason, WORK_REASON_MAX, "%s", reason);
     return result;
@@ -48,11 +47,12 @@ static int task_cont(struct work *w, char *ret_reason, struct err *ret_err)
     r = vm_cont(w->vm, ret_err);
     if (!atomic_load(&w->may_run))
         (void)vm_stop_now(w->vm, &us);
-    return r ? fail(r, "QEMU does not go on", ret_reason) : 0;
+    return r ? work_fail(r, "QEMU does not go on", ret_reason) : 0;
 }
 
 static void end_vm(struct work *w)
 {
+    atomic_store(&w->qemu_pid, 0);
     if (w->has_pager)
         pager_child_end(&w->pager);
     w->has_pager = false;
@@ -72,69 +72,15 @@ static void remove_file(const char *dir, const char *name)
 void task_drop(struct work *w)
 {
     end_vm(w);
-    vm_layer_close(w->golden);
-    vm_layer_close(w->layer);
-    w->golden = w->layer = NULL;
+    chain_blobs_close(w->chain);
+    w->chain = NULL;
+    layer_prints_free(w->prints);
+    w->prints = NULL;
     for (size_t i = 0; i < w->count_blobs; i++)
         blob_close(w->blobs[i]);
     w->count_blobs = 0;
-    cleanup_close(&w->golden_memory_fd);
-    w->golden_memory_fd = -1;
-    free(w->golden_memory);
-    w->golden_memory = NULL;
     remove_file(w->dir, "memory");
     remove_file(w->dir, "input");
-}
-
-static int sync_file(const char *path)
-{
-    AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-    return fd < 0 || fsync(fd) ? -errno : 0;
-}
-
-static void describe_layer(struct work *w, const struct vm_save_stats *stats)
-{
-    struct sync_layer *l = &w->report.layer;
-    const struct vm_class *c = vm_class_of(w->vm);
-
-    *l = (struct sync_layer){.size = stats->size_bytes,
-                             .output_offset = w->save_info.output_offset,
-                             .run_ms = w->save_info.run_ms};
-    memcpy(l->digest, stats->digest, sizeof l->digest);
-    memcpy(l->cls.machine, c->machine, sizeof l->cls.machine);
-    memcpy(l->cls.cpu, c->cpu, sizeof l->cls.cpu);
-    memcpy(l->cls.accel, c->accel, sizeof l->cls.accel);
-    l->cls.qemu_version = c->qemu_version;
-}
-
-int task_save(struct work *w, char *ret_reason, struct err *ret_err)
-{
-    AUTO_FREE char *path = xasprintf("%s/layer", w->dir);
-    struct vm_save_stats stats;
-    uint64_t start = clock_ms(CLOCK_MONOTONIC), us;
-    int r;
-
-    /* The owner is back, and other guests of his PC may still have to be stopped. */
-    (void)setpriority(PRIO_PROCESS, 0, SAVE_NICE); /* Linux: this thread; nothing that can fail */
-    (void)vm_stop_now(w->vm, &us); /* a cont that was under way when the stop came */
-    r = vm_stop_drain(w->vm, DRAIN_MS, ret_err);
-    if (r)
-        return fail(r, "QEMU does not stop", ret_reason);
-    r = vm_save(w->vm, w->golden_memory, w->layer, path, &w->save_info, &stats, ret_err);
-    if (r)
-        return fail(r, r == -ENOSPC ? "disk full" : "save failed", ret_reason);
-    describe_layer(w, &stats);
-    w->report.save_ms = (uint32_t)(clock_ms(CLOCK_MONOTONIC) - start);
-    log_info("saved %llu pages of %llu looked at, %llu bytes, in %u ms",
-             (unsigned long long)stats.pages, (unsigned long long)stats.candidates,
-             (unsigned long long)stats.size_bytes, w->report.save_ms);
-    /* The owner's memory comes back before the disk is waited for. */
-    task_drop(w);
-    r = sync_file(path);
-    if (r == 0)
-        r = saved_store(w->dir, &w->report, ret_err);
-    return r ? fail(r, r == -ENOSPC ? "disk full" : "save failed", ret_reason) : 0;
 }
 
 int task_finish(struct work *w, char *ret_reason, struct err *ret_err)
@@ -152,10 +98,10 @@ int task_finish(struct work *w, char *ret_reason, struct err *ret_err)
             r = -EIO;
     }
     if (r)
-        return err_set(ret_err, fail(r, "result lost", ret_reason), "cannot read %s: %s", path,
+        return err_set(ret_err, work_fail(r, "result lost", ret_reason), "cannot read %s: %s", path,
                        strerror(-r));
     r = saved_store(w->dir, &w->report, ret_err);
-    return r ? fail(r, "disk full", ret_reason) : 0;
+    return r ? work_fail(r, "disk full", ret_reason) : 0;
 }
 
 /* ---- the thread ---- */
@@ -167,12 +113,15 @@ static int run_task(struct work *w, enum task task, char *ret_reason, struct err
         return task_prepare(w, ret_reason, ret_err);
     case TASK_CONT:
         return task_cont(w, ret_reason, ret_err);
+    case TASK_LEARN:
+        task_learn(w);
+        return 0;
+    case TASK_CHECKPOINT:
+        return task_checkpoint(w, ret_reason, ret_err);
     case TASK_SAVE:
         return task_save(w, ret_reason, ret_err);
     case TASK_FINISH:
         return task_finish(w, ret_reason, ret_err);
-    case TASK_UPLOAD:
-        return task_upload(w, ret_reason, ret_err);
     case TASK_DROP:
         task_drop(w);
         return 0;
@@ -208,15 +157,10 @@ static void *run(void *arg)
 
 int work_start(struct work *w)
 {
-    pthread_condattr_t attr;
 
-    w->golden_memory_fd = -1;
     w->http = blob_source_open(&w->source);
     MUST(pthread_mutex_init(&w->lock, NULL) == 0);
-    MUST(pthread_condattr_init(&attr) == 0);
-    MUST(pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) == 0);
-    MUST(pthread_cond_init(&w->changed, &attr) == 0);
-    pthread_condattr_destroy(&attr);
+    wait_cond_init(&w->changed);
     return -pthread_create(&w->thread, NULL, run, w);
 }
 
@@ -250,30 +194,37 @@ struct outcome work_take_outcome(struct work *w)
     return o;
 }
 
-void work_cancel(struct work *w)
+static bool gives_up(struct work *w)
 {
-    atomic_store(&w->cancelled, true);
+    return atomic_load(&w->cancelled) || atomic_load(&w->hurry);
+}
+
+static void wake(struct work *w, atomic_bool *flag)
+{
+    atomic_store(flag, true);
     http_abort(w->http);
     pthread_mutex_lock(&w->lock);
     pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);
 }
 
+void work_cancel(struct work *w)
+{
+    wake(w, &w->cancelled);
+}
+
+void work_hurry(struct work *w)
+{
+    wake(w, &w->hurry);
+}
+
 bool work_pause(struct work *w, uint32_t ms)
 {
-    struct timespec until;
-    int r = 0;
+    uint64_t at_ms = wait_now_ms() + ms;
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += ms / 1000;
-    until.tv_nsec += (long)(ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
     pthread_mutex_lock(&w->lock);
-    while (!atomic_load(&w->cancelled) && r != ETIMEDOUT)
-        r = pthread_cond_timedwait(&w->changed, &w->lock, &until);
+    while (!gives_up(w) && wait_until_ms(&w->changed, &w->lock, at_ms))
+        ;
     pthread_mutex_unlock(&w->lock);
-    return !atomic_load(&w->cancelled);
+    return !gives_up(w);
 }

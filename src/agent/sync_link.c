@@ -10,10 +10,10 @@
 #include "base/log.h"
 #include "base/must.h"
 #include "host/http_client.h"
+#include "vm/clock.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <string.h>
 #include <time.h>
 
@@ -55,14 +55,15 @@ static uint64_t boottime_ms(void)
 void sync_link_publish(struct sync_link *l, const struct sync_report *report, bool urgent)
 {
     pthread_mutex_lock(&l->lock);
-    free(l->report.vms);
     uint64_t seq = l->report.seq;
+    sync_report_deinit(&l->report);
     l->report = *report;
     l->report.seq = seq;
     l->report.vms = NULL;
     if (report->count_vms) {
         l->report.vms = xreallocarray(NULL, report->count_vms, sizeof *report->vms);
-        memcpy(l->report.vms, report->vms, report->count_vms * sizeof *report->vms);
+        for (size_t i = 0; i < report->count_vms; i++)
+            sync_vm_copy(&l->report.vms[i], &report->vms[i]);
     }
     l->have_report = true;
     if (!l->reply)
@@ -192,17 +193,10 @@ static void deliver(struct sync_link *l, const struct sync_reply *reply, uint64_
 
 static void pause_ms(struct sync_link *l, uint64_t ms)
 {
-    struct timespec ts;
+    struct timespec until = vm_deadline_us(ms * 1000);
 
-    clock_gettime(CLOCK_REALTIME, &ts);
-    ts.tv_sec += (time_t)(ms / 1000);
-    ts.tv_nsec += (long)(ms % 1000) * 1000000;
-    if (ts.tv_nsec >= 1000000000) {
-        ts.tv_sec++;
-        ts.tv_nsec -= 1000000000;
-    }
     pthread_mutex_lock(&l->lock);
-    while (!l->stop && pthread_cond_timedwait(&l->changed, &l->lock, &ts) == 0)
+    while (!l->stop && pthread_cond_timedwait(&l->changed, &l->lock, &until) == 0)
         ; /* news does not shorten it: the master is away, or refuses us */
     pthread_mutex_unlock(&l->lock);
 }
@@ -251,7 +245,6 @@ struct sync_link *sync_link_start(const struct identity *id, void (*wake)(void *
 {
     struct sync_link *l = xcalloc(1, sizeof *l);
     pthread_t thread;
-    sigset_t all, old;
 
     l->http = http_new(&(struct http_config){
         .ca_file = id->ca_file, .cert_file = id->cert_file, .key_file = id->key_file});
@@ -259,12 +252,8 @@ struct sync_link *sync_link_start(const struct identity *id, void (*wake)(void *
     l->wake = wake;
     l->arg = arg;
     pthread_mutex_init(&l->lock, NULL);
-    pthread_cond_init(&l->changed, NULL);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int r = pthread_create(&thread, NULL, run, l);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    MUST(r == 0);
+    vm_cond_init(&l->changed);
+    MUST(vm_thread_start(&thread, run, l) == 0);
     pthread_detach(thread);
     return l;
 }

@@ -66,15 +66,23 @@ char *xstrdup(const char *s)
     return xstrndup(s, SIZE_MAX - 1);
 }
 
-char *xasprintf(const char *fmt, ...)
+char *xvasprintf(const char *fmt, va_list ap)
 {
     struct buf b = {0};
+
+    buf_vprintf(&b, fmt, ap);
+    return buf_take_str(&b);
+}
+
+char *xasprintf(const char *fmt, ...)
+{
     va_list ap;
+    char *text;
 
     va_start(ap, fmt);
-    buf_vprintf(&b, fmt, ap);
+    text = xvasprintf(fmt, ap);
     va_end(ap);
-    return buf_take_str(&b);
+    return text;
 }
 
 void buf_deinit(struct buf *b)

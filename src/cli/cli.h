@@ -24,24 +24,28 @@ struct command {
     const char *summary;        /* one line for `yado --help` */
     const char *usage;          /* what follows "yado NAME", one form a line */
     const char *help;           /* options and remarks */
-    const char *shorts;         /* as for getopt, without h; NULL: none */
+    const char *shorts;         /* as for getopt, without : and h; NULL: none */
     const struct option *longs; /* without help; NULL: none */
     int (*run)(const struct command *cmd, int argc, char **argv);
 };
 
-extern const struct command cmd_cancel, cmd_demo, cmd_drain, cmd_events, cmd_history, cmd_hold,
-    cmd_image, cmd_job, cmd_jobs, cmd_login, cmd_logs, cmd_moves, cmd_pcs, cmd_release, cmd_results,
-    cmd_status, cmd_submit, cmd_user, cmd_vms, cmd_whoami;
+extern const struct command cmd_cancel, cmd_checkpoint, cmd_demo, cmd_depot, cmd_drain, cmd_events,
+    cmd_history, cmd_hold, cmd_image, cmd_job, cmd_jobs, cmd_login, cmd_logs, cmd_move, cmd_moves,
+    cmd_pcs, cmd_release, cmd_results, cmd_status, cmd_submit, cmd_user, cmd_vms, cmd_whoami;
 
 /* argv[0] is the command; none of them: an overview. */
 int yado_cli_main(int argc, char **argv);
 
-/* Options may stand before, between and after words; `--` ends them. An option's character, or
- * CLI_END with the words at argv[optind], or another negative value, for which the command ends
- * with cli_option_status(): its help was asked for and printed, or the option is wrong. */
+/* Options may stand before, between and after words (only before them where shorts begins with
+ * "+"); `--` ends them. An option's character, or CLI_END with the words at argv[optind], or
+ * another negative value, for which the command ends with cli_option_status(): its help was asked
+ * for and printed, or the option is wrong. */
 enum { CLI_END = -1, CLI_HELP = -2, CLI_BAD = -3 };
 int cli_option(const struct command *cmd, int argc, char **argv);
 int cli_option_status(int c);
+/* All of the above for a command with one option at most, which takes no value (*ret_given; NULL
+ * where there is none), and min to max words: CLI_END, or the exit status it ends with. */
+int cli_simple(const struct command *cmd, int argc, char **argv, int min, int max, bool *ret_given);
 
 /* Print "yado: NAME: text" to stderr, terminal escapes made visible; return CLI_FAILED and
  * CLI_USAGE. */
@@ -53,6 +57,8 @@ int cli_usage(const struct command *cmd, const char *fmt, ...)
 bool cli_words(const struct command *cmd, int argc, int min, int max);
 /* The number of a job, a part; else says what is wrong and is false. */
 bool cli_number(const struct command *cmd, const char *what, const char *text, uint64_t *ret_value);
+/* "JOB" (*ret_part is UINT64_MAX) or "JOB.PART"; else says what is wrong and is false. */
+bool cli_part(const struct command *cmd, const char *text, uint64_t *ret_job, uint64_t *ret_part);
 
 /* The whole of --json: the value, indented, to standard output. */
 int cli_print_json(const json_t *json);
@@ -61,6 +67,11 @@ int cli_print_json(const json_t *json);
 const char *cli_text(const json_t *object, const char *key);
 int64_t cli_int(const json_t *object, const char *key);
 bool cli_bool(const json_t *object, const char *key);
+
+/* CLOCK_MONOTONIC in milliseconds. */
+uint64_t cli_now_ms(void);
+/* Sleeps; a signal cuts it short, so that callers can look at what it said. */
+void cli_pause_ms(unsigned ms);
 
 #define AUTO_JSON __attribute__((cleanup(cli_json_decref)))
 void cli_json_decref(json_t **json);

@@ -95,6 +95,18 @@ static int fingerprint_of(const struct buf *pem, uint8_t ret_print[32])
     return r < 0 ? -EPROTO : 0;
 }
 
+/* Turns what the HTTPS client says of a master that is away into what a user can do about it. */
+static int tell_away(const char *url, int r, struct err *e)
+{
+    char said[sizeof e->text];
+
+    memcpy(said, e->text, sizeof said);
+    return err_set(e, r,
+                   "no answer from the master at %s: is it running, and is the address right? "
+                   "(%.200s)",
+                   url, said);
+}
+
 /* The master's CA, believed only because its fingerprint is in the token. */
 static int fetch_ca(const char *url, const char *token, struct buf *ret_pem, struct err *ret_err)
 {
@@ -117,6 +129,8 @@ static int fetch_ca(const char *url, const char *token, struct buf *ret_pem, str
     http = http_new(&config);
     r = http_do(http, &q, &answer, ret_err);
     http_free(http);
+    if (r && http_may_retry(r, 0))
+        return tell_away(url, r, ret_err);
     if (r == 0 && answer.status != 200)
         r = err_set(ret_err, -EPROTO, "%s is not a master of Yadokari (status %d)", url,
                     answer.status);
@@ -239,56 +253,55 @@ static int explain(struct client *c, int r, struct err *e)
                        c->url);
     if (r == -EREMOTEIO || r == 0 || r == -ECANCELED)
         return r;
+    if (http_may_retry(r, 0))
+        return tell_away(c->url, r, e);
     memcpy(said, e->text, sizeof said);
     if (r == -EACCES)
         return err_set(e, r,
                        "the master at %s shows a certificate of another grid; if it was set "
                        "up anew: yado login URL TOKEN (%.200s)",
                        c->url, said);
-    if (r == -ECONNREFUSED || r == -EHOSTUNREACH || r == -ETIMEDOUT || r == -ECONNRESET)
-        return err_set(e, r,
-                       "no answer from the master at %s: is it running, and is the address "
-                       "right? (%.200s)",
-                       c->url, said);
     return r;
 }
 
-static int call(struct client *c, const char *method, const json_t *body, json_t **ret_reply,
-                struct err *ret_err, const char *fmt, va_list ap)
+static int call(struct client *c, const char *method, const char *key, const char *path,
+                const json_t *body, json_t **ret_reply, struct err *ret_err)
 {
-    AUTO_BUF struct buf url = {0};
+    AUTO_FREE char *url = xasprintf("%s%s", c->url, path);
+    struct http_request q = {
+        .method = method, .url = url, .timeout_ms = TIMEOUT_MS, .idempotency_key = key};
 
-    buf_put_str(&url, c->url);
-    buf_vprintf(&url, fmt, ap);
-    buf_put_u8(&url, 0);
     c->status = 0;
-    return explain(c,
-                   http_json(c->http, method, (char *)url.data, body, TIMEOUT_MS, ret_reply,
-                             &c->status, ret_err),
-                   ret_err);
+    return explain(c, http_json(c->http, &q, body, ret_reply, &c->status, ret_err), ret_err);
 }
 
 int client_call(struct client *c, const char *method, const json_t *body, json_t **ret_reply,
                 struct err *ret_err, const char *path_fmt, ...)
 {
+    AUTO_FREE char *path = NULL;
     va_list ap;
-    int r;
 
     va_start(ap, path_fmt);
-    r = call(c, method, body, ret_reply, ret_err, path_fmt, ap);
+    path = xvasprintf(path_fmt, ap);
     va_end(ap);
-    return r;
+    return call(c, method, NULL, path, body, ret_reply, ret_err);
 }
 
 int client_get(struct client *c, json_t **ret_reply, struct err *ret_err, const char *path_fmt, ...)
 {
+    AUTO_FREE char *path = NULL;
     va_list ap;
-    int r;
 
     va_start(ap, path_fmt);
-    r = call(c, "GET", NULL, ret_reply, ret_err, path_fmt, ap);
+    path = xvasprintf(path_fmt, ap);
     va_end(ap);
-    return r;
+    return call(c, "GET", NULL, path, NULL, ret_reply, ret_err);
+}
+
+int client_post_once(struct client *c, const char *path, const char *key, const json_t *body,
+                     json_t **ret_reply, struct err *ret_err)
+{
+    return call(c, "POST", key, path, body, ret_reply, ret_err);
 }
 
 int client_do(struct client *c, const struct http_request *request, struct http_response *ret,

@@ -31,6 +31,10 @@ int client_call(struct client *c, const char *method, const json_t *body, json_t
     __attribute__((format(printf, 6, 7)));
 int client_get(struct client *c, json_t **ret_reply, struct err *ret_err, const char *path_fmt, ...)
     __attribute__((format(printf, 4, 5)));
+/* A POST that the master does once under this key (of 1 to 255 visible characters), so that it
+ * may be sent again when its answer was lost: -ETIMEDOUT, -ECONNRESET. */
+int client_post_once(struct client *c, const char *path, const char *key, const json_t *body,
+                     json_t **ret_reply, struct err *ret_err);
 /* Anything else: request->url is only the path. The status is for the caller to judge;
  * client_refusal() makes its text. */
 int client_do(struct client *c, const struct http_request *request, struct http_response *ret,

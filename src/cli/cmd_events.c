@@ -12,7 +12,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 enum { HOLD_MS = 10000, RETRY_MS = 500 };
 
@@ -90,7 +89,7 @@ static int run_events(const struct command *cmd, int argc, char **argv)
             if (!told)
                 fprintf(stderr, "yado: events: the master does not answer; waiting for it\n");
             told = true;
-            nanosleep(&(struct timespec){0, RETRY_MS * 1000000L}, NULL);
+            cli_pause_ms(RETRY_MS);
             continue;
         }
         told = first = false;

@@ -134,13 +134,13 @@ static int run_pcs(const struct command *cmd, int argc, char **argv)
     verb = optind < argc ? argv[optind] : "";
     if ((a.builder || a.ttl_ms) && strcmp(verb, "token") != 0)
         return cli_usage(cmd, "--builder and --ttl belong to `yado pcs token`");
-    if (!*verb)
+    if (!*verb || (strcmp(verb, "list") == 0 && argc - optind == 1))
         return view_show(cmd, &pcs_view, a.json, "/v1/pcs");
     if (strcmp(verb, "token") == 0 && argc - optind == 1)
         return make_token(cmd, &a);
     if (strcmp(verb, "forget") == 0 && argc - optind == 2)
         return forget_pc(cmd, argv[optind + 1]);
-    return cli_usage(cmd, "after pcs comes nothing, token, or forget NAME");
+    return cli_usage(cmd, "after pcs comes list, token, or forget NAME");
 }
 
 static const struct option pcs_options[] = {{"json", no_argument, NULL, 'j'},
@@ -150,10 +150,9 @@ static const struct option pcs_options[] = {{"json", no_argument, NULL, 'j'},
 const struct command cmd_pcs = {
     "pcs",
     "list PCs; let one join, forget one",
-    "[--json]\ntoken [--builder] [--ttl TIME] [--json]\nforget NAME",
-    "Without a word: the PCs, what each lends, and whether it is available. \"Busy\" PCs are\n"
-    "used by their owners, or gone.\n"
-    "\n"
+    "[list] [--json]\ntoken [--builder] [--ttl TIME] [--json]\nforget NAME",
+    "  list         the PCs, what each lends, and whether it is available; also without a\n"
+    "               word. \"Busy\" PCs are used by their owners, or gone\n"
     "  token        makes a token with which one PC can join: yado enroll URL TOKEN\n"
     "  forget NAME  removes a PC: its certificate is void, its parts start elsewhere\n"
     "\n"
@@ -297,16 +296,12 @@ static int run_drain(const struct command *cmd, int argc, char **argv)
     AUTO_CLIENT struct client *client = NULL;
     AUTO_JSON json_t *body = NULL;
     AUTO_FREE char *name = NULL;
-    bool undo = false;
+    bool undo;
     struct err e;
-    int c;
+    int status = cli_simple(cmd, argc, argv, 1, 1, &undo);
 
-    while ((c = cli_option(cmd, argc, argv)) == 'u')
-        undo = true;
-    if (c != CLI_END)
-        return cli_option_status(c);
-    if (!cli_words(cmd, argc, 1, 1))
-        return CLI_USAGE;
+    if (status != CLI_END)
+        return status;
     name = client_escape(argv[optind]);
     body = json_pack("{s:b}", "draining", (int)!undo);
     if (client_open(&client, &e) || client_call(client, "POST", body, NULL, &e, "/v1/pcs/%s", name))
@@ -330,7 +325,7 @@ const struct command cmd_drain = {
 /* ---- status ---------------------------------------------------------------------------------- */
 
 /* Whatever the master says, one line a key; nested counts on the same line. */
-static void print_status(const json_t *reply)
+static void print_status(const struct client *c, const json_t *reply)
 {
     const char *key, *inner;
     json_t *value, *v;
@@ -361,24 +356,7 @@ static void print_status(const json_t *reply)
 
 static int run_status(const struct command *cmd, int argc, char **argv)
 {
-    AUTO_CLIENT struct client *client = NULL;
-    AUTO_JSON json_t *reply = NULL;
-    bool json = false;
-    struct err e;
-    int c;
-
-    while ((c = cli_option(cmd, argc, argv)) == 'j')
-        json = true;
-    if (c != CLI_END)
-        return cli_option_status(c);
-    if (!cli_words(cmd, argc, 0, 0))
-        return CLI_USAGE;
-    if (client_open(&client, &e) || client_get(client, &reply, &e, "/v1/status"))
-        return cli_fail(cmd, &e);
-    if (json)
-        return cli_print_json(reply);
-    print_status(reply);
-    return CLI_OK;
+    return view_command(cmd, argc, argv, &(struct view){.print = print_status}, "/v1/status");
 }
 
 const struct command cmd_status = {"status",

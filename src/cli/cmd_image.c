@@ -185,7 +185,7 @@ static int run_image(const struct command *cmd, int argc, char **argv)
     words = argc - optind;
     verb = words ? argv[optind] : "";
     name = words > 1 ? argv[optind + 1] : "";
-    if (strcmp(verb, "list") == 0 && words == 1)
+    if (!words || (strcmp(verb, "list") == 0 && words == 1))
         return view_show(cmd, &images_view, json, "/v1/images");
     if (words > 1 && !str_is_name(name))
         return cli_usage(cmd, "\"%s\" is no name of an image: 1 to 63 of a-z 0-9 . _ -", name);
@@ -206,11 +206,11 @@ static const struct option image_options[] = {{"include", required_argument, NUL
 const struct command cmd_image = {
     "image",
     "list, build, import and remove images",
-    "list [--json]\nbuild NAME --include PKG,PKG...\nimport NAME FILE\nrm NAME",
+    "[list] [--json]\nbuild NAME --include PKG,PKG...\nimport NAME FILE\nrm NAME",
     "An image is the root file system of a job's guest, read over the network as it is\n"
     "needed. \"tiny\" is built in: a kernel and busybox, for static programs.\n"
     "\n"
-    "  list               the images there are\n"
+    "  list               the images there are; also without a word\n"
     "  build NAME         makes a Debian system here (mmdebstrap) and gives it to the master\n"
     "  import NAME FILE   gives the master an erofs file system that was made elsewhere\n"
     "  rm NAME            removes an image; jobs that run on it go on\n"

@@ -143,10 +143,11 @@ const struct command cmd_history = {"history",
 /* ---- one job --------------------------------------------------------------------------------- */
 
 static const struct listing_column part_columns[] = {
-    {"PART", LISTING_RIGHT}, {"STATE", 0},
-    {"PC", LISTING_SHRINK},  {"MOVES", LISTING_RIGHT},
-    {"RUN", LISTING_RIGHT},  {"PEAK", LISTING_RIGHT},
-    {"EXIT", LISTING_RIGHT}, {"REASON", LISTING_SHRINK},
+    {"PART", LISTING_RIGHT},    {"STATE", 0},
+    {"PC", LISTING_SHRINK},     {"MOVES", LISTING_RIGHT},
+    {"RUN", LISTING_RIGHT},     {"SAVED", LISTING_RIGHT},
+    {"PEAK", LISTING_RIGHT},    {"EXIT", LISTING_RIGHT},
+    {"REASON", LISTING_SHRINK},
 };
 
 static const char *exit_text(const json_t *part, char out[NUM_TEXT_MAX])
@@ -165,7 +166,7 @@ static const char *exit_text(const json_t *part, char out[NUM_TEXT_MAX])
 
 static void part_row(struct listing *l, const json_t *part)
 {
-    char run[NUM_TEXT_MAX], peak[NUM_TEXT_MAX], status[NUM_TEXT_MAX];
+    char run[NUM_TEXT_MAX], peak[NUM_TEXT_MAX], status[NUM_TEXT_MAX], saved[VIEW_TIME_MAX];
     int64_t peak_bytes = cli_int(part, "peak_bytes");
 
     listing_add(l, "%" PRId64, cli_int(part, "part"));
@@ -173,6 +174,7 @@ static void part_row(struct listing *l, const json_t *part)
     listing_add(l, "%s", view_text_or_dash(part, "pc"));
     listing_add(l, "%" PRId64, cli_int(part, "moves"));
     listing_add(l, "%s", num_format_duration((uint64_t)cli_int(part, "run_ms"), run));
+    listing_add(l, "%s", view_time(cli_int(part, "checkpointed_ms"), saved));
     listing_add(l, "%s", peak_bytes ? num_format_size((uint64_t)peak_bytes, peak) : "-");
     listing_add(l, "%s", exit_text(part, status));
     listing_add(l, "%s", view_text_or_dash(part, "reason"));
@@ -181,7 +183,7 @@ static void part_row(struct listing *l, const json_t *part)
 static const struct view parts_view = {
     "parts_list", part_columns, sizeof part_columns / sizeof *part_columns, part_row, "No parts."};
 
-static void print_job(const json_t *job)
+static void print_job(const struct client *c, const json_t *job)
 {
     struct listing l = {.columns = job_columns,
                         .count_columns = sizeof job_columns / sizeof *job_columns};
@@ -199,33 +201,25 @@ static void print_job(const json_t *job)
 
 static int run_job(const struct command *cmd, int argc, char **argv)
 {
-    AUTO_CLIENT struct client *client = NULL;
-    AUTO_JSON json_t *job = NULL;
-    bool json = false;
-    struct err e;
+    AUTO_FREE char *path = NULL;
+    bool json;
     uint64_t id;
-    int c;
+    int status = cli_simple(cmd, argc, argv, 1, 1, &json);
 
-    while ((c = cli_option(cmd, argc, argv)) == 'j')
-        json = true;
-    if (c != CLI_END)
-        return cli_option_status(c);
-    if (!cli_words(cmd, argc, 1, 1) || !cli_number(cmd, "a job", argv[optind], &id))
+    if (status != CLI_END)
+        return status;
+    if (!cli_number(cmd, "a job", argv[optind], &id))
         return CLI_USAGE;
-    if (client_open(&client, &e) || client_get(client, &job, &e, "/v1/jobs/%" PRIu64, id))
-        return cli_fail(cmd, &e);
-    if (json)
-        return cli_print_json(job);
-    print_job(job);
-    return CLI_OK;
+    path = xasprintf("/v1/jobs/%" PRIu64, id);
+    return view_show(cmd, &(struct view){.print = print_job}, json, path);
 }
 
 const struct command cmd_job = {
     "job",
     "show one job with its parts",
     "ID [--json]",
-    "The job and every part: state, PC, moves, run time, peak memory, exit status,\n"
-    "and why it is where it is.\n"
+    "The job and every part: state, PC, moves, run time, when it was saved last, peak\n"
+    "memory, exit status, and why it is where it is.\n"
     "\n"
     "  --json  the master's whole answer",
     NULL,
@@ -238,14 +232,13 @@ const struct command cmd_job = {
 static int run_change(const struct command *cmd, int argc, char **argv)
 {
     AUTO_CLIENT struct client *client = NULL;
-    int status = CLI_OK, c;
+    int status = cli_simple(cmd, argc, argv, 1, argc, NULL);
     struct err e;
     uint64_t id;
 
-    if ((c = cli_option(cmd, argc, argv)) != CLI_END)
-        return cli_option_status(c);
-    if (!cli_words(cmd, argc, 1, argc))
-        return CLI_USAGE;
+    if (status != CLI_END)
+        return status;
+    status = CLI_OK;
     for (int i = optind; i < argc; i++)
         if (!cli_number(cmd, "a job", argv[i], &id))
             return CLI_USAGE;

@@ -20,12 +20,10 @@ static int run_login(const struct command *cmd, int argc, char **argv)
     char line[4096];
     const char *token;
     struct err e;
-    int c;
+    int status = cli_simple(cmd, argc, argv, 1, 2, NULL);
 
-    if ((c = cli_option(cmd, argc, argv)) != CLI_END)
-        return cli_option_status(c);
-    if (!cli_words(cmd, argc, 1, 2))
-        return CLI_USAGE;
+    if (status != CLI_END)
+        return status;
     token = argc - optind == 2 ? argv[optind + 1] : line;
     if (token == line) {
         if (isatty(STDIN_FILENO))
@@ -53,29 +51,16 @@ const struct command cmd_login = {
 
 /* ---- whoami ---------------------------------------------------------------------------------- */
 
+static void print_whoami(const struct client *c, const json_t *reply)
+{
+    AUTO_FREE char *name = text_clean(cli_text(reply, "name"));
+
+    printf("%s%s at %s\n", name, cli_bool(reply, "admin") ? " (administrator)" : "", client_url(c));
+}
+
 static int run_whoami(const struct command *cmd, int argc, char **argv)
 {
-    AUTO_CLIENT struct client *client = NULL;
-    AUTO_JSON json_t *reply = NULL;
-    AUTO_FREE char *name = NULL;
-    bool json = false;
-    struct err e;
-    int c;
-
-    while ((c = cli_option(cmd, argc, argv)) == 'j')
-        json = true;
-    if (c != CLI_END)
-        return cli_option_status(c);
-    if (!cli_words(cmd, argc, 0, 0))
-        return CLI_USAGE;
-    if (client_open(&client, &e) || client_get(client, &reply, &e, "/v1/whoami"))
-        return cli_fail(cmd, &e);
-    if (json)
-        return cli_print_json(reply);
-    name = text_clean(cli_text(reply, "name"));
-    printf("%s%s at %s\n", name, cli_bool(reply, "admin") ? " (administrator)" : "",
-           client_url(client));
-    return CLI_OK;
+    return view_command(cmd, argc, argv, &(struct view){.print = print_whoami}, "/v1/whoami");
 }
 
 const struct command cmd_whoami = {
@@ -220,7 +205,7 @@ static int run_user(const struct command *cmd, int argc, char **argv)
     a.label = words > 2 ? argv[optind + 2] : NULL;
     if (a.admin && strcmp(verb, "add") != 0)
         return cli_usage(cmd, "--admin belongs to `yado user add`");
-    if (strcmp(verb, "list") == 0 && words == 1)
+    if (!words || (strcmp(verb, "list") == 0 && words == 1))
         return view_show(cmd, &users_view, a.json, "/v1/users");
     for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
         if (strcmp(verb, verbs[i].verb) != 0 || words < verbs[i].min || words > verbs[i].max)
@@ -238,11 +223,11 @@ static const struct option user_options[] = {
 const struct command cmd_user = {
     "user",
     "list, add and remove users; make tokens",
-    "list [--json]\nadd NAME [--admin] [--json]\nrm NAME\ntoken NAME [LABEL] [--json]\n"
+    "[list] [--json]\nadd NAME [--admin] [--json]\nrm NAME\ntoken NAME [LABEL] [--json]\n"
     "tokens NAME [--json]\nrevoke NAME LABEL",
     "For administrators; everybody may see to his own tokens.\n"
     "\n"
-    "  list                the users\n"
+    "  list                the users; also without a word\n"
     "  add NAME            makes a user, who needs a token to do anything\n"
     "  rm NAME             removes a user and his tokens\n"
     "  token NAME [LABEL]  makes a token and prints it, once; the label says what it is for\n"

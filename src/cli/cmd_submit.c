@@ -10,6 +10,7 @@
 #include "cli/jobfile.h"
 #include "base/buf.h"
 #include "base/cleanup.h"
+#include "base/must.h"
 #include "base/num.h"
 #include "wire/jobspec.h"
 
@@ -17,6 +18,10 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
+
+/* For a master that is started again. */
+enum { RETRY_MS = 500, RETRY_FOR_MS = 60000 };
 
 struct submit {
     const struct command *cmd;
@@ -56,8 +61,8 @@ static int add_input(struct submit *s, const char *path)
 {
     json_t *inputs = json_object_get(s->job, "inputs"), *text = json_string(path);
 
-    if (!text)
-        return cli_usage(s->cmd, "--input: the path is no UTF-8 text");
+    if (!text || !*path)
+        return cli_usage(s->cmd, "--input: the path is %s", text ? "empty" : "no UTF-8 text");
     if (!inputs)
         json_object_set_new(s->job, "inputs", inputs = json_array());
     json_array_append_new(inputs, json_pack("{s:o}", "path", text));
@@ -82,6 +87,8 @@ static int take_option(struct submit *s, int c)
         return set_text(s, "memory", optarg);
     case 't':
         return set_text(s, "time_limit", optarg);
+    case 'C':
+        return set_text(s, "checkpoint", optarg);
     case 'N':
         return set_text(s, "network", optarg);
     case 'p':
@@ -129,6 +136,35 @@ static int load_file(struct submit *s, int argc, char **argv)
     return CLI_OK;
 }
 
+/* The name of one of our options. */
+static bool is_option(const struct command *cmd, const char *word)
+{
+    for (const struct option *o = cmd->longs; str_starts(word, "--") && o->name; o++)
+        if (strncmp(word + 2, o->name, strlen(o->name)) == 0 &&
+            strchr("=", word[2 + strlen(o->name)]))
+            return true;
+    return false;
+}
+
+/* What the command's words look like when the user meant something else; nobody who wrote `--`
+ * did. */
+static int doubt_command(const struct submit *s, int argc, char **argv)
+{
+    const char *dot = strrchr(argv[optind], '.');
+
+    if (dot && (strcmp(dot, ".yaml") == 0 || strcmp(dot, ".yml") == 0))
+        return cli_usage(s->cmd, "%s: a job file is given by -f (a command of that name: by --)",
+                         argv[optind]);
+    for (int i = optind + 1; i < argc; i++)
+        if (is_option(s->cmd, argv[i])) {
+            fprintf(stderr,
+                    "yado: submit: %.*s is given to the command, as all that comes after it is\n",
+                    (int)strcspn(argv[i], "="), argv[i]);
+            break;
+        }
+    return CLI_OK;
+}
+
 static int take_command(struct submit *s, int argc, char **argv)
 {
     json_t *words;
@@ -138,6 +174,8 @@ static int take_command(struct submit *s, int argc, char **argv)
                    ? CLI_OK
                    : cli_usage(s->cmd,
                                "say what to run: yado submit [OPTION]... -- COMMAND [ARG]...");
+    if (strcmp(argv[optind - 1], "--") != 0 && doubt_command(s, argc, argv) != CLI_OK)
+        return CLI_USAGE;
     words = json_array();
     json_object_set_new(s->job, "command", words);
     for (int i = optind; i < argc; i++)
@@ -188,6 +226,37 @@ static int check_image(struct client *c, const struct jobspec *spec, struct err 
     return 0;
 }
 
+/* The answer may be lost on its way here while the job was taken: asked again under the same key,
+ * the master says which one it is. */
+static int post_job(struct client *c, const json_t *body, json_t **ret_reply, struct err *ret_err)
+{
+    uint64_t until_ms = 0;
+    uint8_t random[16];
+    char key[2 * sizeof random + 1];
+    struct err why = {""};
+    int r;
+
+    MUST(getrandom(random, sizeof random, 0) == (ssize_t)sizeof random);
+    str_hex(random, sizeof random, key);
+    for (;;) {
+        r = client_post_once(c, "/v1/jobs", key, body, ret_reply, &why);
+        if (!until_ms && (r == -ETIMEDOUT || r == -ECONNRESET)) {
+            until_ms = cli_now_ms() + RETRY_FOR_MS;
+            fprintf(stderr, "yado: submit: the master's answer was lost; asking again\n");
+        }
+        if (r == 0 || !until_ms || !client_may_retry(c) || cli_now_ms() > until_ms)
+            break;
+        cli_pause_ms(RETRY_MS);
+    }
+    if (r && until_ms && client_may_retry(c))
+        return err_set(ret_err, r,
+                       "%.300s; whether it took the job is not known: look at yado jobs before "
+                       "you submit it again",
+                       why.text);
+    *ret_err = why;
+    return r;
+}
+
 static int send_job(struct submit *s, struct client *c, json_t **ret_reply, struct err *ret_err)
 {
     struct inputs in = {0};
@@ -203,7 +272,7 @@ static int send_job(struct submit *s, struct client *c, json_t **ret_reply, stru
         r = inputs_send(&in, c, ret_err);
     if (r == 0) {
         body = jobspec_to_json(spec);
-        r = client_call(c, "POST", body, ret_reply, ret_err, "/v1/jobs");
+        r = post_job(c, body, ret_reply, ret_err);
     }
     json_decref(body);
     jobspec_free(spec);
@@ -271,6 +340,7 @@ static const struct option submit_options[] = {{"file", required_argument, NULL,
                                                {"network", required_argument, NULL, 'N'},
                                                {"retries", required_argument, NULL, 'r'},
                                                {"time-limit", required_argument, NULL, 't'},
+                                               {"checkpoint", required_argument, NULL, 'C'},
                                                {"priority", required_argument, NULL, 'P'},
                                                {"wait", no_argument, NULL, 'w'},
                                                {"json", no_argument, NULL, 'j'},
@@ -292,6 +362,7 @@ const struct command cmd_submit = {
     "  --network nat      lets it reach the network (none)\n"
     "  --retries N        starts a part anew after a failure of its own, N times (0)\n"
     "  --time-limit TIME  of running, such as 2h; a part that takes longer fails\n"
+    "  --checkpoint WHEN  how often it is saved while it runs: never, auto, or every 10m (auto)\n"
     "  --priority N       among your own jobs, larger first (0)\n"
     "  --wait             shows output or states until it ends; exits with its status\n"
     "  --json             the master's answer instead of a line\n"

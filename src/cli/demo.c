@@ -29,10 +29,9 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { DEMO_PCS_MAX = 32, POLL_MS = 500 };
+enum { DEMO_PCS_MAX = 32, DEMO_N_MIN = 16, DEMO_N_MAX = 65536, POLL_MS = 500 };
 
 struct demo {
     char exe[4096];
@@ -57,21 +56,6 @@ static volatile sig_atomic_t interrupted;
 static void on_signal(int sig)
 {
     interrupted = sig;
-}
-
-static uint64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
-static void pause_ms(unsigned ms)
-{
-    struct timespec ts = {ms / 1000, (long)(ms % 1000) * 1000000};
-
-    nanosleep(&ts, NULL); /* cut short by a signal, which the caller looks at */
 }
 
 /* ---- running commands ----------------------------------------------------------------------- */
@@ -191,11 +175,11 @@ static int start_master(struct demo *d, char *url, size_t url_size)
     AUTO_FREE char *url_path = xasprintf("%s/url", state);
     AUTO_FREE char *token_path = xasprintf("%s/admin.token", state);
     AUTO_FREE char *token = NULL;
-    uint64_t end = now_ms() + 30000;
+    uint64_t end = cli_now_ms() + 30000;
 
     d->master =
         spawn_daemon(d, "master", YADO(d, "master", "--state", state, "--listen", "127.0.0.1:0"));
-    while (now_ms() < end && !interrupted && waitpid(d->master, NULL, WNOHANG) == 0) {
+    while (cli_now_ms() < end && !interrupted && waitpid(d->master, NULL, WNOHANG) == 0) {
         AUTO_FCLOSE FILE *f = fopen(url_path, "re");
 
         if (f && fgets(url, (int)url_size, f)) {
@@ -203,7 +187,7 @@ static int start_master(struct demo *d, char *url, size_t url_size)
             token = demo_read_line(token_path);
             return token && yado(d, YADO(d, "login", url, token)) == 0 ? 0 : -EACCES;
         }
-        pause_ms(20);
+        cli_pause_ms(20);
     }
     fprintf(stderr, "yado: demo: the master did not start; see %s/master.log\n", d->dir);
     return -ETIMEDOUT;
@@ -348,7 +332,7 @@ static bool job_finished(struct demo *d, uint64_t *ret_then, bool *ret_ok)
 static int follow(struct demo *d, uint64_t *ret_then)
 {
     struct demo_view view = {.tty = isatty(STDOUT_FILENO), .pcs = d->pcs};
-    uint64_t started = now_ms(), all_running_at = 0, owner_at = 0, down_at = 0;
+    uint64_t started = cli_now_ms(), all_running_at = 0, owner_at = 0, down_at = 0;
     unsigned owner_pc = 0, down_pc = 0;
     bool ok = false, owner_gone = false, down_back = false;
 
@@ -357,7 +341,7 @@ static int follow(struct demo *d, uint64_t *ret_then)
         json_t *vms = yado_json(d, YADO(d, "vms", "--json"));
         json_t *events =
             yado_json(d, YADO(d, "events", "--json", "--after", demo_view_after(&view)));
-        uint64_t now = now_ms();
+        uint64_t now = cli_now_ms();
 
         demo_view_update(&view, now - started, vms, events);
         if (!all_running_at && count_running(vms) >= d->pcs)
@@ -387,7 +371,7 @@ static int follow(struct demo *d, uint64_t *ret_then)
         }
         json_decref(vms);
         json_decref(events);
-        pause_ms(POLL_MS);
+        cli_pause_ms(POLL_MS);
     }
     demo_view_end(&view);
     return interrupted ? -EINTR : ok ? 0 : -EIO;
@@ -473,7 +457,7 @@ static void kill_children(void)
             ;
         if (!any)
             return;
-        pause_ms(5);
+        cli_pause_ms(5);
     }
 }
 
@@ -542,18 +526,19 @@ static int parse(const struct command *cmd, struct demo *d, int argc, char **arg
     int c;
 
     while ((c = cli_option(cmd, argc, argv)) > 0) {
-        bool bad = false;
-
         switch (c) {
         case 'p':
-            bad = num_parse_u64(optarg, DEMO_PCS_MAX, &v) < 0 || v < 2;
-            d->pcs = bad ? 0 : (unsigned)v;
+            if (num_parse_u64(optarg, DEMO_PCS_MAX, &v) < 0 || v < 2)
+                return cli_usage(cmd, "--pcs: 2 to %d, not \"%s\"", DEMO_PCS_MAX, optarg);
+            d->pcs = (unsigned)v;
             break;
         case 'n':
-            bad = num_parse_u64(optarg, 65536, &d->n) < 0 || d->n < 16;
+            if (num_parse_u64(optarg, DEMO_N_MAX, &d->n) < 0 || d->n < DEMO_N_MIN)
+                return cli_usage(cmd, "-n: %d to %d, not \"%s\"", DEMO_N_MIN, DEMO_N_MAX, optarg);
             break;
         case 's':
-            bad = num_parse_u64(optarg, INT64_MAX, &d->seed) < 0;
+            if (num_parse_u64(optarg, INT64_MAX, &d->seed) < 0)
+                return cli_usage(cmd, "--seed: a whole number, not \"%s\"", optarg);
             break;
         case 'k':
             d->keep = true;
@@ -561,8 +546,6 @@ static int parse(const struct command *cmd, struct demo *d, int argc, char **arg
         default: /* o */
             snprintf(d->output, sizeof d->output, "%s", optarg);
         }
-        if (bad)
-            return cli_usage(cmd, "\"%s\" is not a number in range", optarg);
     }
     if (c != CLI_END)
         return c;

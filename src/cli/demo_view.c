@@ -52,13 +52,11 @@ static void put_line(struct demo_view *v, const char *text)
 void demo_view_say(struct demo_view *v, const char *fmt, ...)
 {
     AUTO_FREE char *text = NULL;
-    struct buf b = {0};
     va_list ap;
 
     va_start(ap, fmt);
-    buf_vprintf(&b, fmt, ap);
+    text = xvasprintf(fmt, ap);
     va_end(ap);
-    text = buf_take_str(&b);
     put_line(v, text);
     draw(v);
 }

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Following a job; see follow.h. The log is a stream of records (docs/formats/guest.md,
- * "Output"); it is read by offset, so an interrupted answer is simply asked for again.
+ * "Output"); it is read by offset, so an interrupted answer is simply asked for again. It may be
+ * cut, and have grown beyond our offset again before we ask: so each question says how many cuts
+ * we know of, and we learn (416) from where on what we have read is void. Cuts are made between
+ * records.
  */
 #include "cli/cli.h"
 #include "cli/follow.h"
@@ -16,30 +19,24 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { RECORD_HEADER_BYTES = 5, RECORD_BYTES_MAX = 32768, HOLD_MS = 10000, RETRY_MS = 500 };
 
 struct log_reader {
     uint64_t offset;    /* of the next byte to ask for */
+    uint64_t cuts;      /* how often the log had been cut when offset was reached */
     struct buf pending; /* an unfinished record */
     unsigned streams;
     bool tty[3];
     struct text_filter filters[3];
-    uint64_t end; /* length of the log as the last answer said */
-    bool final;   /* the part has ended: nothing will be added */
+    /* As the last answer said: */
+    uint64_t end; /* the log's length */
+    uint64_t said_cuts, said_valid;
+    bool final; /* the part has ended: nothing will be added */
     int write_error;
-    bool bad;       /* no record where one should begin */
-    bool restarted; /* from the beginning, after that */
+    bool bad; /* no record where one should begin */
 };
-
-static void pause_ms(unsigned ms)
-{
-    struct timespec ts = {ms / 1000, (long)(ms % 1000) * 1000000};
-
-    nanosleep(&ts, NULL);
-}
 
 static void put_record(struct log_reader *l, unsigned stream, const void *data, size_t len)
 {
@@ -63,6 +60,7 @@ static int on_bytes(void *arg, const void *data, size_t len)
     struct log_reader *l = arg;
     size_t at = 0;
 
+    l->cuts = l->said_cuts;
     buf_put(&l->pending, data, len);
     l->offset += len;
     while (l->pending.len - at >= RECORD_HEADER_BYTES && !l->write_error) {
@@ -88,45 +86,37 @@ static void on_header(void *arg, const char *name, const char *value)
 
     if (strcmp(name, "yado-log-end") == 0)
         (void)num_parse_u64(value, INT64_MAX, &l->end);
+    else if (strcmp(name, "yado-log-cuts") == 0)
+        (void)num_parse_u64(value, INT64_MAX, &l->said_cuts);
+    else if (strcmp(name, "yado-log-valid") == 0)
+        (void)num_parse_u64(value, INT64_MAX, &l->said_valid);
     else if (strcmp(name, "yado-log-final") == 0)
         l->final = strcmp(value, "1") == 0;
 }
 
-/* The log became shorter: the part went back to an earlier state and writes on from there. */
+/* The log was cut: the part went back to an earlier state and writes on from there. */
 static void go_back(struct log_reader *l)
 {
-    fflush(stdout);
-    fprintf(stderr,
-            "yado: logs: the part's PC was lost; it went back, and the last %" PRIu64
-            " bytes above are void\n",
-            l->offset > l->end ? l->offset - l->end : 0);
-    l->offset = l->end;
-    buf_clear(&l->pending);
-    memset(l->filters, 0, sizeof l->filters);
-}
+    uint64_t shown = l->offset - l->pending.len;
 
-/* No record begins here: the log was cut and has grown beyond this point again between two
- * questions. Once is enough to find the way from the beginning; twice is damage. */
-static bool start_again(struct log_reader *l)
-{
-    if (l->restarted)
-        return false;
     fflush(stdout);
-    fprintf(stderr, "yado: logs: the part's PC was lost and it went back; from the beginning:\n");
-    l->restarted = true;
-    l->bad = false;
-    l->offset = 0;
+    if (shown > l->said_valid)
+        fprintf(stderr,
+                "yado: logs: the part went back to an earlier state; the last %" PRIu64
+                " bytes above are void\n",
+                shown - l->said_valid);
+    l->offset = l->said_valid;
+    l->cuts = l->said_cuts;
     buf_clear(&l->pending);
     memset(l->filters, 0, sizeof l->filters);
-    return true;
 }
 
 static int ask(struct client *c, struct log_reader *l, uint64_t job, uint64_t part, bool follow,
                struct http_response *answer, struct err *ret_err)
 {
-    AUTO_FREE char *path =
-        xasprintf("/v1/jobs/%" PRIu64 "/parts/%" PRIu64 "/log?offset=%" PRIu64 "&wait=%d", job,
-                  part, l->offset, follow ? HOLD_MS : 0);
+    AUTO_FREE char *path = xasprintf("/v1/jobs/%" PRIu64 "/parts/%" PRIu64 "/log?offset=%" PRIu64
+                                     "&cuts=%" PRIu64 "&wait=%d",
+                                     job, part, l->offset, l->cuts, follow ? HOLD_MS : 0);
     struct http_request q = {.method = "GET",
                              .url = path,
                              .sink = on_bytes,
@@ -152,15 +142,13 @@ int follow_log(struct client *c, uint64_t job, uint64_t part, unsigned streams, 
         uint64_t before = l.offset;
 
         r = ask(c, &l, job, part, follow, &answer, ret_err);
-        if (l.bad && start_again(&l))
-            continue;
         if (l.write_error || l.bad)
             break;
         if ((r || answer.status >= 500) && answered && follow && client_may_retry(c)) {
             if (!told)
                 fprintf(stderr, "yado: logs: the master does not answer; waiting for it\n");
             told = true;
-            pause_ms(RETRY_MS);
+            cli_pause_ms(RETRY_MS);
             continue;
         }
         if (r)
@@ -175,12 +163,16 @@ int follow_log(struct client *c, uint64_t job, uint64_t part, unsigned streams, 
             r = client_refusal(c, &answer, ret_err);
             break;
         }
+        l.cuts = l.said_cuts; /* also where it had no bytes */
         if (l.offset >= l.end && (l.final || !follow))
             break;
         if (l.offset == before && !follow)
-            break; /* shorter than was said: it is being cut just now */
+            break; /* no master says so: not to ask it for ever */
     }
     buf_deinit(&l.pending);
+    if (r == 0 && !follow && l.end == 0)
+        fprintf(stderr, "yado: logs: nothing is written%s\n",
+                l.final ? "" : " yet; `yado job` shows how it is");
     if (l.write_error)
         return err_set(ret_err, l.write_error, "writing: %s", strerror(-l.write_error));
     if (l.bad)
@@ -242,7 +234,7 @@ int follow_job(struct client *c, uint64_t job, int *ret_status, struct err *ret_
             job = then;
             last[0] = 0;
         } else {
-            pause_ms(RETRY_MS);
+            cli_pause_ms(RETRY_MS);
         }
     }
 }

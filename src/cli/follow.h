@@ -15,7 +15,8 @@ enum { FOLLOW_OUT = 1, FOLLOW_ERR = 2 };
 /* Writes the log of a part: its standard output to standard output, its standard error to
  * standard error, made harmless where that is a terminal, raw elsewhere. `streams`: those wanted.
  * With `follow` until the part has ended. When the part went back to an earlier state, so that
- * output was taken back, a line on standard error says so. 0 or an error with text. */
+ * output was taken back, a line on standard error says so; what is written anew follows. 0 or an
+ * error with text. */
 int follow_log(struct client *c, uint64_t job, uint64_t part, unsigned streams, bool follow,
                struct err *ret_err);
 

@@ -2,6 +2,7 @@
  *
  * Inputs of jobs; see inputs.h.
  */
+#include "cli/cli.h"
 #include "cli/inputs.h"
 #include "cli/listing.h"
 #include "cli/tarball.h"
@@ -19,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 void inputs_deinit(struct inputs *in)
@@ -149,20 +149,12 @@ struct progress {
     bool tty;
 };
 
-static uint64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
 static void show_progress(void *arg, uint64_t sent)
 {
     static const char bar[] = "####################";
     struct progress *p = arg;
     char a[NUM_TEXT_MAX], b[NUM_TEXT_MAX];
-    uint64_t now = now_ms();
+    uint64_t now = cli_now_ms();
     int part = p->size ? (int)((double)sent / (double)p->size * 20) : 20;
 
     if (!p->tty || now < p->shown_ms + 100)
@@ -179,7 +171,7 @@ int inputs_send_blob(struct client *c, const char *label, int fd, const char *di
     AUTO_FREE char *clean = text_clean(label);
     AUTO_HTTP_RESPONSE struct http_response answer = {0};
     /* The bar waits 100 ms, so that small inputs show none. */
-    struct progress p = {clean, size, now_ms(), listing_terminal_width(STDERR_FILENO) > 0};
+    struct progress p = {clean, size, cli_now_ms(), listing_terminal_width(STDERR_FILENO) > 0};
     struct http_request head = {.method = "HEAD", .url = path};
     struct http_request put = {.method = "PUT",
                                .url = path,

@@ -43,13 +43,11 @@ static int complain(struct reader *r, const yaml_node_t *node, const char *fmt, 
 static int complain(struct reader *r, const yaml_node_t *node, const char *fmt, ...)
 {
     AUTO_FREE char *text = NULL;
-    struct buf b = {0};
     va_list ap;
 
     va_start(ap, fmt);
-    buf_vprintf(&b, fmt, ap);
+    text = xvasprintf(fmt, ap);
     va_end(ap);
-    text = buf_take_str(&b);
     return err_set(r->err, -EINVAL, "%s:%zu: %s%s", r->name, node->start_mark.line + 1,
                    r->depth ? "then: " : "", text);
 }
@@ -132,6 +130,17 @@ static int read_duration(struct reader *r, const struct field *f, const yaml_nod
     if (!s || num_parse_duration(s, &v) < 0 || v == 0 || v > INT64_MAX)
         return want(r, f, node);
     json_object_set_new(job, f->key, json_integer((json_int_t)v));
+    return 0;
+}
+
+static int read_checkpoint(struct reader *r, const struct field *f, const yaml_node_t *node,
+                           json_t *job)
+{
+    const char *s = scalar(node);
+
+    if (!s || (strcmp(s, "auto") != 0 && strcmp(s, "never") != 0))
+        return read_duration(r, f, node, job);
+    json_object_set_new(job, f->key, json_string(s));
     return 0;
 }
 
@@ -302,6 +311,7 @@ static const struct field fields[] = {
     {"network", read_network, .want = "none or nat"},
     {"retries", read_number, 0, 1000, "a number from 0 to 1000"},
     {"time_limit", read_duration, .want = "a duration such as \"2h\""},
+    {"checkpoint", read_checkpoint, .want = "auto, never, or a duration such as \"10m\""},
     {"priority", read_number, -1000, 1000, "a number from -1000 to 1000"},
     {"then", read_then, .want = "the keys of a combining job"},
     {NULL, NULL, 0, 0, NULL},

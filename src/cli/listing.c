@@ -27,14 +27,12 @@ void listing_deinit(struct listing *l)
 
 void listing_add(struct listing *l, const char *fmt, ...)
 {
-    struct buf text = {0};
     AUTO_FREE char *raw = NULL;
     va_list ap;
 
     va_start(ap, fmt);
-    buf_vprintf(&text, fmt, ap);
+    raw = xvasprintf(fmt, ap);
     va_end(ap);
-    raw = buf_take_str(&text);
     if (l->count_cells == l->cap) {
         l->cap = l->cap ? l->cap * 2 : 64;
         l->cells = xreallocarray(l->cells, l->cap, sizeof *l->cells);

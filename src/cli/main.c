@@ -16,6 +16,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 /* Commands of other folders, for the overview; they read their options themselves. */
 static const struct command cmd_agent = {.name = "agent", .summary = "run guests on this PC"};
@@ -28,13 +29,14 @@ static const struct command cmd_owner = {
 
 static const struct {
     const char *title;
-    const struct command *commands[12];
+    const struct command *commands[13];
 } groups[] = {
     {"Jobs",
      {&cmd_submit, &cmd_jobs, &cmd_job, &cmd_logs, &cmd_results, &cmd_cancel, &cmd_hold,
-      &cmd_release, &cmd_history}},
+      &cmd_release, &cmd_checkpoint, &cmd_move, &cmd_history}},
     {"The grid",
-     {&cmd_status, &cmd_pcs, &cmd_vms, &cmd_moves, &cmd_drain, &cmd_events, &cmd_image}},
+     {&cmd_status, &cmd_pcs, &cmd_vms, &cmd_moves, &cmd_drain, &cmd_events, &cmd_image,
+      &cmd_depot}},
     {"People", {&cmd_login, &cmd_whoami, &cmd_user}},
     {"This PC", {&cmd_demo, &cmd_master, &cmd_enroll, &cmd_agent, &cmd_owner, &cmd_doctor}},
 };
@@ -100,7 +102,7 @@ static void print_help(const struct command *cmd)
 int yado_cli_main(int argc, char **argv)
 {
     const char *name = argc > 0 ? argv[0] : NULL;
-    const struct command *cmd;
+    const struct command *cmd = NULL;
 
     /* Names in tar files are UTF-8, whatever the environment says. */
     if (!setlocale(LC_CTYPE, "") || strcmp(nl_langinfo(CODESET), "UTF-8") != 0)
@@ -114,7 +116,10 @@ int yado_cli_main(int argc, char **argv)
         print_help(cmd);
         return CLI_OK;
     }
-    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+    if (strcmp(name, "help") == 0 && argc > 1 && !cmd) {
+        name = argv[1]; /* is told below to be none */
+    } else if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 ||
+               strcmp(name, "help") == 0) {
         overview(stdout);
         return CLI_OK;
     }
@@ -150,9 +155,12 @@ static int bad_option(const struct command *cmd, const struct option *longs, con
                       int why)
 {
     const char *near = str_starts(word, "--") ? text_nearest(word + 2, option_at, longs) : NULL;
+    size_t len = strcspn(word, "=");
 
     if (why == ':')
         cli_usage(cmd, "%s needs a value", word);
+    else if (near && word[len] && strlen(near) == len - 2 && strncmp(word + 2, near, len - 2) == 0)
+        cli_usage(cmd, "--%s takes no value", near);
     else if (near)
         cli_usage(cmd, "there is no option %s (did you mean --%s?)", word, near);
     else
@@ -162,7 +170,9 @@ static int bad_option(const struct command *cmd, const struct option *longs, con
 
 int cli_option(const struct command *cmd, int argc, char **argv)
 {
-    AUTO_FREE char *shorts = xasprintf(":%sh", cmd->shorts ? cmd->shorts : "");
+    const char *own = cmd->shorts ? cmd->shorts : "";
+    bool stops = own[0] == '+'; /* at the first word; getopt wants it in front of the colon */
+    AUTO_FREE char *shorts = xasprintf("%s:%sh", stops ? "+" : "", own + stops);
     AUTO_FREE struct option *longs = NULL;
     size_t n = 0;
     int c, at = optind;
@@ -189,6 +199,22 @@ int cli_option_status(int c)
     return c == CLI_HELP ? CLI_OK : CLI_USAGE;
 }
 
+int cli_simple(const struct command *cmd, int argc, char **argv, int min, int max, bool *ret_given)
+{
+    bool given = false;
+    int c;
+
+    while ((c = cli_option(cmd, argc, argv)) > 0)
+        given = true;
+    if (c != CLI_END)
+        return cli_option_status(c);
+    if (!cli_words(cmd, argc, min, max))
+        return CLI_USAGE;
+    if (ret_given)
+        *ret_given = given;
+    return CLI_END;
+}
+
 /* ---- texts ---------------------------------------------------------------------------------- */
 
 static void say(const struct command *cmd, const char *text)
@@ -206,15 +232,14 @@ int cli_fail(const struct command *cmd, const struct err *e)
 
 int cli_usage(const struct command *cmd, const char *fmt, ...)
 {
+    AUTO_FREE char *what = NULL;
     AUTO_FREE char *text = NULL;
-    struct buf b = {0};
     va_list ap;
 
     va_start(ap, fmt);
-    buf_vprintf(&b, fmt, ap);
+    what = xvasprintf(fmt, ap);
     va_end(ap);
-    buf_printf(&b, "; see yado %s --help", cmd->name);
-    text = buf_take_str(&b);
+    text = xasprintf("%s; see yado %s --help", what, cmd->name);
     say(cmd, text);
     return CLI_USAGE;
 }
@@ -238,6 +263,36 @@ bool cli_number(const struct command *cmd, const char *what, const char *text, u
         return true;
     cli_usage(cmd, "\"%s\" is not the number of %s", text, what);
     return false;
+}
+
+bool cli_part(const struct command *cmd, const char *text, uint64_t *ret_job, uint64_t *ret_part)
+{
+    AUTO_FREE char *job = xstrdup(text);
+    char *dot = strchr(job, '.');
+
+    *ret_part = UINT64_MAX;
+    if (dot)
+        *dot++ = '\0';
+    if (num_parse_u64(job, INT64_MAX, ret_job) == 0 &&
+        (!dot || num_parse_u64(dot, UINT32_MAX, ret_part) == 0))
+        return true;
+    cli_usage(cmd, "\"%s\" is not the number of a job or part, such as 7 or 7.0", text);
+    return false;
+}
+
+/* ---- time ----------------------------------------------------------------------------------- */
+
+uint64_t cli_now_ms(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+void cli_pause_ms(unsigned ms)
+{
+    nanosleep(&(struct timespec){ms / 1000, (long)(ms % 1000) * 1000000}, NULL);
 }
 
 /* ---- JSON ----------------------------------------------------------------------------------- */

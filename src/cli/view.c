@@ -36,21 +36,20 @@ int view_show(const struct command *cmd, const struct view *v, bool json, const 
         return cli_fail(cmd, &e);
     if (json)
         return cli_print_json(reply);
-    view_table(v, reply);
+    if (v->print)
+        v->print(c, reply);
+    else
+        view_table(v, reply);
     return CLI_OK;
 }
 
 int view_command(const struct command *cmd, int argc, char **argv, const struct view *v,
                  const char *path)
 {
-    bool json = false;
-    int c;
+    bool json;
+    int status = cli_simple(cmd, argc, argv, 0, 0, &json);
 
-    while ((c = cli_option(cmd, argc, argv)) == 'j')
-        json = true;
-    if (c != CLI_END)
-        return cli_option_status(c);
-    return cli_words(cmd, argc, 0, 0) ? view_show(cmd, v, json, path) : CLI_USAGE;
+    return status == CLI_END ? view_show(cmd, v, json, path) : status;
 }
 
 const char *view_time(int64_t at_ms, char out[VIEW_TIME_MAX])

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What commands that show a list have in common: one request, then --json or a table.
+ * What commands that show something have in common: one request, then --json or a table.
  */
 #ifndef YADO_CLI_VIEW_H
 #define YADO_CLI_VIEW_H
@@ -17,6 +17,8 @@ struct view {
     size_t count_columns;
     void (*row)(struct listing *l, const json_t *item); /* adds one cell a column */
     const char *empty;                                  /* what is said instead of an empty table */
+    /* Or, with all of the above NULL: what is no list. */
+    void (*print)(const struct client *c, const json_t *reply);
 };
 
 /* Asks for `path`, shows it; an exit status. */

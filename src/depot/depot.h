@@ -61,6 +61,9 @@ int depot_get_blocks(struct depot *d, const uint8_t digest[DEPOT_DIGEST_BYTES], 
 int depot_stat(struct depot *d, const uint8_t digest[DEPOT_DIGEST_BYTES], uint64_t *ret_size);
 /* depot_stat() for somebody who will refer to the blob soon: its grace period starts anew. */
 int depot_touch(struct depot *d, const uint8_t digest[DEPOT_DIGEST_BYTES], uint64_t *ret_size);
+/* Reads all of it: 0, or DEPOT_MISMATCH when its bytes are not those that its digest and its block
+ * list say. *ret_size is set unless it cannot be opened. */
+int depot_verify(struct depot *d, const uint8_t digest[DEPOT_DIGEST_BYTES], uint64_t *ret_size);
 /* 0 also when it was not there. */
 int depot_remove(struct depot *d, const uint8_t digest[DEPOT_DIGEST_BYTES]);
 

@@ -38,11 +38,14 @@ static void add_class(struct hash *h, const struct grid_class *c)
 
 static void add_layer(struct hash *h, const struct grid_layer *l)
 {
+    const uint64_t all[] = {l->seq,    l->epoch,    l->size_bytes,  l->output_offset,
+                            l->run_ms, l->disk_cut, l->committed_ms};
+
     add_bytes(h, l->digest.bytes, sizeof l->digest.bytes);
-    add(h, l->size_bytes);
-    add(h, l->output_offset);
-    add(h, l->run_ms);
-    add(h, l->disk_cut);
+    add_bytes(h, l->parent.bytes, sizeof l->parent.bytes);
+    add_bytes(h, l->stands_for.bytes, sizeof l->stands_for.bytes);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        add(h, all[i]);
     add_class(h, &l->cls);
 }
 
@@ -78,6 +81,10 @@ static void add_pc(struct hash *h, const struct grid_pc *p)
     add_class(h, &p->cls);
     add(h, p->recent_failures);
     add(h, p->last_failed_job);
+    add_bytes(h, &p->deaths, sizeof p->deaths);
+    add_bytes(h, &p->busy_ms, sizeof p->busy_ms);
+    add(h, p->history_ms);
+    add(h, p->busy_since_ms);
 }
 
 static void add_golden(struct hash *h, const struct grid_golden *x)
@@ -111,7 +118,8 @@ static void add_job(struct hash *h, const struct grid_job *j)
                                 j->submitted_ms,
                                 j->finished_ms,
                                 j->then_of,
-                                j->then_job};
+                                j->then_job,
+                                j->checkpoint_ms};
 
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             add(h, all[i]);
@@ -119,6 +127,23 @@ static void add_job(struct hash *h, const struct grid_job *j)
         add_text(h, j->spec);
     }
     add(h, 0);
+}
+
+/* Pins have no order of their own: they are summed. */
+static void add_chain(struct hash *h, const struct grid_chain *c)
+{
+    uint64_t pins = 0;
+
+    for (size_t i = 0; i < c->count; i++)
+        add_layer(h, &c->layers[i]);
+    for (size_t i = 0; i < c->count_pins; i++) {
+        struct hash one = {0xcbf29ce484222325u};
+
+        add_bytes(&one, c->pins[i].digest.bytes, sizeof c->pins[i].digest.bytes);
+        add(&one, c->pins[i].size_bytes);
+        pins += one.value;
+    }
+    add(h, pins);
 }
 
 static void add_part(struct hash *h, const struct grid_part *p)
@@ -149,11 +174,18 @@ static void add_part(struct hash *h, const struct grid_part *p)
                             p->move_placed_ms,
                             p->move_stop_ms,
                             p->move_save_ms,
-                            p->move_upload_ms};
+                            p->move_upload_ms,
+                            p->checkpoint_ms,
+                            p->checkpoint_asked,
+                            p->checkpoint_done,
+                            p->cost_ms,
+                            p->pause_ms,
+                            p->upload_ms,
+                            p->move_to,
+                            p->leave_after_ms};
 
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         add(h, all[i]);
-    add_layer(h, &p->layer);
     add_bytes(h, p->result.bytes, sizeof p->result.bytes);
     add_text(h, p->reason);
     add_text(h, p->move_reason);
@@ -177,8 +209,11 @@ uint64_t grid_digest(const struct grid *g)
         add_golden(&h, &x->r);
     for (const struct job *j = g->first_job; j; j = j->next) {
         add_job(&h, &j->r);
-        for (uint32_t i = 0; i < j->r.parts; i++)
+        for (uint32_t i = 0; i < j->r.parts; i++) {
             add_part(&h, &j->parts[i].r);
+            if (j->parts[i].chain)
+                add_chain(&h, &j->parts[i].chain->r);
+        }
     }
     return h.value;
 }

@@ -170,7 +170,8 @@ void golden_report(struct grid *g, struct pc *pc, const struct grid_report *r,
         golden_lost(g, x);
         return;
     }
-    if (vm->state != GRID_VM_DONE || grid_digest_is_none(&vm->layer.digest)) {
+    if (vm->state != GRID_VM_DONE || !vm->count_layers ||
+        grid_digest_is_none(&vm->layers[0].digest)) {
         build_failed(g, x, vm->reason[0] ? vm->reason : "it ended without a layer");
         return;
     }
@@ -178,7 +179,7 @@ void golden_report(struct grid *g, struct pc *pc, const struct grid_report *r,
     leave_builder(g, x);
     x->r.state = GRID_GOLDEN_READY;
     x->r.failures = 0;
-    x->r.layer = vm->layer;
+    x->r.layer = vm->layers[0];
     x->r.layer.cls = x->r.cls = cls;
     note(g, GRID_LOG_IMAGE, NULL, NULL, pc, "%s has made golden layer %" PRIu64, pc->r.name,
          x->r.id);

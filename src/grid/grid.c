@@ -18,6 +18,18 @@ struct grid_config grid_config_default(void)
         .failures_to_hold = 3,
         .failures_to_drain = 3,
         .brake_leases = 10,
+        .checkpoint_overhead = 0.02,
+        .checkpoint_link = 0.1,
+        .checkpoint_min_ms = 10000,
+        .checkpoint_max_ms = 3600000,
+        .checkpoint_guess_ms = 500,
+        .mtbf_prior_ms = 7ull * 24 * 3600 * 1000,
+        .death_half_life_s = 30.0 * 24 * 3600,
+        .leave_wait_ms = 30000,
+        .rebase_pause_ms = 500,
+        .rebase_after_ms = 600000,
+        .upload_slots = 4,
+        .chain_max = 4,
     };
 }
 
@@ -74,6 +86,8 @@ void grid_free(struct grid *g)
     free(g->dirty_jobs.items);
     free(g->dirty_parts.items);
     free(g->retired.items);
+    free(g->saving.items);
+    free(g->leaving.items);
     free(g);
 }
 
@@ -112,6 +126,14 @@ static enum grid_outcome take(struct grid *g, const struct grid_event *e, struct
         return event_report(g, e, err);
     case GRID_EV_OUTPUT:
         return event_output(g, e, err);
+    case GRID_EV_CHECKPOINT:
+        return event_checkpoint(g, e, err);
+    case GRID_EV_MOVE:
+        return event_move(g, e, err);
+    case GRID_EV_MERGED:
+        return event_merged(g, e, err);
+    case GRID_EV_DAMAGED:
+        return event_damaged(g, e, err);
     }
     return err_set(err, GRID_REFUSED, "unknown event");
 }
@@ -123,7 +145,7 @@ enum grid_outcome grid_step(struct grid *g, const struct grid_event *event, stru
     grid_effects_clear(fx);
     free_retired(g);
     g->now_ms = event->now_ms;
-    g->failed_on = 0;
+    g->failed_on = g->died_on = 0;
     outcome = take(g, event, fx);
     if (outcome != GRID_OK) {
         MUST(!rows_pending(g));
@@ -198,6 +220,13 @@ const struct grid_part *grid_get_part(const struct grid *g, uint64_t job, uint32
     const struct part *p = find_part(g, job, index);
 
     return p ? &p->r : NULL;
+}
+
+const struct grid_chain *grid_get_chain(const struct grid *g, uint64_t job, uint32_t index)
+{
+    const struct part *p = find_part(g, job, index);
+
+    return p && p->chain ? &p->chain->r : NULL;
 }
 
 const struct grid_pc *grid_get_pc(const struct grid *g, uint64_t pc)
@@ -294,24 +323,34 @@ void grid_each_layer(const struct grid *g, void (*fn)(void *arg, const struct gr
             fn(arg, &x->r.layer.digest);
     for (const struct job *j = g->first_job; j; j = j->next) {
         for (uint32_t i = 0; i < j->r.parts && !j->r.finished_ms; i++) {
-            const struct grid_part *p = &j->parts[i].r;
+            const struct chain *c = j->parts[i].chain;
 
-            if (!grid_part_is_final(p->state) && !grid_digest_is_none(&p->layer.digest))
-                fn(arg, &p->layer.digest);
+            for (size_t k = 0; c && k < c->r.count; k++)
+                fn(arg, &c->r.layers[k].digest);
+            for (size_t k = 0; c && k < c->r.count_pins; k++)
+                fn(arg, &c->r.pins[k].digest);
         }
     }
 }
 
-static void want(const struct pc *pc, const struct part *p, struct grid_desired *d)
+static void want(const struct grid *g, const struct pc *pc, const struct part *p,
+                 struct grid_desired *d)
 {
     d->want = GRID_WANT_RUN;
     d->reason = "";
     if (p->r.state == GRID_CANCELLING) {
         d->want = GRID_WANT_DROP;
-    } else if (p->job->r.held || pc->r.draining) {
+    } else if (p->job->r.held) {
         d->want = GRID_WANT_SUSPEND;
-        d->reason = p->job->r.held ? "hold" : "drain";
+        d->reason = "hold";
+    } else if (!p->r.leave_after_ms && (pc->r.draining || p->r.move_to)) {
+        d->want = GRID_WANT_SUSPEND;
+        d->reason = pc->r.draining ? "drain" : p->r.move_to == p->r.pc ? "rebase" : "move";
     }
+    if (p->r.checkpoint_asked > p->r.checkpoint_done)
+        d->checkpoint = p->r.checkpoint_asked;
+    d->checkpoint_ms = p->r.checkpoint_ms;
+    d->upload = slots_has(g, p);
 }
 
 void grid_desired(const struct grid *g, uint64_t pc,
@@ -337,9 +376,10 @@ void grid_desired(const struct grid *g, uint64_t pc,
                                  .epoch = p->r.epoch,
                                  .record = &p->job->r,
                                  .state = &p->r,
+                                 .chain = p->chain ? &p->chain->r : NULL,
                                  .golden = grid_get_golden(g, p->r.golden)};
 
-        want(on, p, &d);
+        want(g, on, p, &d);
         fn(arg, &d);
     }
 }

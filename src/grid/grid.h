@@ -13,6 +13,7 @@
  *    only takes differences and tolerates a clock that steps back.
  *  - Leases are soft state: grid_renew() is neither a step nor a row nor part of the digest.
  *  - Bodies (output, results, layers) are never here, only their digests, sizes and offsets.
+ *  - A part's layers are one chain down to its golden layer (grid_chain_holds()).
  *
  * Ownership: strings and arrays inside events are borrowed for the call; what the grid keeps, it
  * copies. Rows inside effects point into the effects, valid until grid_effects_clear().
@@ -48,7 +49,7 @@ enum grid_part_state {
     GRID_QUEUED,      /* in its user's queue; never ran, or goes back to golden */
     GRID_STARTING,    /* placed; the PC prepares the guest from golden */
     GRID_RUNNING,     /* the guest's vCPUs run (or its PC is silent within the lease) */
-    GRID_PAUSED_HERE, /* (later) stopped for a short visit, memory kept on the PC */
+    GRID_PAUSED_HERE, /* stopped for a short visit, memory kept on the PC */
     GRID_SAVING,      /* stopped; the PC writes the layer */
     GRID_SAVED_LOCAL, /* the layer is whole on the PC and waits for an upload slot */
     GRID_UPLOADING,   /* the layer goes to the depot */
@@ -77,7 +78,7 @@ enum grid_vm_state {
     GRID_VM_SAVING,
     GRID_VM_SAVED, /* layer on the PC's disk, guest's memory given back */
     GRID_VM_UPLOADING,
-    GRID_VM_SUSPENDED, /* layer durable in the depot: .layer is set */
+    GRID_VM_SUSPENDED, /* the last of its layers is the whole state, durable in the depot */
     GRID_VM_DONE,      /* program ended and .result is durable in the depot, or none (empty /out) */
     GRID_VM_FAILED, /* the VM is gone by the grid's fault: engine, pager, PC, link; .reason says */
     GRID_VM_STATES
@@ -89,7 +90,7 @@ int grid_vm_state_parse(const char *name, enum grid_vm_state *ret_state);
 /* What the master wants of a VM on a PC. A VM that is not in the desired list is to be dropped. */
 enum grid_want {
     GRID_WANT_RUN,
-    GRID_WANT_SUSPEND, /* stop, save, upload: drain, hold */
+    GRID_WANT_SUSPEND, /* stop, save, upload: drain, hold, move */
     GRID_WANT_DROP,    /* kill and forget: cancelled, or a newer epoch exists */
 };
 
@@ -106,15 +107,42 @@ struct grid_class {
 /* Whether a state saved under `saved` may be resumed by a PC of class `pc`. */
 bool grid_class_fits(const struct grid_class *saved, const struct grid_class *pc);
 
-/* A committed layer of a part (or golden). */
+/* A committed layer: golden, or one of a part's chain. */
 struct grid_layer {
     struct grid_digest digest;
+    struct grid_digest parent; /* of the file directly below it; none for golden */
+    /* None, or this file is the merger of several, and the layer above it names the newest of them
+     * (this digest) as its parent. */
+    struct grid_digest stands_for;
+    uint64_t seq;   /* place in its chain, ascending; 0 for golden */
+    uint64_t epoch; /* of the placement that made it */
     uint64_t size_bytes;
     uint64_t output_offset; /* output below it belongs to this layer for ever */
     uint64_t run_ms;        /* guest run time when it was taken */
     uint64_t disk_cut;      /* of the part's network drive; 0: nothing was written to it */
+    uint64_t committed_ms;  /* now_ms of the step that took it */
     struct grid_class cls;  /* class of the PC that wrote it */
 };
+
+/* A blob that left a part's chain while the part had a PC, whose pager may map it still. */
+struct grid_pin {
+    uint64_t job;
+    uint32_t part;
+    uint64_t size_bytes;
+    struct grid_digest digest;
+};
+
+/* What a part's state is made of above golden. */
+struct grid_chain {
+    struct grid_layer *layers; /* oldest first */
+    size_t count;
+    struct grid_pin *pins; /* until the placement ends */
+    size_t count_pins;
+};
+
+/* Whether every layer's parent is the one below it (or what that one stands for), and the first
+ * one's is golden. */
+bool grid_chain_holds(const struct grid_chain *chain, const struct grid_digest *golden);
 
 struct grid_pc {
     uint64_t id; /* > 0, never reused */
@@ -132,6 +160,11 @@ struct grid_pc {
     struct grid_class cls;
     uint32_t recent_failures; /* grid failures of different jobs since its last success */
     uint64_t last_failed_job;
+    /* Its history of sudden deaths, both decayed as of history_ms; see grid_pc_mtbf_ms(). */
+    double deaths;
+    double busy_ms; /* time with guests */
+    uint64_t history_ms;
+    uint64_t busy_since_ms; /* it has guests since then; 0: none */
 };
 
 /* An image as the core sees it; what is inside is the master's business. */
@@ -168,8 +201,12 @@ struct grid_submit {
     int32_t priority; /* within the user's jobs; larger first */
     uint32_t retries;
     uint64_t time_limit_ms;         /* guest run time; 0 none */
+    uint64_t checkpoint_ms;         /* guest run time between checkpoints, AUTO or NEVER */
     const struct grid_submit *then; /* combining job, or NULL */
 };
+
+#define GRID_CHECKPOINT_AUTO 0 /* as checkpoint.c finds best */
+#define GRID_CHECKPOINT_NEVER UINT64_MAX
 
 struct grid_job {
     uint64_t id;
@@ -186,9 +223,10 @@ struct grid_job {
     bool held;
     bool cancelled;
     uint64_t submitted_ms;
-    uint64_t finished_ms;  /* 0 until all parts are final */
-    uint64_t then_of;      /* the job whose results are this job's input, or 0 */
-    uint64_t then_job;     /* the combining job once it was created, or 0 */
+    uint64_t finished_ms; /* 0 until all parts are final */
+    uint64_t then_of;     /* the job whose results are this job's input, or 0 */
+    uint64_t then_job;    /* the combining job once it was created, or 0 */
+    uint64_t checkpoint_ms;
     struct grid_job *then; /* template of the combining job until it is created; owned */
     /* Derived, kept by the core, not part of the row: parts in each state. */
     uint32_t count[GRID_PART_STATES];
@@ -201,13 +239,12 @@ struct grid_part {
     uint64_t epoch; /* of the current or last placement; 0 before the first */
     uint64_t pc;    /* of the current placement, or 0 */
     uint64_t golden;
-    uint64_t queue_key;      /* place in the queue: smaller first; see queue.c */
-    struct grid_layer layer; /* last committed, digest none if it never had one */
-    uint32_t own_failures;   /* non-zero exits so far */
-    uint32_t grid_failures;  /* engine, PC or link failures since progress was last committed */
-    uint64_t failed_pcs[3];  /* different PCs on which it failed the grid's way */
-    uint32_t moves;          /* times it left a PC after it had run there */
-    int32_t exit_status;     /* wait status of the program; -1 unknown */
+    uint64_t queue_key;     /* place in the queue: smaller first; see queue.c */
+    uint32_t own_failures;  /* non-zero exits so far */
+    uint32_t grid_failures; /* engine, PC or link failures since progress was last committed */
+    uint64_t failed_pcs[3]; /* different PCs on which it failed the grid's way */
+    uint32_t moves;         /* times it left a PC after it had run there */
+    int32_t exit_status;    /* wait status of the program; -1 unknown */
     uint64_t peak_bytes;
     uint64_t run_ms;
     uint64_t started_ms; /* first time it ran; 0 never */
@@ -223,6 +260,14 @@ struct grid_part {
     uint64_t move_suspended_ms;
     uint64_t move_placed_ms;
     uint32_t move_stop_ms, move_save_ms, move_upload_ms;
+    /* Checkpoints while it runs: */
+    uint64_t checkpoint_ms; /* guest run time between them; 0 none */
+    uint64_t checkpoint_asked,
+        checkpoint_done;                   /* serials of those asked for by hand or for a move */
+    uint32_t cost_ms, pause_ms, upload_ms; /* of one, as measured; 0 not yet */
+    /* A wish to leave its PC (move.c): */
+    uint64_t move_to;        /* reserved PC, or 0 */
+    uint64_t leave_after_ms; /* 0, or a checkpoint is made first, and waited for until then */
 };
 
 /* A finished move, as the history keeps it (the paper's "searching + suspending + resuming"). */
@@ -278,15 +323,25 @@ enum grid_row_kind {
     GRID_ROW_IMAGE,
     GRID_ROW_GOLDEN,
     GRID_ROW_JOB,
+    GRID_ROW_LAYER,
+    GRID_ROW_PIN,
     GRID_ROW_PART,
     GRID_ROW_LOG,
     GRID_ROW_MOVE,
 };
 
-/* One durable row. put: insert or replace by its key (id; job+index for a part; seq for log and
- * move; META has one row). !put: delete by key. Finished jobs are rows too: the core drops a job
- * from memory with effect kind GRID_FX_RETIRE and its rows stay as history until the store ages
- * them out. LOG and MOVE rows are append-only and not loaded back. */
+/* A layer of a part's chain. */
+struct grid_chain_row {
+    uint64_t job;
+    uint32_t part;
+    struct grid_layer layer;
+};
+
+/* One durable row. put: insert or replace by its key (id; job+index for a part, with the layer's
+ * seq or the pin's digest for those; seq for log and move; META has one row). !put: delete by key.
+ * Rows of a step are applied in order: a key may be deleted and put again. Finished jobs are rows
+ * too: the core drops a job from memory with effect kind GRID_FX_RETIRE and its rows stay as
+ * history until the store ages them out. LOG and MOVE rows are append-only and not loaded back. */
 struct grid_row {
     enum grid_row_kind kind;
     bool put;
@@ -297,6 +352,8 @@ struct grid_row {
         struct grid_image image;
         struct grid_golden golden;
         struct grid_job job; /* name and spec borrowed from the grid: valid until the next step */
+        struct grid_chain_row layer;
+        struct grid_pin pin;
         struct grid_part part;
         struct grid_log log;
         struct grid_move move;
@@ -311,7 +368,14 @@ struct grid_vm_report {
     uint64_t epoch;
     enum grid_vm_state state;
     char reason[GRID_NAME_MAX]; /* why it was stopped or failed: "owner", "qemu died", ... */
-    struct grid_layer layer;    /* SUSPENDED, and DONE of a golden build */
+    /* Durable in the depot and made under this epoch, oldest first; those that the chain has
+     * already may be left out. Of a DONE golden build: the one layer. */
+    const struct grid_layer *layers;
+    size_t count_layers;
+    uint64_t checkpoint;        /* the largest serial whose checkpoint is among its layers */
+    uint32_t cost_ms, pause_ms; /* of the last checkpoint: what it took from the guest, of which
+                                   it stood still */
+    struct grid_digest damaged; /* of the chain: could not be used */
     int32_t exit_status;        /* DONE: wait status */
     bool oom;                   /* DONE: the guest killed it for lack of memory */
     char note[GRID_TEXT_MAX];   /* DONE: advice for the user, e.g. /out was full */
@@ -362,22 +426,38 @@ enum grid_event_kind {
      * committed before the output is appended: output is taken only from parts that are durably
      * past STARTING and RESUMING, which is what makes the TRUNCATE of RESTART safe. */
     GRID_EV_OUTPUT,
+    GRID_EV_CHECKPOINT, /* job, part (GRID_ALL_PARTS), name: make one now */
+    GRID_EV_MOVE,       /* job, part, pc, name */
+    GRID_EV_MERGED,     /* job, part, merged: see grid_each_merge() */
+    GRID_EV_DAMAGED,    /* job, part, digest: that layer of its chain cannot be used */
+};
+
+#define GRID_ALL_PARTS UINT64_MAX
+
+/* Layers of a chain, oldest first and neighbours, that one new file stands for. */
+struct grid_merged {
+    const struct grid_digest *replaced;
+    size_t count;
+    struct grid_digest digest;
+    uint64_t size_bytes;
 };
 
 struct grid_event {
     enum grid_event_kind kind;
     uint64_t now_ms;
     uint64_t user;        /* SUBMIT, USER */
-    uint64_t job;         /* CANCEL, HOLD, RELEASE, OUTPUT */
-    uint64_t part, epoch; /* OUTPUT */
+    uint64_t job;         /* CANCEL, HOLD, RELEASE, OUTPUT, CHECKPOINT, MOVE, MERGED, DAMAGED */
+    uint64_t part, epoch; /* OUTPUT; part: CHECKPOINT, MOVE, MERGED, DAMAGED */
     uint64_t pc;
-    const char *name; /* PC_ENROL, IMAGE; "by whom" for CANCEL and HOLD */
+    const char *name; /* PC_ENROL, IMAGE; "by whom" for what people ask for */
     uint64_t image;   /* IMAGE_DELETE */
     bool builder, draining;
     uint32_t weight;
     uint64_t max_queued;
     const struct grid_submit *submit;
     const struct grid_report *report;
+    const struct grid_merged *merged;
+    struct grid_digest digest; /* DAMAGED */
 };
 
 /* Refusals are outcomes of a step, not errors: nothing changed, `refusal` says why. */
@@ -429,9 +509,38 @@ struct grid_config {
     /* When at least 3 PCs and more than a fifth of those with leases lapse in one window, nothing
      * is placed again for that many lease terms; default 10. */
     uint32_t brake_leases;
+    /* Checkpoints of jobs that leave the interval to us: */
+    double checkpoint_overhead;   /* share of the run time they may take; default 0.02 */
+    double checkpoint_link;       /* share of the time that uploading may take; default 0.1 */
+    uint64_t checkpoint_min_ms;   /* default 10 s */
+    uint64_t checkpoint_max_ms;   /* default 1 h */
+    uint64_t checkpoint_guess_ms; /* cost of one before any was measured; default 500 */
+    uint64_t mtbf_prior_ms;       /* of a PC we know nothing of; default 7 days */
+    double death_half_life_s;     /* how fast a PC's history fades; default 30 days */
+    uint64_t leave_wait_ms;       /* how long a move waits for its checkpoint; default 30 s */
+    uint64_t rebase_pause_ms; /* a guest that stands longer for a checkpoint is re-based (move.c),
+                                 default 500; but not before it has run for */
+    uint64_t rebase_after_ms; /* since its last resume; default 10 min */
+    uint32_t upload_slots;    /* suspended guests that may upload at once; default 4 */
+    uint32_t chain_max;       /* longer chains are merged to three layers; default 4 */
+    /* Parts do not start while the layers of all parts take nine tenths of it; 0: no limit. */
+    uint64_t depot_quota_bytes;
 };
 
 struct grid_config grid_config_default(void);
+
+/* The best time between two checkpoints, from the cost of one (d) and the mean time between
+ * failures (M), in the same unit: J. W. Young, CACM 17(9), 1974, sqrt(2dM), with the higher-order
+ * terms of J. T. Daly, FGCS 22(3), 2006: sqrt(2dM) (1 + sqrt(d/2M)/3 + (d/2M)/9) - d for d < 2M,
+ * else M. */
+double grid_daly(double cost, double mtbf);
+/* The same within the bounds of the configuration. The budgets for overhead and link come before
+ * the ceiling. Milliseconds. */
+uint64_t grid_checkpoint_interval(const struct grid_config *config, double cost_ms,
+                                  double upload_ms, double mtbf_ms);
+/* Mean time between sudden deaths (of guests, or of the PC itself) by the PC's own history; the
+ * prior counts as one death. */
+double grid_pc_mtbf_ms(const struct grid_config *config, const struct grid_pc *pc);
 
 /* What a guest of that size takes of a PC's memory share: its size and a quarter, since page cache
  * and private copies both count. */
@@ -441,7 +550,8 @@ struct grid *grid_new(const struct grid_config *config);
 void grid_free(struct grid *g);
 
 /* Puts a stored row into a new grid, before any step: META first, then users, PCs, images,
- * goldens, then each job that was not retired, before its parts. LOG and MOVE rows are ignored.
+ * goldens, then each job that was not retired, before its layers (ascending) and pins, before its
+ * parts. LOG and MOVE rows are ignored.
  * 0, or -EINVAL with text when rows contradict each other. */
 int grid_load(struct grid *g, const struct grid_row *row, struct err *ret_err);
 /* After the last row: whether any part is missing. -EINVAL with text. */
@@ -466,9 +576,13 @@ uint64_t grid_digest(const struct grid *g);
 struct grid_desired {
     uint64_t job, part, epoch; /* job 0: a golden build, part is its id */
     enum grid_want want;
-    const char *reason;               /* of SUSPEND: "drain" or "hold"; else "" */
+    const char *reason;               /* of SUSPEND: "drain", "hold" or "move"; else "" */
+    uint64_t checkpoint_ms;           /* guest run time between checkpoints; 0: none */
+    uint64_t checkpoint;              /* serial of one that is asked for now, or 0 */
+    bool upload;                      /* its last layer may go to the depot */
     const struct grid_job *record;    /* NULL for a golden build */
     const struct grid_part *state;    /* NULL for a golden build */
+    const struct grid_chain *chain;   /* NULL: starts from golden, or a golden build */
     const struct grid_golden *golden; /* the base it starts from, or what is to be built */
 };
 
@@ -486,6 +600,8 @@ bool grid_is_current(const struct grid *g, uint64_t job, uint64_t part, uint64_t
 const struct grid_meta *grid_get_meta(const struct grid *g);
 const struct grid_job *grid_get_job(const struct grid *g, uint64_t job);
 const struct grid_part *grid_get_part(const struct grid *g, uint64_t job, uint32_t index);
+/* NULL when the part has no layer and no pin. */
+const struct grid_chain *grid_get_chain(const struct grid *g, uint64_t job, uint32_t index);
 const struct grid_pc *grid_get_pc(const struct grid *g, uint64_t pc);
 const struct grid_pc *grid_find_pc(const struct grid *g, const char *name);
 const struct grid_image *grid_get_image(const struct grid *g, uint64_t image);
@@ -505,9 +621,18 @@ void grid_each_golden(const struct grid *g, bool (*fn)(void *arg, const struct g
 /* Parts that stand on this PC or move away from it (the rows of the VM management table). */
 void grid_each_placed(const struct grid *g, uint64_t pc,
                       bool (*fn)(void *arg, const struct grid_part *p), void *arg);
-/* Blobs that rows in memory refer to (layers of unfinished parts, golden layers); results and
- * images are the store's to count. For the depot's sweep. */
+/* Blobs that rows in memory refer to (layers of unfinished parts, pinned ones, golden layers);
+ * results and images are the store's to count. For the depot's sweep. */
 void grid_each_layer(const struct grid *g, void (*fn)(void *arg, const struct grid_digest *d),
                      void *arg);
+
+/* Chains that have grown too long: the oldest `count` layers are to become one file, with the
+ * parent of the first (GRID_EV_MERGED tells). Return false from fn to stop. */
+void grid_each_merge(const struct grid *g,
+                     bool (*fn)(void *arg, const struct grid_part *p,
+                                const struct grid_chain *chain, size_t count),
+                     void *arg);
+/* Bytes of all layers and pins of unfinished parts: what counts against the depot's quota. */
+uint64_t grid_layer_bytes(const struct grid *g);
 
 #endif

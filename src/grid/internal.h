@@ -5,9 +5,11 @@
  *   states.c  the one table of states and moves, and part_move(), which makes every move
  *   queue.c   who is next: buckets of like parts, weights and usage of users
  *   place.c   which PC: fit, class, golden layers, preference
- *   part.c    how a placement begins and ends
+ *   part.c    how a placement begins and ends         chain.c   the layers of a part
  *   report.c  what a PC observes     lease.c   silence, the brake, time
  *   job.c     what users ask for     pc.c      PCs, images, users     golden.c  golden layers
+ *   checkpoint.c  how often, and when asked for     slots.c   who may upload
+ *   move.c    leaving a PC while it runs: a checkpoint, then the rest
  *   rows.c    what changed, as rows  load.c    and back               digest.c
  *
  * Records (`r`) are durable; everything else in a node is derived from records or soft. Whoever
@@ -30,6 +32,7 @@ struct bucket_key {
     uint64_t memory_bytes, image;
     uint64_t golden; /* 0: starts from any golden layer that fits */
     uint64_t avoid;  /* the PC it left; another is preferred */
+    uint64_t target; /* the PC that is reserved for it, or 0 */
     uint64_t failed_pcs[3];
     int32_t priority;
     uint32_t cpus;
@@ -46,9 +49,20 @@ struct bucket {
     struct bucket *next;
 };
 
+/* The layers of a part, and what its pager may map beside them. Every change of it is a row at
+ * once (chain.c). */
+struct chain {
+    struct grid_chain r;
+    size_t cap, cap_pins;
+    struct part *part;
+    bool is_long; /* in the grid's list of those to be merged */
+    struct chain *prev_long, *next_long;
+};
+
 struct part {
     struct grid_part r;
     struct job *job;
+    struct chain *chain;      /* NULL: no layers, no pins */
     struct part *next_placed; /* in its PC's list, by job and index */
     struct bucket *bucket;    /* waits for a place: unplaced, or placed on a PC gone silent */
     size_t at;                /* in the bucket's heap */
@@ -82,8 +96,11 @@ struct pc {
     uint64_t seen_ms;       /* last sync; 0 never since the start */
     uint64_t lease_from_ms; /* its lease runs from here */
     uint64_t lapsed_ms;
+    uint64_t incoming_bytes; /* reserved for parts that move here */
+    uint32_t incoming_cpus;
     bool lapsed;   /* TICK saw its lease end */
     bool released; /* ... and its parts wait for another place */
+    bool died;     /* ... and one death was counted for it */
     bool dirty, wake;
 };
 
@@ -119,9 +136,15 @@ struct grid {
     uint64_t mark;           /* of reports */
     bool place_due;          /* something changed that placement looks at */
     uint64_t brake_since_ms; /* 0: not braked */
+    uint64_t layer_bytes;    /* of all chains and pins */
+    bool starts_wait;        /* for room in the depot */
+    struct chain *first_long;
+    struct list saving;  /* parts that save or upload, first come first; see slots.c */
+    struct list leaving; /* parts with leave_after_ms */
     /* Of the step under way: */
     uint64_t now_ms;
     uint64_t failed_on; /* PC that was already blamed in this step */
+    uint64_t died_on;   /* PC whose death was already counted in this step */
     struct list dirty_users, dirty_pcs, dirty_images, dirty_goldens, dirty_jobs, dirty_parts;
     struct grid_effects later; /* LOG and MOVE rows, TRUNCATE, RETIRE */
     struct list retired;
@@ -145,10 +168,71 @@ double user_share(const struct grid *g, const struct user *u);
 /* place.c */
 void grid_place(struct grid *g);
 bool pc_is_eligible(const struct grid *g, const struct pc *pc, uint64_t now_ms);
+/* Whether the part would fit beside what the PC has, and what is reserved there for others. */
+bool pc_has_room(const struct grid *g, struct pc *pc, const struct part *p);
+
+/* chain.c */
+/* The last committed layer, or NULL. */
+const struct grid_layer *part_top(const struct part *p);
+/* Whether this layer, which a report of the part's current epoch names, is to be committed:
+ * unknown yet, newer than the top, on a parent that is in the chain. `is_last`: the guest has
+ * stopped for good, and what is as new as the top is taken, too. */
+bool chain_takes(const struct grid *g, const struct part *p, const struct grid_layer *l,
+                 bool is_last);
+/* Commits it: it replaces what stands above its parent. */
+void chain_commit(struct grid *g, struct part *p, const struct grid_layer *l);
+bool chain_has(const struct part *p, const struct grid_digest *digest);
+/* Drops that layer and those above it; false when the chain has it not. */
+bool chain_drop(struct grid *g, struct part *p, const struct grid_digest *digest);
+/* All of it: the part begins anew, or came to its end. Not while it has a PC. */
+void chain_clear(struct grid *g, struct part *p);
+/* The placement has ended. */
+void chain_unpin(struct grid *g, struct part *p);
+void chain_free(struct chain *c);
+/* Rows of a store. 0, or -EINVAL with text. */
+int chain_load_layer(struct grid *g, struct part *p, const struct grid_layer *l, struct err *err);
+void chain_load_pin(struct grid *g, struct part *p, const struct grid_pin *pin);
+enum grid_outcome event_merged(struct grid *g, const struct grid_event *e, struct err *err);
+enum grid_outcome event_damaged(struct grid *g, const struct grid_event *e, struct err *err);
+
+/* checkpoint.c */
+/* The interval of a part that has a PC, anew. */
+void checkpoint_plan(struct grid *g, struct part *p);
+/* One more, at once. */
+void checkpoint_ask(struct grid *g, struct part *p);
+enum grid_outcome event_checkpoint(struct grid *g, const struct grid_event *e, struct err *err);
+/* Time with guests and sudden deaths of a PC. */
+void pc_busy(struct grid *g, struct pc *pc, bool busy);
+void pc_died(struct grid *g, struct pc *pc);
+
+/* slots.c: parts from the moment they save until they are saved. */
+bool part_is_saving_state(enum grid_part_state s);
+void slots_add(struct grid *g, struct part *p);
+void slots_remove(struct grid *g, struct part *p);
+bool slots_has(const struct grid *g, const struct part *p);
+
+/* move.c */
+enum grid_outcome event_move(struct grid *g, const struct grid_event *e, struct err *err);
+/* A checkpoint first, then it is to leave. */
+void move_leave(struct grid *g, struct part *p);
+void move_stay(struct grid *g, struct part *p);
+/* A checkpoint was committed: whether it took so long that the guest is better re-based. */
+void move_rebase(struct grid *g, struct part *p, uint64_t layer_bytes);
+/* The reservation is over: it was placed, or will not be. */
+void move_forget(struct grid *g, struct part *p);
+/* Its checkpoint is there, or was waited for long enough. */
+void move_ripe(struct grid *g, struct part *p);
+void move_tick(struct grid *g);
+bool move_is_due(const struct grid *g, uint64_t now_ms);
+/* Nobody moves to this PC any more. */
+void move_refuse_all(struct grid *g, const struct pc *pc);
+void move_load(struct grid *g, struct part *p);
 
 /* part.c: how placements begin and end. `reason` may be "". */
 void part_place(struct grid *g, struct part *p, struct pc *pc, uint64_t golden);
 void part_ran(struct grid *g, struct part *p);
+/* Commits what a report of the current epoch names. */
+void part_layers(struct grid *g, struct part *p, const struct grid_vm_report *vm);
 void part_suspended(struct grid *g, struct part *p, const struct grid_vm_report *vm);
 void part_ended(struct grid *g, struct part *p, const struct grid_vm_report *vm);
 void part_cancelled(struct grid *g, struct part *p);
@@ -161,6 +245,9 @@ struct part_loss {
 };
 /* The guest is gone: back to the last committed layer, or golden. */
 void part_lost(struct grid *g, struct part *p, const struct part_loss *loss);
+/* That layer cannot be used: without it and what is above it. A part that is about to resume from
+ * it goes back to the one before. Nothing happens when its chain has no such layer. */
+void part_damaged(struct grid *g, struct part *p, const struct grid_digest *layer);
 /* Into the queue, or HELD when its job is. */
 void part_wait(struct grid *g, struct part *p);
 
@@ -228,6 +315,10 @@ void golden_dirty(struct grid *g, struct golden *x);
 void job_dirty(struct grid *g, struct job *j);
 void part_dirty(struct grid *g, struct part *p);
 void list_add(struct list *l, void *item);
+/* Keeps the order; false when it was not there. */
+bool list_remove(struct list *l, const void *item);
+/* A row of this step, zeroed but for its kind and put. */
+struct grid_row *row_later(struct grid *g, enum grid_row_kind kind);
 struct grid_fx *effects_add(struct grid_effects *fx, enum grid_fx_kind kind);
 void note_truncate(struct grid *g, const struct part *p);
 void note_move(struct grid *g, const struct part *p, uint64_t to_pc);
@@ -243,6 +334,11 @@ struct part *find_part(const struct grid *g, uint64_t job, uint64_t index);
 struct pc *find_pc(const struct grid *g, uint64_t id);
 struct user *find_user(const struct grid *g, uint64_t id);
 struct image *find_image(const struct grid *g, uint64_t id);
+
+static inline bool same_digest(const struct grid_digest *a, const struct grid_digest *b)
+{
+    return memcmp(a, b, sizeof *a) == 0;
+}
 
 static inline uint64_t ms_between(uint64_t from, uint64_t to)
 {

@@ -28,6 +28,8 @@ void job_free(struct job *j)
     record_free(j->r.then);
     free(j->r.name);
     free(j->r.spec);
+    for (uint32_t i = 0; i < j->r.parts; i++)
+        chain_free(j->parts[i].chain);
     free(j->parts);
     free(j);
 }
@@ -45,6 +47,7 @@ static struct grid_job record_of(const struct grid_submit *s, uint64_t user)
         .priority = s->priority,
         .retries = s->retries,
         .time_limit_ms = s->time_limit_ms,
+        .checkpoint_ms = s->checkpoint_ms,
     };
 
     if (s->then) {
@@ -308,7 +311,7 @@ enum grid_outcome event_release(struct grid *g, const struct grid_event *e, stru
         p->r.grid_failures = 0;
         memset(p->r.failed_pcs, 0, sizeof p->r.failed_pcs);
         memset(p->r.reason, 0, sizeof p->r.reason);
-        part_move(g, p, grid_digest_is_none(&p->r.layer.digest) ? GRID_QUEUED : GRID_SUSPENDED);
+        part_move(g, p, part_top(p) ? GRID_SUSPENDED : GRID_QUEUED);
         queue_new_key(g, p);
         part_wait(g, p);
     }

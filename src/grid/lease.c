@@ -78,6 +78,24 @@ static void release(struct grid *g, struct pc *pc)
             golden_lost(g, x);
 }
 
+/* A silent PC does not keep others from uploading. */
+static void leave_line(struct grid *g, struct pc *pc)
+{
+    for (struct part *p = pc->placed; p; p = p->next_placed)
+        slots_remove(g, p);
+}
+
+/* It can be heard again, or is taken to be. */
+static void hear_again(struct grid *g, struct pc *pc)
+{
+    pc->lapsed = pc->released = pc->died = false;
+    for (struct part *p = pc->placed; p; p = p->next_placed) {
+        queue_remove(g, p);
+        if (part_is_saving_state(p->r.state))
+            slots_add(g, p);
+    }
+}
+
 static void lapse(struct grid *g)
 {
     bool braked;
@@ -87,6 +105,7 @@ static void lapse(struct grid *g)
             continue;
         pc->lapsed = true;
         pc->lapsed_ms = g->now_ms;
+        leave_line(g, pc);
         note(g, GRID_LOG_PC, NULL, NULL, pc, "no word from %s: its guests may be placed again",
              pc->r.name);
     }
@@ -122,6 +141,7 @@ static void retire(struct grid *g)
 void event_tick(struct grid *g)
 {
     lapse(g);
+    move_tick(g);
     retire(g);
 }
 
@@ -136,7 +156,7 @@ bool grid_tick_due(const struct grid *g, uint64_t now_ms)
             return true;
         waits |= pc->lapsed && !pc->released;
     }
-    if (waits && !brakes(g, now_ms))
+    if ((waits && !brakes(g, now_ms)) || move_is_due(g, now_ms))
         return true;
     for (const struct job *j = g->finished; j; j = j->next_finished)
         if (job_may_retire(g, j, now_ms))
@@ -153,11 +173,8 @@ void grid_renew(struct grid *g, uint64_t id, uint64_t now_ms)
     if (!pc_is_eligible(g, pc, now_ms))
         g->place_due = true;
     pc->seen_ms = pc->lease_from_ms = now_ms;
-    if (!pc->lapsed)
-        return;
-    pc->lapsed = pc->released = false;
-    for (struct part *p = pc->placed; p; p = p->next_placed)
-        queue_remove(g, p);
+    if (pc->lapsed)
+        hear_again(g, pc);
 }
 
 void event_restart(struct grid *g)
@@ -167,9 +184,7 @@ void event_restart(struct grid *g)
         pc->lease_from_ms = g->now_ms;
         if (pc->seen_ms > g->now_ms) /* the clock went back */
             pc->seen_ms = g->now_ms;
-        pc->lapsed = pc->released = false;
-        for (struct part *p = pc->placed; p; p = p->next_placed)
-            queue_remove(g, p);
+        hear_again(g, pc);
     }
     g->brake_since_ms = 0;
     g->place_due = true;

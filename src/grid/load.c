@@ -113,21 +113,40 @@ static int load_job(struct grid *g, const struct grid_job *r, struct err *err)
     return 0;
 }
 
+static int load_chain(struct grid *g, const struct grid_row *row, struct err *err)
+{
+    bool is_pin = row->kind == GRID_ROW_PIN;
+    uint64_t job = is_pin ? row->pin.job : row->layer.job;
+    uint32_t index = is_pin ? row->pin.part : row->layer.part;
+    struct part *p = find_part(g, job, index);
+
+    if (!p || p->loaded)
+        return err_set(err, -EINVAL, "a layer of part %" PRIu64 ".%" PRIu32 " without its job", job,
+                       index);
+    if (!is_pin)
+        return chain_load_layer(g, p, &row->layer.layer, err);
+    chain_load_pin(g, p, &row->pin);
+    return 0;
+}
+
 static int check_part(const struct grid *g, const struct grid_part *r, struct err *err)
 {
     const struct job *j = find_job(g, r->job);
-    bool layer = !grid_digest_is_none(&r->layer.digest);
+    const struct golden *x = golden_find(g, r->golden);
+    const struct part *p;
 
     if (!j || r->index >= j->r.parts || j->parts[r->index].loaded)
         return err_set(err, -EINVAL, "part %" PRIu64 ".%" PRIu32 " twice or without its job",
                        r->job, r->index);
+    p = &j->parts[r->index];
     if ((unsigned)r->state >= GRID_PART_STATES || part_is_placed_state(r->state) != (r->pc != 0) ||
         (r->pc && !find_pc(g, r->pc)) || r->epoch >= g->meta.next_epoch ||
-        r->queue_key >= g->meta.next_queue_key || (r->state == GRID_QUEUED && layer) ||
-        (r->state == GRID_SUSPENDED && !layer))
+        r->queue_key >= g->meta.next_queue_key || (r->state == GRID_QUEUED && part_top(p)) ||
+        (r->state == GRID_SUSPENDED && !part_top(p)) || (r->move_to && !find_pc(g, r->move_to)) ||
+        (part_top(p) && !(x && grid_chain_holds(&p->chain->r, &x->r.layer.digest))))
         return err_set(err, -EINVAL,
                        "part %" PRIu64 ".%" PRIu32 ": state %s, PC %" PRIu64 ", epoch %" PRIu64
-                       " or layer do not fit",
+                       " or layers do not fit",
                        r->job, r->index, grid_part_state_name(r->state), r->pc, r->epoch);
     return 0;
 }
@@ -148,6 +167,9 @@ static int load_part(struct grid *g, const struct grid_part *r, struct err *err)
     j->r.count[r->state]++;
     if (!grid_part_is_final(r->state))
         j->user->unfinished++;
+    if (part_is_saving_state(r->state))
+        slots_add(g, p);
+    move_load(g, p);
     if (r->pc) {
         pc_link_part(find_pc(g, r->pc), p);
         j->user->placed_cpus += j->r.cpus;
@@ -179,6 +201,10 @@ int grid_load(struct grid *g, const struct grid_row *row, struct err *ret_err)
         break;
     case GRID_ROW_JOB:
         bad = load_job(g, &row->job, ret_err);
+        break;
+    case GRID_ROW_LAYER:
+    case GRID_ROW_PIN:
+        bad = load_chain(g, row, ret_err);
         break;
     case GRID_ROW_PART:
         bad = load_part(g, &row->part, ret_err);

@@ -14,11 +14,6 @@
 #include <stdio.h>
 #include <sys/wait.h>
 
-static bool has_layer(const struct part *p)
-{
-    return !grid_digest_is_none(&p->r.layer.digest);
-}
-
 void part_place(struct grid *g, struct part *p, struct pc *pc, uint64_t golden)
 {
     p->r.pc = pc->r.id;
@@ -26,10 +21,14 @@ void part_place(struct grid *g, struct part *p, struct pc *pc, uint64_t golden)
     p->r.golden = golden;
     p->r.move_placed_ms = g->now_ms;
     p->job->user->placed_cpus += p->job->r.cpus;
+    if (!pc->placed)
+        pc_busy(g, pc, true);
     pc_link_part(pc, p);
     pc->wake = true;
-    part_move(g, p, has_layer(p) ? GRID_RESUMING : GRID_STARTING);
-    note(g, GRID_LOG_PART, p->job, p, pc, "%s on %s", has_layer(p) ? "resumes" : "starts",
+    move_forget(g, p);
+    checkpoint_plan(g, p);
+    part_move(g, p, part_top(p) ? GRID_RESUMING : GRID_STARTING);
+    note(g, GRID_LOG_PART, p->job, p, pc, "%s on %s", part_top(p) ? "resumes" : "starts",
          pc->r.name);
 }
 
@@ -38,9 +37,16 @@ static void unplace(struct grid *g, struct part *p)
     struct pc *pc = find_pc(g, p->r.pc);
 
     queue_remove(g, p);
+    slots_remove(g, p);
     pc_unlink_part(pc, p);
+    if (!pc->placed)
+        pc_busy(g, pc, false);
     pc->wake = true;
+    move_stay(g, p);
+    p->r.checkpoint_done = p->r.checkpoint_asked;
+    p->r.checkpoint_ms = 0;
     p->r.pc = 0;
+    chain_unpin(g, p);
     p->job->user->placed_cpus -= p->job->r.cpus;
     g->place_due = true;
     part_dirty(g, p);
@@ -96,16 +102,59 @@ void part_wait(struct grid *g, struct part *p)
         queue_add(g, p);
 }
 
-static void copy_layer(struct grid_layer *to, const struct grid_layer *from,
-                       const struct grid_class *pc)
+/* The class is that of the PC unless it says otherwise; texts are padded, so that rows compare. */
+static struct grid_layer copy_layer(const struct grid_layer *from, const struct grid_class *pc)
 {
     const struct grid_class *cls = from->cls.machine[0] ? &from->cls : pc;
+    struct grid_layer l = *from;
 
-    *to = *from;
-    COPY_TEXT(to->cls.machine, cls->machine);
-    COPY_TEXT(to->cls.cpu, cls->cpu);
-    COPY_TEXT(to->cls.accel, cls->accel);
-    to->cls.qemu_version = cls->qemu_version;
+    COPY_TEXT(l.cls.machine, cls->machine);
+    COPY_TEXT(l.cls.cpu, cls->cpu);
+    COPY_TEXT(l.cls.accel, cls->accel);
+    l.cls.qemu_version = cls->qemu_version;
+    memset(&l.stands_for, 0, sizeof l.stands_for); /* only the master merges */
+    return l;
+}
+
+static uint32_t average(uint32_t old, uint32_t new)
+{
+    return old ? (uint32_t)(((uint64_t)old + new) / 2) : new;
+}
+
+/* What the last checkpoint cost decides when the next one is made. */
+static void take_costs(struct grid *g, struct part *p, const struct grid_vm_report *vm)
+{
+    if (vm->cost_ms) {
+        p->r.cost_ms = average(p->r.cost_ms, vm->cost_ms);
+        p->r.pause_ms = vm->pause_ms;
+        p->r.upload_ms = average(p->r.upload_ms, vm->upload_ms);
+    }
+    checkpoint_plan(g, p);
+}
+
+void part_layers(struct grid *g, struct part *p, const struct grid_vm_report *vm)
+{
+    bool is_last = vm->state == GRID_VM_SUSPENDED, news = false;
+    uint64_t bytes = 0;
+
+    for (size_t i = 0; i < vm->count_layers; i++) {
+        struct grid_layer l;
+
+        if (!chain_takes(g, p, &vm->layers[i], is_last))
+            continue;
+        part_ran(g, p);
+        l = copy_layer(&vm->layers[i], &find_pc(g, p->r.pc)->r.cls);
+        chain_commit(g, p, &l);
+        charge(g, p, l.run_ms);
+        clear_failures(p);
+        part_dirty(g, p);
+        bytes = l.size_bytes;
+        news = true;
+    }
+    if (!news || is_last)
+        return;
+    take_costs(g, p, vm);
+    move_rebase(g, p, bytes);
 }
 
 void part_suspended(struct grid *g, struct part *p, const struct grid_vm_report *vm)
@@ -114,8 +163,6 @@ void part_suspended(struct grid *g, struct part *p, const struct grid_vm_report 
     uint64_t took_ms = (uint64_t)vm->stop_ms + vm->save_ms + vm->upload_ms;
 
     part_ran(g, p);
-    copy_layer(&p->r.layer, &vm->layer, &pc->r.cls);
-    charge(g, p, vm->layer.run_ms);
     if (vm->peak_bytes > p->r.peak_bytes)
         p->r.peak_bytes = vm->peak_bytes;
     clear_failures(p);
@@ -161,16 +208,18 @@ void part_lost(struct grid *g, struct part *p, const struct part_loss *loss)
     bool ran = p->r.state != GRID_STARTING && p->r.state != GRID_RESUMING;
     bool hold = loss->is_failure && too_many_failures(g, p, pc->r.id);
 
+    if (ran && loss->is_failure && strcmp(loss->move, "died") == 0)
+        pc_died(g, pc);
     if (ran)
         begin_move(g, p, loss->move, pc->seen_ms ? pc->seen_ms : g->now_ms);
     COPY_TEXT(p->r.reason, loss->text);
     note(g, GRID_LOG_PART, p->job, p, pc, "stopped on %s: %s; goes back to %s", pc->r.name,
-         loss->text, has_layer(p) ? "its last checkpoint" : "its start");
+         loss->text, part_top(p) ? "its last checkpoint" : "its start");
     unplace(g, p);
     if (loss->blame_pc)
         pc_failed(g, pc, p->r.job, loss->text);
-    p->r.run_ms = has_layer(p) ? p->r.layer.run_ms : 0;
-    part_move(g, p, has_layer(p) ? GRID_SUSPENDED : GRID_QUEUED);
+    p->r.run_ms = part_top(p) ? part_top(p)->run_ms : 0;
+    part_move(g, p, part_top(p) ? GRID_SUSPENDED : GRID_QUEUED);
     note_truncate(g, p);
     if (g->config.requeue == GRID_REQUEUE_TAIL && !loss->keeps_place)
         queue_new_key(g, p);
@@ -184,6 +233,34 @@ void part_lost(struct grid *g, struct part *p, const struct part_loss *loss)
              p->r.grid_failures, pc->r.name, loss->text);
     note(g, GRID_LOG_PART, p->job, p, pc, "%s; `yado release %" PRIu64 "` tries again", p->r.reason,
          p->r.job);
+}
+
+void part_damaged(struct grid *g, struct part *p, const struct grid_digest *layer)
+{
+    struct part_loss loss = {"its layer is damaged", "died", .keeps_place = true};
+    bool waits = p->bucket != NULL;
+    char name[17];
+
+    if (!chain_has(p, layer))
+        return;
+    str_hex(layer->bytes, 8, name);
+    queue_remove(g, p); /* like parts are found by their layer's class */
+    (void)chain_drop(g, p, layer);
+    part_dirty(g, p);
+    note(g, GRID_LOG_PART, p->job, p, NULL, "layer %s is damaged: what counts now is %s", name,
+         part_top(p) ? "the one before" : "its start");
+    if (p->r.state == GRID_RESUMING) {
+        part_lost(g, p, &loss);
+        return;
+    }
+    if (!p->r.pc) {
+        p->r.run_ms = part_top(p) ? part_top(p)->run_ms : 0;
+        if (p->r.state == GRID_SUSPENDED && !part_top(p))
+            part_move(g, p, GRID_QUEUED);
+        note_truncate(g, p);
+    }
+    if (waits)
+        queue_add(g, p);
 }
 
 /* Why the program did not end well, for its user. */
@@ -210,7 +287,7 @@ static void retry(struct grid *g, struct part *p)
 {
     note(g, GRID_LOG_PART, p->job, p, NULL, "%s; tried again (%" PRIu32 " of %" PRIu32 ")",
          p->r.reason, p->r.own_failures, p->job->r.retries);
-    memset(&p->r.layer, 0, sizeof p->r.layer);
+    chain_clear(g, p);
     p->r.golden = 0;
     p->r.run_ms = 0;
     clear_failures(p);
@@ -247,6 +324,7 @@ void part_ended(struct grid *g, struct part *p, const struct grid_vm_report *vm)
     part_move(g, p, vm->exit_status ? GRID_FAILED : GRID_DONE);
     note(g, GRID_LOG_PART, p->job, p, pc, "%s on %s%s%s", vm->exit_status ? "failed" : "done",
          pc->r.name, p->r.reason[0] ? ": " : "", p->r.reason);
+    chain_clear(g, p);
     job_part_final(g, p->job);
 }
 
@@ -256,5 +334,6 @@ void part_cancelled(struct grid *g, struct part *p)
         unplace(g, p);
     queue_remove(g, p);
     part_move(g, p, GRID_CANCELLED);
+    chain_clear(g, p);
     job_part_final(g, p->job);
 }

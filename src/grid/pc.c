@@ -76,6 +76,7 @@ void pc_failed(struct grid *g, struct pc *pc, uint64_t job, const char *why)
         return;
     pc->r.draining = true;
     pc->wake = true;
+    move_refuse_all(g, pc);
     note(g, GRID_LOG_PC, NULL, NULL, pc,
          "%s is drained: %" PRIu32 " jobs in a row failed on it (the last: %.80s); "
          "`yado drain --undo %s` when it is mended",
@@ -91,11 +92,27 @@ void pc_succeeded(struct grid *g, struct pc *pc)
     pc_dirty(g, pc);
 }
 
+/* What runs there leaves in two steps, so that little has to be sent once it stands still. */
+static void drain(struct grid *g, struct pc *pc, bool draining)
+{
+    if (draining)
+        move_refuse_all(g, pc);
+    for (struct part *p = pc->placed; p; p = p->next_placed) {
+        if (p->r.state != GRID_RUNNING && p->r.state != GRID_PAUSED_HERE)
+            continue;
+        if (draining)
+            move_leave(g, p);
+        else if (!p->r.move_to)
+            move_stay(g, p);
+    }
+}
+
 static void lose_all(struct grid *g, struct pc *pc, const char *why)
 {
     struct part_loss loss = {.text = why, .move = "died", .is_failure = false};
     struct part *next;
 
+    move_refuse_all(g, pc);
     for (struct part *p = pc->placed; p; p = next) {
         next = p->next_placed;
         if (p->r.state == GRID_CANCELLING)
@@ -164,6 +181,7 @@ enum grid_outcome event_pc_set(struct grid *g, const struct grid_event *e, struc
         pc->wake = true;
         pc->r.recent_failures = 0;
         pc->r.last_failed_job = 0;
+        drain(g, pc, e->draining);
     }
     pc->r.builder = e->builder;
     pc->r.draining = e->draining;

@@ -7,8 +7,11 @@
  * A part without a layer needs a golden layer of its image, memory and CPUs whose class fits the
  * PC; when a PC is free and no such layer exists, a builder is set to make one.
  *
- * Of the PCs that fit, in this order: not the one the part left or failed on, the one with the
- * fewest guests, the faster, the one known longer.
+ * While the layers of suspended guests fill the depot, nothing new is started.
+ *
+ * Of the PCs that fit, in this order: the one that is reserved for the part (unless it failed
+ * there), not the one the part
+ * left or failed on, the one with the fewest guests, the faster, the one known longer.
  */
 #include "grid/internal.h"
 
@@ -93,9 +96,26 @@ static struct rooms find_rooms(const struct grid *g)
     return rooms;
 }
 
+/* Beside what the PC has and what is reserved there for others. */
 static bool fits(const struct room *room, const struct bucket_key *k)
 {
-    return room->memory_bytes >= grid_guest_reserve(k->memory_bytes) && room->cpus >= k->cpus;
+    uint64_t bytes = room->pc->incoming_bytes, own_bytes = grid_guest_reserve(k->memory_bytes);
+    uint32_t cpus = room->pc->incoming_cpus;
+
+    if (k->target != room->pc->r.id) {
+        bytes += own_bytes;
+        cpus += k->cpus;
+    }
+    return room->memory_bytes >= bytes && room->cpus >= cpus;
+}
+
+bool pc_has_room(const struct grid *g, struct pc *pc, const struct part *p)
+{
+    struct bucket_key k = {
+        .memory_bytes = p->job->r.memory_bytes, .cpus = p->job->r.cpus, .target = p->r.move_to};
+    struct room room = room_of(g, pc);
+
+    return fits(&room, &k);
 }
 
 static bool failed_on(const struct bucket_key *k, uint64_t pc)
@@ -126,6 +146,8 @@ static bool better(const struct bucket_key *k, const struct room *a, const struc
 
     if (shun_a != shun_b)
         return shun_b;
+    if (k->target && (a->pc->r.id == k->target) != (b->pc->r.id == k->target))
+        return a->pc->r.id == k->target;
     if (left_a != left_b)
         return left_b;
     if (a->guests != b->guests)
@@ -135,12 +157,27 @@ static bool better(const struct bucket_key *k, const struct room *a, const struc
     return a->pc->r.id < b->pc->r.id;
 }
 
+/* Looked at once a round; people are told when it changes. */
+static void look_at_quota(struct grid *g)
+{
+    uint64_t quota = g->config.depot_quota_bytes;
+    bool full = quota && g->layer_bytes >= quota / 10 * 9;
+
+    if (full != g->starts_wait)
+        note(g, GRID_LOG_GRID, NULL, NULL, NULL, "%s",
+             full ? "the layers of suspended guests fill the depot's quota: nothing new is started"
+                  : "the depot has room again: parts are started");
+    g->starts_wait = full;
+}
+
 /* The best room for a part of this bucket, or NULL. *ret_golden is what it starts from. */
 static struct room *pick(const struct grid *g, const struct rooms *rooms,
                          const struct bucket_key *k, uint64_t *ret_golden)
 {
     struct room *best = NULL;
 
+    if (!k->golden && g->starts_wait)
+        return NULL;
     for (size_t i = 0; i < rooms->count; i++) {
         struct room *room = &rooms->rooms[i];
         uint64_t golden = k->golden;
@@ -233,6 +270,7 @@ void grid_place(struct grid *g)
     if (!g->count_waiting)
         return;
     g->round++;
+    look_at_quota(g);
     rooms = find_rooms(g);
     for (struct user *u = g->first_user; u && rooms.count; u = u->next)
         u->share = user_share(g, u);

@@ -60,18 +60,20 @@ static void heap_down(struct bucket *b, size_t at)
 static struct bucket_key key_of(const struct part *p)
 {
     const struct grid_job *j = &p->job->r;
+    const struct grid_layer *top = part_top(p);
     struct bucket_key k;
 
     memset(&k, 0, sizeof k);
     k.memory_bytes = j->memory_bytes;
     k.image = j->image;
     k.avoid = p->r.move_from;
+    k.target = p->r.move_to;
     memcpy(k.failed_pcs, p->r.failed_pcs, sizeof k.failed_pcs);
     k.priority = j->priority;
     k.cpus = j->cpus;
-    if (!grid_digest_is_none(&p->r.layer.digest)) {
+    if (top) {
         k.golden = p->r.golden;
-        k.cls = p->r.layer.cls;
+        k.cls = top->cls;
     }
     return k;
 }

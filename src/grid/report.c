@@ -11,9 +11,11 @@
 #include <stdio.h>
 
 /* The state a part is in when its VM is as reported; RUNNING also for what says nothing of it. */
-static enum grid_part_state implied(enum grid_vm_state vm)
+static enum grid_part_state implied(const struct grid_report *r, const struct grid_vm_report *vm)
 {
-    switch (vm) {
+    switch (vm->state) {
+    case GRID_VM_PAUSED: /* for an owner who may soon leave again, or for want of a lease */
+        return reason_is_wish(r, vm->reason) ? GRID_PAUSED_HERE : GRID_RUNNING;
     case GRID_VM_SAVING:
         return GRID_SAVING;
     case GRID_VM_SAVED:
@@ -38,15 +40,42 @@ static struct part *current(const struct grid *g, const struct pc *pc,
     return p && p->r.pc == pc->r.id && p->r.epoch == vm->epoch ? p : NULL;
 }
 
-static bool vm_is_news(const struct part *p, const struct grid_vm_report *vm)
+/* Whether it changes the part's chain. */
+static bool layers_are_news(const struct grid *g, const struct part *p,
+                            const struct grid_vm_report *vm)
 {
+    if (chain_has(p, &vm->damaged))
+        return true;
+    for (size_t i = 0; i < vm->count_layers; i++)
+        if (chain_takes(g, p, &vm->layers[i], false))
+            return true;
+    return false;
+}
+
+/* A checkpoint that was asked for. */
+static bool answers(const struct part *p, const struct grid_vm_report *vm)
+{
+    return vm->checkpoint > p->r.checkpoint_done && vm->checkpoint <= p->r.checkpoint_asked;
+}
+
+static bool vm_is_news(const struct grid *g, const struct part *p, const struct grid_report *r,
+                       const struct grid_vm_report *vm)
+{
+    enum grid_part_state to = implied(r, vm);
+
     if (vm_is_final(vm->state))
         return true;
-    if (p->r.state == GRID_CANCELLING || vm->state == GRID_VM_PREPARING)
+    if (p->r.state == GRID_CANCELLING)
+        return false;
+    if (layers_are_news(g, p, vm) || answers(p, vm))
+        return true;
+    if (vm->state == GRID_VM_PREPARING)
         return false;
     if (p->r.state == GRID_STARTING || p->r.state == GRID_RESUMING)
         return true;
-    return implied(vm->state) != GRID_RUNNING && implied(vm->state) > p->r.state;
+    if (p->r.state == GRID_RUNNING || p->r.state == GRID_PAUSED_HERE)
+        return to != p->r.state;
+    return part_is_saving_state(to) && to > p->r.state;
 }
 
 enum missing { MISSING_NOT_YET, MISSING_LOST, MISSING_UNSTARTED, MISSING_CANCELLED };
@@ -65,7 +94,8 @@ static enum missing judge_missing(const struct part *p, const struct grid_report
 
 bool reason_is_wish(const struct grid_report *r, const char *reason)
 {
-    static const char *const wishes[] = {"owner", "shutdown", "sleep", "snooze", "drain", "hold"};
+    static const char *const wishes[] = {"owner", "shutdown", "sleep", "snooze",
+                                         "drain", "hold",     "move",  "rebase"};
 
     for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++)
         if (strcmp(reason, wishes[i]) == 0)
@@ -116,8 +146,44 @@ static void vm_failed(struct grid *g, struct part *p, const struct grid_report *
     };
 
     if (vm->state == GRID_VM_SUSPENDED)
-        loss.text = "its PC reported a layer without a digest";
+        loss.text = "its PC reported a state that does not fit its chain of layers";
     part_lost(g, p, &loss);
+}
+
+static void take_checkpoint(struct grid *g, struct part *p, const struct grid_vm_report *vm)
+{
+    if (!answers(p, vm))
+        return;
+    p->r.checkpoint_done = vm->checkpoint;
+    find_pc(g, p->r.pc)->wake = true;
+    part_dirty(g, p);
+    if (p->r.leave_after_ms && p->r.checkpoint_done == p->r.checkpoint_asked)
+        move_ripe(g, p);
+}
+
+/* Whether the guest's state at its end is what the chain says now. */
+static bool is_saved(const struct part *p, const struct grid_vm_report *vm)
+{
+    const struct grid_layer *top = part_top(p);
+
+    return top && (!vm->count_layers ||
+                   same_digest(&top->digest, &vm->layers[vm->count_layers - 1].digest));
+}
+
+/* The VM is there and goes on. */
+static void take_live(struct grid *g, struct part *p, const struct grid_report *r,
+                      const struct grid_vm_report *vm)
+{
+    enum grid_part_state to = implied(r, vm);
+
+    take_checkpoint(g, p, vm);
+    if (vm->state == GRID_VM_PREPARING)
+        return;
+    part_ran(g, p);
+    if (part_is_saving_state(to) ? to > p->r.state : !part_is_saving_state(p->r.state))
+        part_move(g, p, to);
+    if (p->r.state == GRID_SAVED_LOCAL || p->r.state == GRID_UPLOADING)
+        g->place_due = true;
 }
 
 static void apply_vm(struct grid *g, struct pc *pc, const struct grid_report *r,
@@ -128,22 +194,24 @@ static void apply_vm(struct grid *g, struct pc *pc, const struct grid_report *r,
     if (!p)
         return;
     p->mark = g->mark;
-    if (!vm_is_news(p, vm))
+    if (!vm_is_news(g, p, r, vm))
         return;
-    if (p->r.state == GRID_CANCELLING)
+    if (p->r.state == GRID_CANCELLING) {
         part_cancelled(g, p);
-    else if (vm->state == GRID_VM_DONE)
+        return;
+    }
+    part_damaged(g, p, &vm->damaged);
+    if (!p->r.pc)
+        return;
+    part_layers(g, p, vm);
+    if (vm->state == GRID_VM_DONE)
         part_ended(g, p, vm);
-    else if (vm->state == GRID_VM_SUSPENDED && !grid_digest_is_none(&vm->layer.digest))
+    else if (vm->state == GRID_VM_SUSPENDED && is_saved(p, vm))
         part_suspended(g, p, vm);
     else if (vm_is_final(vm->state))
         vm_failed(g, p, r, vm);
-    else {
-        part_ran(g, p);
-        part_move(g, p, implied(vm->state));
-        if (p->r.state == GRID_SAVED_LOCAL || p->r.state == GRID_UPLOADING)
-            g->place_due = true;
-    }
+    else
+        take_live(g, p, r, vm);
 }
 
 static void apply_missing(struct grid *g, struct pc *pc, const struct grid_report *r)
@@ -216,7 +284,7 @@ bool grid_report_is_news(const struct grid *g, uint64_t id, const struct grid_re
         const struct grid_vm_report *vm = &r->vms[i];
         const struct part *p = vm->job ? current(g, pc, vm) : NULL;
 
-        if (vm->job ? p && vm_is_news(p, vm) : golden_is_news(g, pc, vm))
+        if (vm->job ? p && vm_is_news(g, p, r, vm) : golden_is_news(g, pc, vm))
             return true;
     }
     for (const struct part *p = pc->placed; p; p = p->next_placed)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What a step changed, as effects. Records are marked while the step runs and become one row each
- * at its end, in this order: META, users, PCs, images, goldens, jobs, parts, then LOG and MOVE.
- * After all rows come TRUNCATE and RETIRE as they arose, last the PCs to wake.
+ * at its end, in this order: META, users, PCs, images, goldens, jobs, parts, then LAYER, PIN, LOG
+ * and MOVE as they arose. After all rows come TRUNCATE and RETIRE as they arose, last the PCs to
+ * wake.
  */
 #include "grid/internal.h"
 
@@ -17,6 +18,17 @@ void list_add(struct list *l, void *item)
         l->items = xreallocarray(l->items, l->cap, sizeof *l->items);
     }
     l->items[l->count++] = item;
+}
+
+bool list_remove(struct list *l, const void *item)
+{
+    for (size_t i = 0; i < l->count; i++) {
+        if (l->items[i] != item)
+            continue;
+        memmove(&l->items[i], &l->items[i + 1], (--l->count - i) * sizeof *l->items);
+        return true;
+    }
+    return false;
 }
 
 #define DIRTY(kind)                                   \
@@ -66,10 +78,15 @@ static struct grid_row *row_add(struct grid_effects *fx, enum grid_row_kind kind
     return row;
 }
 
+struct grid_row *row_later(struct grid *g, enum grid_row_kind kind)
+{
+    return row_add(&g->later, kind);
+}
+
 void note(struct grid *g, enum grid_log_kind kind, const struct job *j, const struct part *p,
           const struct pc *pc, const char *fmt, ...)
 {
-    struct grid_log *log = &row_add(&g->later, GRID_ROW_LOG)->log;
+    struct grid_log *log = &row_later(g, GRID_ROW_LOG)->log;
     va_list ap;
 
     log->seq = g->meta.log_seq++;
@@ -85,7 +102,8 @@ void note(struct grid *g, enum grid_log_kind kind, const struct job *j, const st
 
 void note_move(struct grid *g, const struct part *p, uint64_t to_pc)
 {
-    struct grid_move *m = &row_add(&g->later, GRID_ROW_MOVE)->move;
+    struct grid_move *m = &row_later(g, GRID_ROW_MOVE)->move;
+    const struct grid_layer *top = part_top(p);
 
     m->seq = g->meta.move_seq++;
     m->at_ms = g->now_ms;
@@ -99,16 +117,17 @@ void note_move(struct grid *g, const struct part *p, uint64_t to_pc)
     m->search_ms = ms_clamp(ms_between(p->r.move_suspended_ms, p->r.move_placed_ms));
     m->resume_ms = ms_clamp(ms_between(p->r.move_placed_ms, g->now_ms));
     m->total_ms = ms_clamp(ms_between(p->r.move_started_ms, g->now_ms));
-    m->bytes = p->r.layer.size_bytes;
+    m->bytes = top ? top->size_bytes : 0;
 }
 
 void note_truncate(struct grid *g, const struct part *p)
 {
     struct grid_fx *fx = effects_add(&g->later, GRID_FX_TRUNCATE);
+    const struct grid_layer *top = part_top(p);
 
     fx->job = p->r.job;
     fx->part = p->r.index;
-    fx->offset = p->r.layer.output_offset;
+    fx->offset = top ? top->output_offset : 0;
 }
 
 static size_t count_dirty(const struct grid *g)

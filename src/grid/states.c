@@ -23,8 +23,8 @@ static const uint32_t moves[GRID_PART_STATES] = {
     [GRID_SAVING] = TO(SAVED_LOCAL) | TO(UPLOADING) | TO(MERGING) | ENDS,
     [GRID_SAVED_LOCAL] = TO(UPLOADING) | TO(MERGING) | ENDS,
     [GRID_UPLOADING] = TO(MERGING) | ENDS,
-    [GRID_SUSPENDED] = TO(RESUMING) | TO(HELD) | TO(CANCELLED),
-    [GRID_RESUMING] = TO(RUNNING) | TO(SUSPENDED) | TO(CANCELLING),
+    [GRID_SUSPENDED] = TO(RESUMING) | TO(QUEUED) | TO(HELD) | TO(CANCELLED),
+    [GRID_RESUMING] = TO(RUNNING) | TO(SUSPENDED) | TO(QUEUED) | TO(CANCELLING),
     [GRID_HELD] = TO(QUEUED) | TO(SUSPENDED) | TO(CANCELLED),
     [GRID_CANCELLING] = TO(CANCELLED),
     [GRID_MERGING] = TO(SUSPENDED) | TO(QUEUED) | TO(CANCELLING),
@@ -97,6 +97,12 @@ void part_move(struct grid *g, struct part *p, enum grid_part_state to)
     log_debug("part %" PRIu64 ".%" PRIu32 ": %s -> %s", p->r.job, p->r.index, names[from],
               names[to]);
     p->r.state = to;
+    if (part_is_saving_state(from) && !part_is_saving_state(to))
+        slots_remove(g, p);
+    else if (!part_is_saving_state(from) && part_is_saving_state(to))
+        slots_add(g, p);
+    if (grid_part_is_final(to) || to == GRID_HELD || to == GRID_CANCELLING)
+        move_forget(g, p);
     p->job->r.count[from]--;
     p->job->r.count[to]++;
     if (grid_part_is_final(to)) {

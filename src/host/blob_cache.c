@@ -376,18 +376,39 @@ int blob_fetch_block(struct blob *b, struct http *h, const char *url, uint64_t b
     return fetch_run(b, h, url, block, 1, ret_err);
 }
 
-int blob_fetch_all(struct blob *b, struct http *h, const char *url, struct err *ret_err)
+/* Blocks first..end-1. */
+static int fetch_missing(struct blob *b, struct http *h, const char *url, uint64_t first,
+                         uint64_t end, struct err *ret_err)
 {
     int r = blob_need_list(b, h, url, ret_err);
 
-    for (uint64_t i = 0; r == 0 && i < b->count;) {
+    for (uint64_t i = first; r == 0 && i < end;) {
         uint64_t run = 0;
 
-        while (run < RUN_BLOCKS && i + run < b->count && !blob_check_block(b, i + run))
+        while (run < RUN_BLOCKS && i + run < end && !blob_check_block(b, i + run))
             run++;
         if (run)
             r = fetch_run(b, h, url, i, run, ret_err);
         i += run ? run : 1;
     }
     return r;
+}
+
+int blob_fetch_all(struct blob *b, struct http *h, const char *url, struct err *ret_err)
+{
+    return fetch_missing(b, h, url, 0, b->count, ret_err);
+}
+
+int blob_read(struct blob *b, struct http *h, const char *url, uint64_t offset, void *data,
+              size_t len, struct err *ret_err)
+{
+    int r;
+
+    MUST(len && offset < b->size && len <= b->size - offset);
+    r = fetch_missing(b, h, url, offset / BLOB_BLOCK_BYTES,
+                      (offset + len - 1) / BLOB_BLOCK_BYTES + 1, ret_err);
+    if (r)
+        return r;
+    r = read_full(b->data_fd, data, len, offset);
+    return r ? err_set(ret_err, r, "blob %s: %s", b->digest, strerror(-r)) : 0;
 }

@@ -55,6 +55,9 @@ bool blob_check_block(struct blob *b, uint64_t block);
 /* Fetches one block and writes it; -EBADMSG when it is not what the list says. */
 int blob_fetch_block(struct blob *b, struct http *h, const char *url, uint64_t block,
                      struct err *ret_err);
+/* Reads a range, after getting the blocks of it that are missing. One attempt. */
+int blob_read(struct blob *b, struct http *h, const char *url, uint64_t offset, void *data,
+              size_t len, struct err *ret_err);
 /* Gets everything that is missing, list included, and verifies all of it. One attempt: what was
  * fetched before an error stays. */
 int blob_fetch_all(struct blob *b, struct http *h, const char *url, struct err *ret_err);

@@ -238,27 +238,33 @@ static void set_body(struct http *h, const struct http_request *q, struct exchan
     curl_easy_setopt(e, CURLOPT_CUSTOMREQUEST, q->method);
 }
 
+__attribute__((format(printf, 2, 3))) static void add_header(struct curl_slist **list,
+                                                             const char *fmt, ...)
+{
+    char *line;
+    va_list ap;
+
+    va_start(ap, fmt);
+    line = xvasprintf(fmt, ap);
+    va_end(ap);
+    *list = curl_slist_append(*list, line);
+    free(line);
+}
+
 static struct curl_slist *make_headers(struct http *h, const struct http_request *q)
 {
     struct curl_slist *list = NULL;
-    char *line;
 
-    if (h->bearer) {
-        line = xasprintf("Authorization: Bearer %s", h->bearer);
-        list = curl_slist_append(list, line);
-        free(line);
-    }
-    if (q->range_bytes) {
-        line = xasprintf("Range: bytes=%llu-%llu", (unsigned long long)q->range_offset,
-                         (unsigned long long)(q->range_offset + q->range_bytes - 1));
-        list = curl_slist_append(list, line);
-        free(line);
-    }
-    line = xasprintf("Content-Type: %s",
-                     q->content_type ? q->content_type : "application/octet-stream");
+    if (h->bearer)
+        add_header(&list, "Authorization: Bearer %s", h->bearer);
+    if (q->idempotency_key)
+        add_header(&list, "Idempotency-Key: %s", q->idempotency_key);
+    if (q->range_bytes)
+        add_header(&list, "Range: bytes=%llu-%llu", (unsigned long long)q->range_offset,
+                   (unsigned long long)(q->range_offset + q->range_bytes - 1));
     if (q->body || q->body_file)
-        list = curl_slist_append(list, line);
-    free(line);
+        add_header(&list, "Content-Type: %s",
+                   q->content_type ? q->content_type : "application/octet-stream");
     if (q->body_bytes < EXPECT_BYTES)
         list = curl_slist_append(list, "Expect:");
     return list;
@@ -336,16 +342,15 @@ int http_errno_of(CURLcode code)
     switch (code) {
     case CURLE_COULDNT_RESOLVE_HOST:
     case CURLE_COULDNT_RESOLVE_PROXY:
+    case CURLE_OPERATION_TIMEDOUT: /* of the connection; all else is timed by check_limits() */
         return -EHOSTUNREACH;
     case CURLE_COULDNT_CONNECT:
+    case CURLE_SSL_CONNECT_ERROR:
         return -ECONNREFUSED;
-    case CURLE_OPERATION_TIMEDOUT:
-        return -ETIMEDOUT;
     case CURLE_SEND_ERROR:
     case CURLE_RECV_ERROR:
     case CURLE_GOT_NOTHING:
     case CURLE_PARTIAL_FILE:
-    case CURLE_SSL_CONNECT_ERROR:
         return -ECONNRESET;
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CACERT_BADFILE:
@@ -456,13 +461,14 @@ void http_error_text(const struct http_response *r, struct err *ret_err)
     json_decref(root);
 }
 
-int http_json(struct http *h, const char *method, const char *url, const json_t *json,
-              uint32_t timeout_ms, json_t **ret_json, int *ret_status, struct err *ret_err)
+int http_json(struct http *h, const struct http_request *request, const json_t *json,
+              json_t **ret_json, int *ret_status, struct err *ret_err)
 {
-    struct http_request q = {.method = method,
-                             .url = url,
-                             .timeout_ms = timeout_ms,
-                             .quiet_ms = timeout_ms,
+    struct http_request q = {.method = request->method,
+                             .url = request->url,
+                             .timeout_ms = request->timeout_ms,
+                             .quiet_ms = request->timeout_ms,
+                             .idempotency_key = request->idempotency_key,
                              .body_max = JSON_MAX,
                              .content_type = "application/json"};
     AUTO_HTTP_RESPONSE struct http_response answer = {0};
@@ -491,7 +497,7 @@ int http_json(struct http *h, const char *method, const char *url, const json_t 
         root =
             json_loadb((const char *)answer.body.data, answer.body.len, JSON_REJECT_DUPLICATES, &e);
         if (!root)
-            return err_set(ret_err, -EPROTO, "%s: the answer is not JSON: %s", url, e.text);
+            return err_set(ret_err, -EPROTO, "%s: the answer is not JSON: %s", q.url, e.text);
     }
     if (ret_json)
         *ret_json = root;

@@ -57,6 +57,8 @@ struct http_request {
     uint64_t body_offset;
     uint64_t body_bytes;
     const char *content_type; /* default: application/octet-stream */
+    /* Under the same key the server does the same request once, however often it is sent. */
+    const char *idempotency_key;
     /* range_bytes > 0 asks for that range; an answer other than 206 with a body is -EPROTO. */
     uint64_t range_offset, range_bytes;
     http_sink sink; /* NULL: into the response's body, of which there may be body_max */
@@ -80,9 +82,10 @@ struct http_response {
 void http_response_deinit(struct http_response *r);
 #define AUTO_HTTP_RESPONSE __attribute__((cleanup(http_response_deinit)))
 
-/* 0 when there is an answer, whatever its status. -ECANCELED; -ETIMEDOUT, -ECONNREFUSED,
- * -EHOSTUNREACH, -ECONNRESET: the other side is away, try again; -EACCES: TLS refused one side's
- * certificate; -EPROTO; -EIO: body_fd cannot be read; or what the sink returned.
+/* 0 when there is an answer, whatever its status. -ECANCELED; -ECONNREFUSED, -EHOSTUNREACH: no
+ * connection came about, nothing was sent; -ETIMEDOUT, -ECONNRESET: the other side went away, and
+ * may have done what it was asked; -EACCES: TLS refused one side's certificate; -EPROTO; -EIO:
+ * body_fd cannot be read; or what the sink returned.
  * ret must be zero before the first use and may be used again. */
 int http_do(struct http *h, const struct http_request *request, struct http_response *ret,
             struct err *ret_err);
@@ -91,12 +94,13 @@ int http_do(struct http *h, const struct http_request *request, struct http_resp
  * 507 (disk full) is one of them. */
 bool http_may_retry(int result, int status);
 
-/* A JSON exchange: `json` may be NULL (then a request without body). 0 with a 2xx answer, whose
- * JSON (or NULL when its body is empty) goes to ret_json (may be NULL). Otherwise as http_do();
- * an answer that is not 2xx gives -EREMOTEIO, its status in ret_status and the server's own
- * message as text. ret_status may be NULL and is 0 when there was no answer. */
-int http_json(struct http *h, const char *method, const char *url, const json_t *json,
-              uint32_t timeout_ms, json_t **ret_json, int *ret_status, struct err *ret_err);
+/* A JSON exchange: of the request method, url, timeout_ms and idempotency_key count; `json` is its
+ * body and may be NULL (then there is none). 0 with a 2xx answer, whose JSON (or NULL when its
+ * body is empty) goes to ret_json (may be NULL). Otherwise as http_do(); an answer that is not 2xx
+ * gives -EREMOTEIO, its status in ret_status and the server's own message as text. ret_status may
+ * be NULL and is 0 when there was no answer. */
+int http_json(struct http *h, const struct http_request *request, const json_t *json,
+              json_t **ret_json, int *ret_status, struct err *ret_err);
 
 /* The server's {"error": {"message"}} of an answer, or "HTTP status N"; for texts. */
 void http_error_text(const struct http_response *r, struct err *ret_err);

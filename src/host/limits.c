@@ -6,6 +6,7 @@
 
 #include "base/cleanup.h"
 #include "base/num.h"
+#include "host/loopback.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -102,6 +103,18 @@ int limits_parse_cpu(const char *text, uint32_t total_cpus, uint32_t *ret_millis
 uint64_t limits_total_memory(void)
 {
     return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+bool limits_memory_is_short(void)
+{
+    AUTO_FCLOSE FILE *f = fopen("/proc/meminfo", "re");
+    unsigned long long available_kb;
+    char line[128];
+
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu", &available_kb) == 1)
+            return available_kb * 1024 < limits_total_memory() / 10;
+    return false;
 }
 
 uint32_t limits_total_cpus(void)
@@ -203,24 +216,28 @@ static int init_v2(struct limits *l, const char *root, const char *self, const c
     (void)put(l->dirs[0], "io.weight", "default 1");
     (void)put(l->dirs[0], "cgroup.subtree_control", "+memory");
     l->kind = LIMITS_V2;
+    l->loopback = loopback_close(l->dirs[0]);
     limits_set_urgent(l, false);
     return 0;
 }
 
 static int init_v1(struct limits *l, const char *root, const char *self, const char *name)
 {
-    static const char *const controllers[2] = {"cpu", "memory"};
+    static const char *const trees[LIMITS_DIRS] = {"cpu", "memory", "unified"};
+    static const char *const controllers[LIMITS_DIRS] = {"cpu", "memory", ""};
     int r = -ENOENT;
 
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < LIMITS_DIRS; i++) {
         char base[512], own[512] = "";
-        snprintf(base, sizeof base, "%s/%s", root, controllers[i]);
+        snprintf(base, sizeof base, "%s/%s", root, trees[i]);
         if (access(base, F_OK) < 0 || own_group(self, controllers[i], own, sizeof own) < 0)
             continue;
         r = make_group(base, own, name, l->dirs[i]);
         if (r == 0)
             l->kind = LIMITS_V1;
     }
+    if (l->dirs[2][0])
+        l->loopback = loopback_close(l->dirs[2]);
     if (l->dirs[0][0])
         put_number(l->dirs[0], "cpu.cfs_period_us", PERIOD_US);
     limits_set_urgent(l, false);
@@ -235,7 +252,8 @@ void limits_init(struct limits *l, const char *root, const char *self, const cha
     char unified[512];
     int r;
 
-    *l = (struct limits){.memory_bytes = memory_bytes, .cpu_millis = cpu_millis, .idle = idle};
+    *l = (struct limits){
+        .memory_bytes = memory_bytes, .cpu_millis = cpu_millis, .idle = idle, .loopback = -ENOTSUP};
     snprintf(unified, sizeof unified, "%s/cgroup.controllers", root);
     if (access(unified, F_OK) == 0)
         r = init_v2(l, root, self, name);
@@ -271,7 +289,7 @@ void limits_vm_add(const struct limits *l, const char *vm, uint64_t guest_bytes,
     size_t n = 0;
 
     ret_group[0] = 0;
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < LIMITS_DIRS; i++) {
         char dir[768];
         if (!l->dirs[i][0])
             continue;
@@ -298,7 +316,7 @@ static void kill_group(const char *dir)
 
 void limits_vm_remove(const struct limits *l, const char *vm)
 {
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < LIMITS_DIRS; i++) {
         char dir[768];
         if (!l->dirs[i][0])
             continue;
@@ -312,7 +330,7 @@ void limits_vm_remove(const struct limits *l, const char *vm)
 
 void limits_deinit(struct limits *l)
 {
-    for (size_t i = 0; i < 2; i++)
+    for (size_t i = 0; i < LIMITS_DIRS; i++)
         if (l->dirs[i][0])
             (void)rmdir(l->dirs[i]); /* stays while a VM is in it: the next agent takes it over */
 }

@@ -9,6 +9,9 @@
  * (version 2 has no processes in inner nodes). The supervisor and the pager stay outside: what
  * stops a guest must not wait for the guest's share.
  *
+ * In the group, the PC's loopback addresses are closed (loopback.h): with version 1 that takes a
+ * group in the tree of version 2, which distributions mount beside the others.
+ *
  * A VM's group is given as one text: directories with ':' between them (version 1 has a tree for
  * each controller); a process joins by writing its pid to cgroup.procs of each.
  */
@@ -29,16 +32,21 @@ int limits_parse_cpu(const char *text, uint32_t total_cpus, uint32_t *ret_millis
                      struct err *ret_err);
 uint64_t limits_total_memory(void);
 uint32_t limits_total_cpus(void);
+/* Less than a tenth of the PC's memory is left, page cache not counted as used. */
+bool limits_memory_is_short(void);
 
 enum limits_kind { LIMITS_NONE, LIMITS_V1, LIMITS_V2 };
+
+enum { LIMITS_DIRS = 3 };
 
 struct limits {
     enum limits_kind kind;
     uint64_t memory_bytes;
     uint32_t cpu_millis;
-    bool idle; /* the idle class */
-    /* V2: dirs[0]; V1: cpu, memory; "" where we may not. */
-    char dirs[2][512];
+    bool idle;    /* the idle class */
+    int loopback; /* 0: closed to guests; -errno why not */
+    /* V2: dirs[0]; V1: cpu, memory, unified; "" where we may not. */
+    char dirs[LIMITS_DIRS][512];
 };
 
 /* root is "/sys/fs/cgroup", self "/proc/self/cgroup" (tests have others). Never fails: what is

@@ -73,13 +73,23 @@ enum req_next api_token_delete(struct req *r);
 /* Makes user "admin" and his token when there is no user at all; no thread runs yet.
  * *ret_token is NULL when there was one. */
 int api_first_user(struct core *c, char **ret_token, struct err *ret_err);
+/* The unfinished job that this request is about; NULL: a reply was made, also when it is not
+ * his to see. */
+const struct grid_job *api_unfinished_job(struct core *c, struct req *r, uint64_t id);
+/* api_parts.c */
+enum req_next api_checkpoint(struct req *r);
+enum req_next api_move(struct req *r);
 /* api_pcs.c */
 enum req_next api_pcs(struct req *r);
 enum req_next api_pc_set(struct req *r);
 enum req_next api_pc_forget(struct req *r);
 enum req_next api_vms(struct req *r);
+/* NULL: there is no such PC, a reply was made. */
+const struct grid_pc *api_find_pc(struct core *c, struct req *r, const char *name);
 /* api_jobs.c */
+/* api_submit.c */
 enum req_next api_submit(struct req *r);
+/* api_jobs.c */
 enum req_next api_jobs(struct req *r);
 enum req_next api_history(struct req *r);
 enum req_next api_job(struct req *r);
@@ -99,6 +109,9 @@ enum req_next api_vm_blob_head(struct req *r);
 enum req_next api_vm_blob_put(struct req *r);
 enum req_next api_vm_blocks(struct req *r);
 enum req_next api_vm_output(struct req *r);
+/* api_depot.c */
+enum req_next api_depot_check(struct req *r);
+enum req_next api_depot_report(struct req *r);
 /* api_drive.c */
 enum req_next api_vm_drive(struct req *r);
 enum req_next api_vm_drive_cut(struct req *r);

@@ -1,147 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * /v1/jobs and /v1/history: submit, look, cancel, hold, release. A user sees and touches his own
- * jobs; to everybody else they do not exist. Administrators see all.
+ * /v1/jobs and /v1/history: look, cancel, hold, release (api_submit.c: submit). A user sees and
+ * touches his own jobs; to everybody else they do not exist. Administrators see all.
  */
 #include "master/api.h"
 
 #include "base/cleanup.h"
-#include "depot/depot.h"
-#include "master/digests.h"
 
 #include <errno.h>
 #include <string.h>
-
-/* ---- submit --------------------------------------------------------------------------------- */
-
-struct submit_call {
-    struct jobspec *spec;
-    char *text, *then_text; /* the specs as the core keeps them */
-    struct grid_digest *blobs;
-    size_t count_blobs;
-};
-
-static void submit_free(void *p)
-{
-    struct submit_call *call = p;
-    jobspec_free(call->spec);
-    free(call->text);
-    free(call->then_text);
-    free(call->blobs);
-    free(call);
-}
-
-/* Every input must be in the depot, with the size that the job says. */
-static bool check_inputs(struct req *r, const char *of, const struct jobspec *spec)
-{
-    struct submit_call *call = r->data;
-    call->blobs =
-        xreallocarray(call->blobs, call->count_blobs + spec->count_inputs + 1, sizeof *call->blobs);
-    for (size_t i = 0; i < spec->count_inputs; i++) {
-        const struct jobspec_input *in = &spec->inputs[i];
-        struct grid_digest *d = &call->blobs[call->count_blobs];
-        uint64_t size;
-        int found = digest_parse(in->digest, d);
-        if (found == 0)
-            found = depot_touch(r->m->depot, d->bytes, &size);
-        char shown[128];
-        str_sanitize(in->path, shown, sizeof shown);
-        if (found == -ENOENT)
-            (void)req_reply_error(r, 400, "missing_input",
-                                  "%sinputs: %s: blob %s is not here: upload it first "
-                                  "(PUT /v1/blobs/%s)",
-                                  of, shown, in->digest, in->digest);
-        else if (found < 0)
-            (void)req_reply_errno(r, found, "looking for an input");
-        else if (size != in->size)
-            (void)req_reply_error(r, 400, "bad_request",
-                                  "%sinputs: %s: its blob has %llu bytes, not %llu", of, shown,
-                                  (unsigned long long)size, (unsigned long long)in->size);
-        if (r->status)
-            return false;
-        call->count_blobs++;
-    }
-    return true;
-}
-
-static char *spec_text(const struct jobspec *spec)
-{
-    json_t *json = jobspec_to_json(spec);
-    json_object_del(json, "then"); /* a job of its own, later */
-    char *text = json_dumps(json, JSON_COMPACT);
-    json_decref(json);
-    return text;
-}
-
-static bool fill_submit(struct core *c, struct req *r, const struct jobspec *spec, const char *text,
-                        struct grid_submit *ret)
-{
-    const struct grid_image *image = grid_find_image(core_grid(c), spec->image);
-    if (!image) {
-        char shown[GRID_NAME_MAX];
-        str_sanitize(spec->image, shown, sizeof shown);
-        (void)req_reply_error(r, 400, "no_image",
-                              "there is no image \"%s\": yado image list shows those there are",
-                              shown);
-        return false;
-    }
-    *ret = (struct grid_submit){
-        .name = spec->name,
-        .spec = text,
-        .parts = spec->parts,
-        .memory_bytes = spec->memory_bytes,
-        .cpus = spec->cpus,
-        .image = image->id,
-        .priority = spec->priority,
-        .retries = spec->retries,
-        .time_limit_ms = spec->time_limit_ms,
-    };
-    return true;
-}
-
-static enum core_next submit_core(struct core *c, struct req *r)
-{
-    struct submit_call *call = r->data;
-    struct grid_submit submit, then;
-    if (!fill_submit(c, r, call->spec, call->text, &submit) ||
-        (call->spec->then && !fill_submit(c, r, call->spec->then, call->then_text, &then)))
-        return CORE_REPLIED;
-    submit.then = call->spec->then ? &then : NULL;
-    struct grid_event e = {.kind = GRID_EV_SUBMIT, .user = r->user, .submit = &submit};
-    enum grid_outcome outcome = core_step(c, r, &e);
-    if (outcome != GRID_OK)
-        return core_refuse(c, r, outcome);
-    uint64_t id = core_effects(c)->id;
-    core_fail(c, state_job_blobs(core_write(c, r), id, call->blobs, call->count_blobs));
-    return api_written(c, r, 201,
-                       json_pack("{s:o, s:o}", "id", api_u64(id), "parts", api_u64(submit.parts)));
-}
-
-enum req_next api_submit(struct req *r)
-{
-    struct submit_call *call = xcalloc(1, sizeof *call);
-    json_t *json;
-    struct err e;
-    r->data = call;
-    r->free_data = submit_free;
-    if (!req_json(r, &json))
-        return REQ_REPLIED;
-    int bad = jobspec_from_json(json, &call->spec, &e);
-    json_decref(json);
-    if (bad < 0)
-        return req_reply_error(r, 400, "bad_job", "%s", e.text);
-    struct jobspec *then = call->spec->then;
-    if (then && then->count_inputs + call->spec->parts > JOBSPEC_INPUTS_MAX)
-        return req_reply_error(r, 400, "bad_job",
-                               "then: a combining job has at most %d inputs, and each of the %u "
-                               "parts is one: use fewer parts",
-                               JOBSPEC_INPUTS_MAX, call->spec->parts);
-    if (!check_inputs(r, "", call->spec) || (then && !check_inputs(r, "then.", then)))
-        return REQ_REPLIED;
-    call->text = spec_text(call->spec);
-    call->then_text = then ? spec_text(then) : NULL;
-    return core_post(r, submit_core);
-}
 
 /* ---- a job as JSON -------------------------------------------------------------------------- */
 
@@ -173,12 +40,14 @@ static json_t *job_json(struct core *c, const struct grid_job *j)
     const struct grid_image *image = grid_get_image(core_grid(c), j->image);
     char user[GRID_NAME_MAX];
     return json_pack(
-        "{s:o, s:s, s:s, s:s, s:o, s:o, s:s, s:o, s:o, s:i, s:o, s:o, s:b, s:o, s:o, s:o, s:o}",
+        "{s:o, s:s, s:s, s:s, s:o, s:o, s:s, s:o, s:o, s:i, s:o, s:o, s:o, s:b, s:o, s:o, s:o, "
+        "s:o}",
         "id", api_u64(j->id), "name", j->name, "user", api_user_name(c, j->user, user), "state",
         grid_part_state_name(job_state(j)), "parts", api_u64(j->parts), "counts", counts_json(j),
         "image", image ? image->name : "", "memory_bytes", api_u64(j->memory_bytes), "cpus",
         api_u64(j->cpus), "priority", (int)j->priority, "retries", api_u64(j->retries),
-        "time_limit_ms", api_u64(j->time_limit_ms), "held", (int)j->held, "submitted_ms",
+        "time_limit_ms", api_u64(j->time_limit_ms), "checkpoint",
+        jobspec_checkpoint_json(j->checkpoint_ms), "held", (int)j->held, "submitted_ms",
         api_u64(j->submitted_ms), "finished_ms", api_u64(j->finished_ms), "then_of",
         j->then_of ? api_u64(j->then_of) : json_null(), "then_job",
         j->then_job ? api_u64(j->then_job) : json_null());
@@ -187,14 +56,20 @@ static json_t *job_json(struct core *c, const struct grid_job *j)
 static json_t *part_json(struct core *c, const struct grid_part *p)
 {
     bool placed = grid_is_current(core_grid(c), p->job, p->index, p->epoch, p->pc);
-    return json_pack("{s:o, s:s, s:s, s:o, s:o, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "part",
-                     api_u64(p->index), "state", grid_part_state_name(p->state), "pc",
-                     placed || grid_part_is_final(p->state) ? api_pc_name(c, p->pc) : "", "epoch",
-                     api_u64(p->epoch), "reason", req_text(p->reason), "exit_status",
-                     (int)p->exit_status, "moves", api_u64(p->moves), "run_ms", api_u64(p->run_ms),
-                     "peak_bytes", api_u64(p->peak_bytes), "output_bytes", api_u64(p->output_bytes),
-                     "result_bytes", api_u64(p->result_bytes), "started_ms", api_u64(p->started_ms),
-                     "finished_ms", api_u64(p->finished_ms));
+    const struct grid_chain *chain = grid_get_chain(core_grid(c), p->job, p->index);
+    const struct grid_layer *top = chain && chain->count ? &chain->layers[chain->count - 1] : NULL;
+    return json_pack(
+        "{s:o, s:s, s:s, s:o, s:o, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, "
+        "s:o, s:o, s:s}",
+        "part", api_u64(p->index), "state", grid_part_state_name(p->state), "pc",
+        placed || grid_part_is_final(p->state) ? api_pc_name(c, p->pc) : "", "epoch",
+        api_u64(p->epoch), "reason", req_text(p->reason), "exit_status", (int)p->exit_status,
+        "moves", api_u64(p->moves), "run_ms", api_u64(core_run_ms(c, p)), "peak_bytes",
+        api_u64(p->peak_bytes), "output_bytes", api_u64(p->output_bytes), "result_bytes",
+        api_u64(p->result_bytes), "started_ms", api_u64(p->started_ms), "finished_ms",
+        api_u64(p->finished_ms), "layers", api_u64(chain ? chain->count : 0), "checkpointed_ms",
+        api_u64(top ? top->committed_ms : 0), "checkpoint_every_ms", api_u64(p->checkpoint_ms),
+        "pause_ms", api_u64(p->pause_ms), "move_to", api_pc_name(c, p->move_to));
 }
 
 /* ---- lists ---------------------------------------------------------------------------------- */
@@ -218,13 +93,30 @@ static bool add_job(void *arg, const struct grid_job *j)
     return json_array_size(l->rows) < l->limit;
 }
 
+/* Refuses what no job can be, or a typing error would find no jobs. */
+static bool is_state(struct req *r, const char *state)
+{
+    AUTO_BUF struct buf all = {0};
+    char shown[64];
+    for (unsigned s = 0; s < GRID_PART_STATES; s++) {
+        if (strcmp(state, grid_part_state_name(s)) == 0)
+            return true;
+        buf_printf(&all, "%s%s", s ? ", " : "", grid_part_state_name(s));
+    }
+    str_sanitize(state, shown, sizeof shown);
+    (void)req_reply_error(r, 400, "bad_request", "state: there is no \"%s\", but %.*s", shown,
+                          (int)all.len, (const char *)all.data);
+    return false;
+}
+
 static bool read_list_query(struct core *c, struct req *r, struct job_list *ret)
 {
     bool all = req_query_flag(r, "all");
     *ret = (struct job_list){.c = c, .user = all ? 0 : r->user, .state = req_query(r, "state")};
     if (all && !r->admin)
         (void)req_reply_error(r, 403, "forbidden", "only administrators see the jobs of others");
-    if (r->status || !req_query_u64(r, "after", 0, &ret->after) || !api_limit(r, &ret->limit))
+    if (r->status || !req_query_u64(r, "after", 0, &ret->after) || !api_limit(r, &ret->limit) ||
+        (ret->state && !is_state(r, ret->state)))
         return false;
     ret->rows = json_array();
     return true;
@@ -339,19 +231,28 @@ enum req_next api_job(struct req *r)
 
 /* ---- cancel, hold, release ------------------------------------------------------------------ */
 
+const struct grid_job *api_unfinished_job(struct core *c, struct req *r, uint64_t id)
+{
+    struct grid_job *old = NULL;
+    const struct grid_job *j = grid_get_job(core_grid(c), id);
+    if (!j && state_history_job(r->m->state, id, &old) == STATE_OK && may_see(r, old)) {
+        state_job_free(old);
+        (void)req_reply_error(r, 409, "conflict", "job %s has ended already", r->args[0]);
+        return NULL;
+    }
+    state_job_free(old);
+    if (may_see(r, j))
+        return j;
+    (void)no_job(r);
+    return NULL;
+}
+
 static enum core_next change_job(struct core *c, struct req *r, enum grid_event_kind kind)
 {
     const struct job_call *call = r->data;
-    struct grid_job *old = NULL;
-    const struct grid_job *j = grid_get_job(core_grid(c), call->job);
-    if (!j && state_history_job(r->m->state, call->job, &old) == STATE_OK && may_see(r, old)) {
-        state_job_free(old);
-        (void)req_reply_error(r, 409, "conflict", "job %s has ended already", r->args[0]);
+    const struct grid_job *j = api_unfinished_job(c, r, call->job);
+    if (!j)
         return CORE_REPLIED;
-    }
-    state_job_free(old);
-    if (!may_see(r, j))
-        return no_job(r);
     struct grid_event e = {.kind = kind, .job = call->job, .user = r->user, .name = r->user_name};
     enum grid_outcome outcome = core_step(c, r, &e);
     if (outcome != GRID_OK)

@@ -84,47 +84,40 @@ static struct output_call *begin_call(struct req *r)
 
 /* ---- log ------------------------------------------------------------------------------------ */
 
-static enum req_next send_log(struct req *r, uint64_t offset, uint64_t end, bool final)
+static enum req_next send_log(struct req *r, const struct segment_look *look, bool final)
 {
-    const struct output_call *call = r->data;
-    size_t want = end - offset < LOG_READ_MAX ? (size_t)(end - offset) : LOG_READ_MAX, got = 0;
-    if (want) {
-        int bad = segment_read(r->m->segments, call->job, call->part, offset,
-                               buf_reserve(&r->raw, want), want, &got);
-        if (bad < 0)
-            return req_reply_errno(r, bad, "reading the log");
-        r->raw.len = got;
-    }
-    req_add_header(r, "Yado-Log-End", "%llu", (unsigned long long)end);
+    req_add_header(r, "Yado-Log-End", "%llu", (unsigned long long)look->length);
+    req_add_header(r, "Yado-Log-Cuts", "%llu", (unsigned long long)look->cuts);
     req_add_header(r, "Yado-Log-Final", "%d", final);
-    return req_reply_raw(r, 200, "application/octet-stream");
+    if (look->offset <= look->valid)
+        return req_reply_raw(r, 200, "application/octet-stream");
+    req_add_header(r, "Yado-Log-Valid", "%llu", (unsigned long long)look->valid);
+    return req_reply_error(r, 416, "log_shorter",
+                           "the part went back to an earlier state: the log from byte %llu on is "
+                           "void and is written anew",
+                           (unsigned long long)look->valid);
 }
 
 static enum req_next read_log(struct req *r)
 {
     const struct output_call *call = r->data;
-    uint64_t offset, end;
-    if (!req_query_u64(r, "offset", 0, &offset))
+    struct segment_look look = {0};
+    if (!req_query_u64(r, "offset", 0, &look.offset) ||
+        !req_query_u64(r, "cuts", SEGMENT_CUTS_UNKNOWN, &look.seen_cuts))
         return REQ_REPLIED;
-    int bad = segment_length(r->m->segments, call->job, call->part, &end);
+    int bad = segment_read(r->m->segments, call->job, call->part, &look, &r->raw, LOG_READ_MAX);
     if (bad < 0)
         return req_reply_errno(r, bad, "reading the log");
-    if (offset > end) {
-        req_add_header(r, "Yado-Log-End", "%llu", (unsigned long long)end);
-        req_add_header(r, "Yado-Log-Final", "%d", call->final);
-        return req_reply_error(r, 416, "log_shorter",
-                               "the log has %llu bytes: the part went back to an earlier state",
-                               (unsigned long long)end);
-    }
     struct hold_key key = {HOLD_LOG, call->job, call->part};
-    if (offset == end && !call->final && api_may_hold(r, key)) {
+    bool at_end = look.offset == look.length && look.offset <= look.valid;
+    if (at_end && !call->final && api_may_hold(r, key)) {
         r->next = api_log; /* looks again at all of it */
         req_suspend(r);
         if (!holds_add(r->m->holds, r, call->turn))
             req_resume(r);
         return REQ_WAITING;
     }
-    return send_log(r, offset, end, call->final);
+    return send_log(r, &look, call->final);
 }
 
 static enum core_next log_core(struct core *c, struct req *r)

@@ -59,13 +59,13 @@ enum req_next api_pcs(struct req *r)
     return core_post(r, pcs_core);
 }
 
-static const struct grid_pc *find_pc(struct core *c, struct req *r)
+const struct grid_pc *api_find_pc(struct core *c, struct req *r, const char *name)
 {
-    const struct grid_pc *pc = grid_find_pc(core_grid(c), r->args[0]);
+    const struct grid_pc *pc = grid_find_pc(core_grid(c), name);
     if (pc && !pc->forgotten)
         return pc;
     char shown[GRID_NAME_MAX];
-    str_sanitize(r->args[0], shown, sizeof shown);
+    str_sanitize(name, shown, sizeof shown);
     (void)req_reply_error(r, 404, "not_found", "there is no PC \"%s\"", shown);
     return NULL;
 }
@@ -78,7 +78,7 @@ struct pc_change {
 static enum core_next pc_set_core(struct core *c, struct req *r)
 {
     const struct pc_change *change = r->data;
-    const struct grid_pc *pc = find_pc(c, r);
+    const struct grid_pc *pc = api_find_pc(c, r, r->args[0]);
     if (!pc)
         return CORE_REPLIED;
     struct grid_event e = {
@@ -123,7 +123,7 @@ enum req_next api_pc_set(struct req *r)
 
 static enum core_next pc_forget_core(struct core *c, struct req *r)
 {
-    const struct grid_pc *pc = find_pc(c, r);
+    const struct grid_pc *pc = api_find_pc(c, r, r->args[0]);
     if (!pc)
         return CORE_REPLIED;
     struct grid_event e = {.kind = GRID_EV_PC_FORGET, .pc = pc->id};
@@ -163,7 +163,7 @@ static bool add_vm(void *arg, const struct grid_part *p)
                   j->name, "epoch", api_u64(p->epoch), "state", grid_part_state_name(p->state),
                   "image", image ? image->name : "", "user", api_user_name(l->c, j->user, user),
                   "reason", req_text(p->reason), "memory_bytes", api_u64(j->memory_bytes), "run_ms",
-                  api_u64(p->run_ms), "moves", (int)p->moves, "started_ms",
+                  api_u64(core_run_ms(l->c, p)), "moves", (int)p->moves, "started_ms",
                   api_u64(p->started_ms)));
     return true;
 }

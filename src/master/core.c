@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/must.h"
 #include "master/api.h"
+#include "master/care.h"
 #include "master/file.h"
 #include "master/hold.h"
 #include "master/images.h"
@@ -353,26 +354,73 @@ static bool lost_time(struct core *c, uint64_t wall_ms)
     return lost;
 }
 
-/* A step of the master's own. */
+/* A step of the master's own; false when the disk is full. A refusal is as good as done. */
+static bool own_step(struct core *c, struct grid_event *e)
+{
+    clear_batch(c);
+    c->now_ms = core_wall_ms();
+    (void)core_step(c, NULL, e);
+    int r = commit(c);
+    if (r == -ENOSPC)
+        (void)refuse_batch(c, NULL); /* nobody asked: nobody is refused */
+    else if (r < 0)
+        give_up(c, "writing the state", r);
+    else
+        after_commit(c);
+    return r == 0;
+}
+
 static void run_tick(struct core *c)
 {
     uint64_t now = core_wall_ms();
     c->renew_all |= lost_time(c, now);
     if (holds_now() < c->tick_after_ms || !(c->renew_all || grid_tick_due(c->grid, now)))
         return;
-    clear_batch(c);
-    c->now_ms = now;
-    struct grid_event e = {.kind = c->renew_all ? GRID_EV_RESTART : GRID_EV_TICK};
-    (void)core_step(c, NULL, &e); /* never refused */
-    int r = commit(c);
-    if (r == -ENOSPC) {
-        (void)refuse_batch(c, NULL); /* nobody asked: nobody is refused */
-    } else if (r < 0) {
-        give_up(c, "writing the state", r);
-    } else {
+    if (own_step(c, &(struct grid_event){.kind = c->renew_all ? GRID_EV_RESTART : GRID_EV_TICK}))
         c->renew_all = false;
-        after_commit(c);
-    }
+}
+
+/* ---- care of the depot ---------------------------------------------------------------------- */
+
+static bool offer_merge(void *arg, const struct grid_part *p, const struct grid_chain *chain,
+                        size_t count)
+{
+    struct core *c = arg;
+    const struct grid_golden *golden = grid_get_golden(c->grid, p->golden);
+    if (!golden || care_gave_up_on(c->m->care, p->job, p->index))
+        return true;
+    struct care_merge m = {.job = p->job, .part = p->index, .golden = golden->layer.digest};
+    m.count = count < CARE_LAYERS_MAX ? count : CARE_LAYERS_MAX;
+    memcpy(m.layers, chain->layers, m.count * sizeof *m.layers);
+    care_offer(c->m->care, &m);
+    return false;
+}
+
+static void hear_care(struct core *c, const struct care_news *news)
+{
+    struct grid_digest replaced[CARE_LAYERS_MAX];
+    struct grid_merged merged = {.replaced = replaced,
+                                 .count = news->merge.count,
+                                 .digest = news->digest,
+                                 .size_bytes = news->size_bytes};
+    struct grid_event e = {.kind = news->kind,
+                           .job = news->merge.job,
+                           .part = news->merge.part,
+                           .merged = &merged,
+                           .digest = news->digest};
+    for (size_t i = 0; i < news->merge.count; i++)
+        replaced[i] = news->merge.layers[i].digest;
+    /* Where the disk is full it is found again later. */
+    (void)own_step(c, &e);
+}
+
+static void run_care(struct core *c)
+{
+    struct care_news news;
+    while (holds_now() >= c->tick_after_ms && care_take(c->m->care, &news))
+        hear_care(c, &news);
+    if (care_is_idle(c->m->care))
+        grid_each_merge(c->grid, offer_merge, c);
 }
 
 static void note_gone(void *arg, uint64_t job)
@@ -429,6 +477,7 @@ static void *core_main(void *arg)
         uint64_t now = holds_now(), deadline = holds_expire(c->m->holds, now);
         if (now >= next_tick_ms) {
             run_tick(c);
+            run_care(c);
             if (now >= c->next_age_ms)
                 age(c);
             next_tick_ms = now + CORE_TICK_MS;
@@ -543,13 +592,19 @@ void core_stop(struct core *c)
     c->started = false;
 }
 
+static void free_values(struct table *t)
+{
+    for (size_t i = 0; i < t->cap; i++)
+        free(t->slots[i].value);
+    table_deinit(t);
+}
+
 void core_free(struct core *c)
 {
     if (!c)
         return;
-    for (size_t i = 0; i < c->answers.cap; i++)
-        free(c->answers.slots[i].value);
-    table_deinit(&c->answers);
+    free_values(&c->answers);
+    free_values(&c->runs);
     grid_effects_deinit(&c->fx);
     grid_free(c->grid);
     free(c->touched);

@@ -69,4 +69,11 @@ uint64_t core_output_have(struct core *c, uint64_t job, uint64_t part, uint64_t 
 uint64_t core_seen_epoch(struct core *c, uint64_t pc, uint64_t serial);
 void core_remember_answer(struct core *c, uint64_t pc, uint64_t serial, uint64_t epoch);
 
+/* How long its PCs say that the guests run: for people, nothing is decided by it. Only in memory;
+ * every sync of a PC says it anew. */
+void core_note_runs(struct core *c, uint64_t pc, const struct grid_report *report);
+/* Guest run time of a part by now. While it runs: as of the PC's last report, and the time since,
+ * at most a lease, which is as long as it can have run without another one. */
+uint64_t core_run_ms(struct core *c, const struct grid_part *p);
+
 #endif

@@ -19,6 +19,16 @@ struct core_answers {
     unsigned next;
 };
 
+/* The guests of one PC as its last report had them. */
+struct core_runs {
+    uint64_t at_ms; /* monotonic */
+    size_t count;
+    struct core_run {
+        uint64_t epoch, run_ms;
+        bool runs;
+    } vms[];
+};
+
 /* A part (or a golden: job 0), or a job, that a step touched. */
 struct core_touched {
     uint64_t job, part;
@@ -59,6 +69,7 @@ struct core {
     bool logged; /* the batch has LOG rows */
 
     struct table answers; /* pc -> struct core_answers */
+    struct table runs;    /* pc -> struct core_runs */
     uint64_t image_id;    /* of the cached contents, 0 none */
     struct state_image image;
 };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the core thread derives from the grid's rows for others: the placements that the I/O
- * threads see, jobs as parsed records with the inputs that a combining job gains, images.
+ * threads see, jobs as parsed records with the inputs that a combining job gains, images; and
+ * what it remembers of the agents' last syncs.
  */
 #include "master/core_internal.h"
 
@@ -9,6 +10,7 @@
 #include "base/log.h"
 #include "master/digests.h"
 #include "master/drives.h"
+#include "master/hold.h"
 #include "master/places.h"
 #include "state/segment.h"
 
@@ -123,8 +125,19 @@ uint64_t core_output_have(struct core *c, uint64_t job, uint64_t part, uint64_t 
 
 static void own(struct place *p, const struct grid_digest *d)
 {
-    if (!grid_digest_is_none(d))
-        p->own[p->count_own++] = *d;
+    if (grid_digest_is_none(d))
+        return;
+    p->own = xreallocarray(p->own, p->count_own + 1, sizeof *p->own);
+    p->own[p->count_own++] = *d;
+}
+
+/* What its pager was started over as well. */
+static void own_chain(struct place *p, const struct grid_chain *chain)
+{
+    for (size_t i = 0; chain && i < chain->count; i++)
+        own(p, &chain->layers[i].digest);
+    for (size_t i = 0; chain && i < chain->count_pins; i++)
+        own(p, &chain->pins[i].digest);
 }
 
 static void own_image(struct core *c, struct place *p, uint64_t image)
@@ -157,13 +170,19 @@ static bool takes_output(enum grid_part_state s)
 void core_keep_drive(struct core *c, uint64_t job, uint64_t index)
 {
     const struct grid_part *part = grid_get_part(c->grid, job, (uint32_t)index);
+    const struct grid_chain *chain = grid_get_chain(c->grid, job, (uint32_t)index);
+    AUTO_FREE uint64_t *cuts = NULL;
+    size_t count = 0;
     if (!part || grid_part_is_final(part->state)) {
         drives_forget(c->m->drives, job, index);
         return;
     }
+    cuts = xcalloc(chain ? chain->count + 1 : 1, sizeof *cuts);
+    for (size_t i = 0; chain && i < chain->count; i++)
+        if (chain->layers[i].disk_cut)
+            cuts[count++] = chain->layers[i].disk_cut;
     drives_keep(c->m->drives, job, index, part->epoch,
-                grid_is_current(c->grid, job, index, part->epoch, 0), &part->layer.disk_cut,
-                part->layer.disk_cut != 0);
+                grid_is_current(c->grid, job, index, part->epoch, 0), cuts, count);
 }
 
 static void publish_part(struct core *c, uint64_t job, uint64_t index)
@@ -187,7 +206,7 @@ static void publish_part(struct core *c, uint64_t job, uint64_t index)
     own_image(c, &p, golden ? golden->image : j->image);
     if (golden)
         own(&p, &golden->layer.digest);
-    own(&p, &part->layer.digest);
+    own_chain(&p, grid_get_chain(c->grid, job, (uint32_t)index));
     places_put(c->m->places, &p);
 }
 
@@ -246,4 +265,32 @@ void core_remember_answer(struct core *c, uint64_t pc, uint64_t serial, uint64_t
     a->serial[a->next] = serial;
     a->epoch[a->next] = epoch;
     a->next = (a->next + 1) % CORE_ANSWERS;
+}
+
+/* ---- run times ------------------------------------------------------------------------------ */
+
+void core_note_runs(struct core *c, uint64_t pc, const struct grid_report *report)
+{
+    struct core_runs *r = xcalloc(1, sizeof *r + report->count_vms * sizeof *r->vms);
+    r->at_ms = holds_now();
+    r->count = report->count_vms;
+    for (size_t i = 0; i < r->count; i++)
+        r->vms[i] = (struct core_run){.epoch = report->vms[i].epoch,
+                                      .run_ms = report->vms[i].run_ms,
+                                      .runs = report->vms[i].state == GRID_VM_RUNNING};
+    free(table_get(&c->runs, pc));
+    table_put(&c->runs, pc, r);
+}
+
+uint64_t core_run_ms(struct core *c, const struct grid_part *p)
+{
+    const struct core_runs *r = p->pc ? table_get(&c->runs, p->pc) : NULL;
+    uint64_t lease_ms = c->m->config.grid.lease_ms, since_ms = r ? holds_now() - r->at_ms : 0;
+    for (size_t i = 0; r && i < r->count; i++) {
+        const struct core_run *vm = &r->vms[i];
+        if (vm->epoch != p->epoch || vm->run_ms < p->run_ms)
+            continue; /* or it is still being prepared, and its layer's time stands in the row */
+        return vm->run_ms + (!vm->runs ? 0 : since_ms < lease_ms ? since_ms : lease_ms);
+    }
+    return p->run_ms;
 }

@@ -13,6 +13,7 @@
 #include "base/num.h"
 #include "depot/depot.h"
 #include "master/ca.h"
+#include "master/care.h"
 #include "master/core.h"
 #include "master/disk.h"
 #include "master/drives.h"
@@ -54,6 +55,9 @@ static const char usage[] =
     "  --lease TIME        how long a PC may be silent before its VMs go elsewhere (60s)\n"
     "  --requeue tail|head where a moved job waits in its queue (tail)\n"
     "  --retire TIME       how long a finished job stays in memory (60s)\n"
+    "  --upload-slots N    how many suspended guests are uploaded at once (4)\n"
+    "  --depot-quota SIZE  nothing new starts while layers of guests take nine tenths of it "
+    "(none)\n"
     "  --history TIME      how long finished jobs are kept (30d)\n"
     "  --cpu MODEL         the pool's CPU model (Nehalem)\n"
     "  --machine TYPE      the pool's machine type (pc-i440fx-7.2)\n"
@@ -107,6 +111,8 @@ enum option_code {
     OPT_LEASE,
     OPT_REQUEUE,
     OPT_RETIRE,
+    OPT_UPLOAD_SLOTS,
+    OPT_DEPOT_QUOTA,
     OPT_HISTORY,
     OPT_CPU,
     OPT_MACHINE,
@@ -121,6 +127,8 @@ static const struct option long_options[] = {
     {"lease", required_argument, NULL, OPT_LEASE},
     {"requeue", required_argument, NULL, OPT_REQUEUE},
     {"retire", required_argument, NULL, OPT_RETIRE},
+    {"upload-slots", required_argument, NULL, OPT_UPLOAD_SLOTS},
+    {"depot-quota", required_argument, NULL, OPT_DEPOT_QUOTA},
     {"history", required_argument, NULL, OPT_HISTORY},
     {"cpu", required_argument, NULL, OPT_CPU},
     {"machine", required_argument, NULL, OPT_MACHINE},
@@ -138,6 +146,15 @@ static int take_lease(struct options *o, const char *text)
     o->config.grid.lease_ms = ms;
     if (quarter < o->config.grid.lease_margin_ms)
         o->config.grid.lease_margin_ms = quarter;
+    return 0;
+}
+
+static int take_slots(struct options *o, const char *text)
+{
+    uint64_t n;
+    if (num_parse_u64(text, 10000, &n) < 0 || n == 0)
+        return bad_use("--upload-slots: a number from 1 to 10000, not \"%s\"", text);
+    o->config.grid.upload_slots = (uint32_t)n;
     return 0;
 }
 
@@ -174,6 +191,12 @@ static int take_option(struct options *o, enum option_code code, const char *val
         return 0;
     case OPT_RETIRE:
         return take_time("--retire", value, &o->config.grid.retire_ms);
+    case OPT_UPLOAD_SLOTS:
+        return take_slots(o, value);
+    case OPT_DEPOT_QUOTA:
+        return num_parse_size(value, &o->config.grid.depot_quota_bytes) < 0
+                   ? bad_use("--depot-quota: a size such as \"200G\", not \"%s\"", value)
+                   : 0;
     case OPT_HISTORY:
         return take_time("--history", value, &o->config.history_ms);
     case OPT_CPU:
@@ -327,6 +350,7 @@ static int start(struct master *m, struct options *o, struct err *e)
     if (r == 0)
         r = write_url(m, e);
     if (r == 0) {
+        m->care = care_new(m);
         drives_start(m->drives);
         core_start(m->core);
         r = server_start(m, fd, &m->server, e);
@@ -344,10 +368,12 @@ static void stop(struct master *m)
     if (m->holds)
         holds_close(m->holds);
     core_stop(m->core);
+    care_stop(m->care);
     disk_stop(m->disk);
     drives_stop(m->drives);
     server_free(m->server);
     core_free(m->core);
+    care_free(m->care);
     disk_free(m->disk);
     drives_free(m->drives);
     holds_free(m->holds);

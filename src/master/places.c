@@ -39,6 +39,14 @@ static void job_free(struct place_job *j)
     free(j);
 }
 
+static void place_free(void *p)
+{
+    struct place *place = p;
+    if (place)
+        free(place->own);
+    free(place);
+}
+
 static void free_values(struct table *t, void (*fn)(void *))
 {
     for (size_t i = 0; i < t->cap; i++)
@@ -56,8 +64,8 @@ void places_free(struct places *p)
 {
     if (!p)
         return;
-    free_values(&p->parts, free);
-    free_values(&p->goldens, free);
+    free_values(&p->parts, place_free);
+    free_values(&p->goldens, place_free);
     free_values(&p->jobs, job_free_value);
     for (unsigned i = 0; i < PLACES_OUTPUT_LOCKS; i++)
         pthread_mutex_destroy(&p->output[i]);
@@ -88,7 +96,7 @@ static void drop(struct places *p, struct place *old)
         (void)table_remove(&p->jobs, old->shared->job); /* it is the one we hold */
         job_free(old->shared);
     }
-    free(old);
+    place_free(old);
 }
 
 void places_put(struct places *p, const struct place *place)
@@ -160,7 +168,7 @@ bool places_grants(struct places *p, uint64_t job, uint64_t part, uint64_t epoch
     bool granted = false;
     pthread_rwlock_rdlock(&p->lock);
     struct place *at = find(p, job, part, epoch);
-    for (unsigned i = 0; at && !granted && i < at->count_own; i++)
+    for (size_t i = 0; at && !granted && i < at->count_own; i++)
         granted = compare_digests(&at->own[i], blob) == 0;
     if (at && !granted && at->shared && at->shared->count_blobs)
         granted = bsearch(blob, at->shared->blobs, at->shared->count_blobs, sizeof *blob,

@@ -27,13 +27,11 @@ struct place_job {
     size_t count_blobs;
 };
 
-enum { PLACE_OWN_MAX = 5 }; /* kernel, initrd, root, golden, layer */
-
 struct place {
     uint64_t job, part, epoch; /* job 0: the golden build of id `part` */
     uint64_t pc;
-    struct grid_digest own[PLACE_OWN_MAX];
-    unsigned count_own;
+    struct grid_digest *own; /* blobs that it may read: image, golden, layers; owned */
+    size_t count_own;
     struct place_job *shared; /* NULL for a golden build */
     bool takes_output;        /* its row says that it is past STARTING and RESUMING */
     _Atomic uint64_t output_have;
@@ -44,7 +42,7 @@ struct places;
 struct places *places_new(void);
 void places_free(struct places *p);
 
-/* The core thread. Replaces what there was of (job, part). */
+/* The core thread. Replaces what there was of (job, part); takes over `own`. */
 void places_put(struct places *p, const struct place *place);
 void places_remove(struct places *p, uint64_t job, uint64_t part);
 /* The cached job, or NULL; and its addition (taken over). */

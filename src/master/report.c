@@ -3,6 +3,7 @@
 #include "master/report.h"
 
 #include "base/buf.h"
+#include "base/log.h"
 #include "master/digests.h"
 
 #include <errno.h>
@@ -23,12 +24,34 @@ static struct grid_class class_of(const struct sync_class *c)
     return g;
 }
 
-static int vm_report(const struct sync_vm *vm, struct grid_vm_report *ret, struct err *e)
+static int layer_of(const struct sync_layer *l, struct grid_layer *ret)
 {
+    *ret = (struct grid_layer){
+        .size_bytes = l->size,
+        .output_offset = l->output_offset,
+        .run_ms = l->run_ms,
+        .disk_cut = l->cut,
+        .cls = class_of(&l->cls),
+    };
+    return digest_parse(l->digest, &ret->digest) < 0 || digest_parse(l->parent, &ret->parent) < 0
+               ? -EINVAL
+               : 0;
+}
+
+/* `layers` has room for those of the VM. */
+static int vm_report(const struct sync_vm *vm, struct grid_layer *layers,
+                     struct grid_vm_report *ret, struct err *e)
+{
+    int bad = 0;
     *ret = (struct grid_vm_report){
         .job = vm->job,
         .part = vm->part,
         .epoch = vm->epoch,
+        .layers = layers,
+        .count_layers = vm->count_layers,
+        .checkpoint = vm->checkpoint,
+        .cost_ms = vm->cost_ms,
+        .pause_ms = vm->pause_ms,
         .exit_status = vm->exit_status,
         .oom = vm->oom,
         .result_bytes = vm->result_bytes,
@@ -42,14 +65,11 @@ static int vm_report(const struct sync_vm *vm, struct grid_vm_report *ret, struc
     };
     copy_text(ret->reason, sizeof ret->reason, vm->reason);
     copy_text(ret->note, sizeof ret->note, vm->note);
-    ret->layer.size_bytes = vm->layer.size;
-    ret->layer.output_offset = vm->layer.output_offset;
-    ret->layer.run_ms = vm->layer.run_ms;
-    ret->layer.disk_cut = vm->layer.cut;
-    ret->layer.cls = class_of(&vm->layer.cls);
     if (grid_vm_state_parse(vm->state, &ret->state) < 0)
         return err_set(e, -EINVAL, "vms.state: \"%s\" is not a state of a VM", vm->state);
-    if (digest_parse(vm->layer.digest, &ret->layer.digest) < 0 ||
+    for (size_t i = 0; i < vm->count_layers; i++)
+        bad |= layer_of(&vm->layers[i], &layers[i]);
+    if (bad || digest_parse(vm->damaged, &ret->damaged) < 0 ||
         digest_parse(vm->result, &ret->result) < 0)
         return err_set(e, -EINVAL, "vms: a digest is 64 hexadecimal digits");
     return 0;
@@ -58,12 +78,17 @@ static int vm_report(const struct sync_vm *vm, struct grid_vm_report *ret, struc
 static int take_wire(struct report *r, struct err *e)
 {
     const struct sync_report *from = &r->wire;
+    size_t count_layers = 0;
     if (from->version != SYNC_VERSION)
         return err_set(e, -EINVAL,
                        "this agent speaks version %u of the protocol, the master %d: install the "
                        "same yado on both",
                        from->version, SYNC_VERSION);
+    for (size_t i = 0; i < from->count_vms; i++)
+        count_layers += from->vms[i].count_layers;
     r->vms = xcalloc(from->count_vms + 1, sizeof *r->vms);
+    r->layers = xcalloc(count_layers + 1, sizeof *r->layers);
+    count_layers = 0;
     r->grid = (struct grid_report){
         .available = from->available,
         .memory_bytes = from->memory_bytes,
@@ -75,9 +100,10 @@ static int take_wire(struct report *r, struct err *e)
     };
     copy_text(r->grid.reason, sizeof r->grid.reason, from->reason);
     for (size_t i = 0; i < from->count_vms; i++) {
-        int bad = vm_report(&from->vms[i], &r->vms[i], e);
+        int bad = vm_report(&from->vms[i], r->layers + count_layers, &r->vms[i], e);
         if (bad < 0)
             return bad;
+        count_layers += from->vms[i].count_layers;
     }
     return 0;
 }
@@ -89,9 +115,42 @@ int report_from_json(const json_t *json, struct report *ret_report, struct err *
     return bad < 0 ? bad : take_wire(ret_report, ret_err);
 }
 
+void report_check_layers(struct report *r, struct depot *depot)
+{
+    struct grid_layer *l = r->layers;
+    for (size_t i = 0; i < r->grid.count_vms; i++)
+        for (size_t k = 0; k < r->vms[i].count_layers; k++, l++) {
+            uint64_t size;
+            if (depot_stat(depot, l->digest.bytes, &size) == 0 && size == l->size_bytes)
+                continue;
+            log_warn("VM %llu.%llu reports a layer that the depot has not",
+                     (unsigned long long)r->vms[i].job, (unsigned long long)r->vms[i].part);
+            memset(&l->digest, 0, sizeof l->digest);
+        }
+}
+
+bool report_has_damage(const struct report *r)
+{
+    for (size_t i = 0; i < r->grid.count_vms; i++)
+        if (!grid_digest_is_none(&r->vms[i].damaged))
+            return true;
+    return false;
+}
+
+void report_check_damage(struct report *r, struct depot *depot)
+{
+    for (size_t i = 0; i < r->grid.count_vms; i++) {
+        struct grid_digest *d = &r->vms[i].damaged;
+        uint64_t size;
+        if (!grid_digest_is_none(d) && depot_verify(depot, d->bytes, &size) == 0)
+            memset(d, 0, sizeof *d);
+    }
+}
+
 void report_deinit(struct report *r)
 {
     sync_report_deinit(&r->wire);
     free(r->vms);
+    free(r->layers);
     memset(r, 0, sizeof *r);
 }

@@ -18,6 +18,9 @@ const struct route routes[] = {
     {"POST", "/v1/jobs/{id}/cancel", REQ_USER, api_cancel, NULL},
     {"POST", "/v1/jobs/{id}/hold", REQ_USER, api_hold, NULL},
     {"POST", "/v1/jobs/{id}/release", REQ_USER, api_release, NULL},
+    {"POST", "/v1/jobs/{id}/checkpoint", REQ_USER, api_checkpoint, NULL},
+    {"POST", "/v1/jobs/{id}/parts/{part}/checkpoint", REQ_USER, api_checkpoint, NULL},
+    {"POST", "/v1/jobs/{id}/parts/{part}/move", REQ_USER, api_move, NULL},
     {"GET", "/v1/jobs/{id}/parts/{part}/log", REQ_USER, api_log, NULL},
     {"GET", "/v1/jobs/{id}/parts/{part}/result", REQ_USER, api_result, NULL},
     {"GET", "/v1/history", REQ_USER, api_history, NULL},
@@ -30,6 +33,8 @@ const struct route routes[] = {
     {"GET", "/v1/moves", REQ_USER, api_moves, NULL},
     {"GET", "/v1/events", REQ_USER, api_events, NULL},
 
+    {"POST", "/v1/depot/check", REQ_ADMIN, api_depot_check, NULL},
+    {"GET", "/v1/depot/check", REQ_ADMIN, api_depot_report, NULL},
     {"HEAD", "/v1/blobs/{digest}", REQ_USER, api_blob_head, NULL},
     {"PUT", "/v1/blobs/{digest}", REQ_USER, api_blob_put, &api_blob_upload},
     {"GET", "/v1/images", REQ_USER, api_images, NULL},

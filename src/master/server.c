@@ -343,12 +343,11 @@ enum req_next req_reply_error(struct req *r, unsigned status, const char *code, 
                               ...)
 {
     va_list ap;
-    AUTO_BUF struct buf text = {0};
     va_start(ap, fmt);
-    buf_vprintf(&text, fmt, ap);
+    AUTO_FREE char *text = xvasprintf(fmt, ap);
     va_end(ap);
-    log_debug("%u %s: %s", status, code, (char *)text.data);
-    json_t *inner = json_pack("{s:s, s:o}", "code", code, "message", req_text((char *)text.data));
+    log_debug("%u %s: %s", status, code, text);
+    json_t *inner = json_pack("{s:s, s:o}", "code", code, "message", req_text(text));
     return req_reply_json(r, status, json_pack("{s:o}", "error", inner));
 }
 

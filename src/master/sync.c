@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/must.h"
 #include "master/auth.h"
+#include "master/disk.h"
 #include "master/digests.h"
 #include "master/hold.h"
 #include "master/places.h"
@@ -47,6 +48,8 @@ static void put_layer(struct sync_layer *to, const struct grid_layer *from)
     if (grid_digest_is_none(&from->digest))
         return;
     (void)digest_text(&from->digest, to->digest);
+    (void)digest_text(&from->parent, to->parent);
+    (void)digest_text(&from->stands_for, to->stands_for);
     to->size = from->size_bytes;
     to->output_offset = from->output_offset;
     to->run_ms = from->run_ms;
@@ -55,6 +58,15 @@ static void put_layer(struct sync_layer *to, const struct grid_layer *from)
     memcpy(to->cls.cpu, from->cls.cpu, sizeof to->cls.cpu);
     memcpy(to->cls.accel, from->cls.accel, sizeof to->cls.accel);
     to->cls.qemu_version = from->cls.qemu_version;
+}
+
+static void put_chain(struct sync_desired *vm, const struct grid_chain *chain)
+{
+    size_t count = chain ? chain->count : 0;
+    vm->chain = count ? xcalloc(count, sizeof *vm->chain) : NULL;
+    vm->count_chain = count;
+    for (size_t i = 0; i < count; i++)
+        put_layer(&vm->chain[i], &chain->layers[i]);
 }
 
 static void put_image(struct core *c, uint64_t id, struct sync_image *to)
@@ -104,6 +116,9 @@ static void add_desired(void *arg, const struct grid_desired *d)
     *vm = (struct sync_desired){.job = d->job, .part = d->part, .epoch = d->epoch};
     snprintf(vm->want, sizeof vm->want, "%s", want_name(d->want));
     snprintf(vm->reason, sizeof vm->reason, "%s", d->reason ? d->reason : "");
+    vm->checkpoint_ms = d->checkpoint_ms;
+    vm->checkpoint = d->checkpoint;
+    vm->upload = d->upload;
     auth_grant(core_master(a->c), d->job, d->part, d->epoch, vm->grant);
     if (d->golden)
         put_image(a->c, d->golden->image, &vm->image);
@@ -114,7 +129,7 @@ static void add_desired(void *arg, const struct grid_desired *d)
         vm->cpus = d->record->cpus;
         if (d->golden)
             put_layer(&vm->golden, &d->golden->layer);
-        put_layer(&vm->layer, &d->state->layer);
+        put_chain(vm, d->chain);
     } else if (d->golden) {
         vm->memory_bytes = d->golden->memory_bytes;
         vm->cpus = d->golden->cpus;
@@ -126,6 +141,8 @@ static void add_desired(void *arg, const struct grid_desired *d)
 
 static void answer_deinit(struct answer *a)
 {
+    for (size_t i = 0; i < a->reply.count_vms; i++)
+        free(a->reply.vms[i].chain);
     free(a->reply.vms); /* its specs belong to the core */
     free(a->have);
 }
@@ -164,8 +181,10 @@ static json_t *make_answer(struct core *c, uint64_t pc, uint64_t *ret_serial,
 
 static bool take_report(struct core *c, struct req *r, struct sync_call *call)
 {
-    if (!call->arrived)
+    if (!call->arrived) {
         grid_renew(core_grid(c), r->pc, core_now(c));
+        core_note_runs(c, r->pc, &call->report.grid);
+    }
     call->arrived = true;
     if (call->applied || r->no_step)
         return true;
@@ -207,6 +226,13 @@ static enum core_next sync_core(struct core *c, struct req *r)
     return CORE_REPLIED;
 }
 
+static void check_damage(struct req *r)
+{
+    struct sync_call *call = r->data;
+    report_check_damage(&call->report, r->m->depot);
+    r->next = api_sync;
+}
+
 enum req_next api_sync(struct req *r)
 {
     if (r->data) /* it was held */
@@ -222,5 +248,6 @@ enum req_next api_sync(struct req *r)
     json_decref(json);
     if (bad < 0)
         return req_reply_error(r, 400, "bad_request", "%s", e.text);
-    return core_post(r, sync_core);
+    report_check_layers(&call->report, r->m->depot);
+    return report_has_damage(&call->report) ? disk_post(r, check_damage) : core_post(r, sync_core);
 }

@@ -188,6 +188,12 @@ int q_run(struct query *q)
     return r;
 }
 
+void q_one(struct query *q)
+{
+    if (q_step(q) == 0)
+        q->error = STATE_NOT_FOUND;
+}
+
 /* ---- columns -------------------------------------------------------------------------------- */
 
 static void bound(struct query *q, int r)

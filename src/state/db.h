@@ -41,7 +41,8 @@ struct state {
     struct db *pool;
 };
 
-/* One use of a statement. `error` sticks: after it, binding and reading do nothing. */
+/* One use of a statement. `error` sticks: after it, binding and reading do nothing. db is NULL when
+ * there was no connection to begin with. */
 struct query {
     struct db *db;
     sqlite3_stmt *st;
@@ -67,6 +68,20 @@ int q_step(struct query *q);
 int q_end(struct query *q);
 /* Runs to the end; 0 or the error. */
 int q_run(struct query *q);
+/* Goes to the one row that there may be. Without one the query's error is STATE_NOT_FOUND, so that
+ * what would read it does nothing. */
+void q_one(struct query *q);
+/* Calls fn for each row, read into a zeroed `type` by walk, until it says no. */
+#define Q_EACH(q, type, walk, fn, arg)                \
+    do {                                              \
+        type record_;                                 \
+        bool more_ = true;                            \
+        while (more_ && q_step(q) == 1) {             \
+            memset(&record_, 0, sizeof record_);      \
+            walk(q, &record_);                        \
+            more_ = !(q)->error && fn(arg, &record_); \
+        }                                             \
+    } while (0)
 
 /* Both ways. Enumerations are checked against their count when read: -EBADMSG. */
 void q_u64(struct query *q, uint64_t *v);
@@ -103,6 +118,16 @@ int state_check(struct state *s, int result);
 struct db *state_writer(struct state *s, int *ret_error);
 int state_reader(struct state *s, struct db **ret_db);
 void state_reader_done(struct state *s, struct db *db);
+
+/* One statement of the open transaction: q_new() and q_put() on the writing connection. state_run()
+ * ends it: 0 or the error, which makes the transaction void. */
+struct query state_change(struct state *s, const char *sql);
+struct query state_put(struct state *s, const char *table);
+int state_run(struct state *s, struct query *q);
+/* One question on a reading connection; state_asked() gives that back, whatever happened in
+ * between: 0 or the query's error. */
+struct query state_ask(struct state *s, const char *sql);
+int state_asked(struct state *s, struct query *q);
 
 /* The fields of the core's records, both ways. */
 void row_meta(struct query *q, struct grid_meta *m);

@@ -30,164 +30,108 @@ static int read_counts(struct db *db, struct grid_job *j)
     return r;
 }
 
-static int each_job(struct query *q, bool (*fn)(void *arg, const struct grid_job *j), void *arg)
+static void each_job(struct query *q, bool (*fn)(void *arg, const struct grid_job *j), void *arg)
 {
     struct grid_job j;
     bool more = true;
-    int r = 0;
 
-    while (more && (r = q_step(q)) == 1) {
-        r = row_job_read(q, &j);
-        if (r)
+    while (more && q_step(q) == 1) {
+        q->error = row_job_read(q, &j);
+        if (q->error)
             break;
-        r = read_counts(q->db, &j);
-        if (!r)
-            more = fn(arg, &j);
+        q->error = read_counts(q->db, &j);
+        more = !q->error && fn(arg, &j);
         row_job_deinit(&j);
-        if (r)
-            break;
     }
-    (void)q_end(q); /* r has its error */
-    return r;
+}
+
+static uint64_t at_most(size_t limit)
+{
+    return limit > INT64_MAX ? INT64_MAX : limit;
 }
 
 int state_history_jobs(struct state *s, uint64_t user, uint64_t before, size_t limit,
                        bool (*fn)(void *arg, const struct grid_job *j), void *arg)
 {
-    struct query q;
-    struct db *db;
-    int r = state_reader(s, &db);
-
-    if (r)
-        return r;
-    if (user) {
-        q = q_new(db, "SELECT * FROM job WHERE finished_ms > 0 AND id < ? AND user = ?"
-                      " ORDER BY id DESC LIMIT ?");
-        q_bind(&q, before ? before : INT64_MAX);
+    struct query q =
+        state_ask(s, user ? "SELECT * FROM job WHERE finished_ms > 0 AND id < ?1 AND user = ?3"
+                            " ORDER BY id DESC LIMIT ?2"
+                          : "SELECT * FROM job WHERE finished_ms > 0 AND id < ?1"
+                            " ORDER BY id DESC LIMIT ?2");
+    q_bind(&q, before ? before : INT64_MAX);
+    q_bind(&q, at_most(limit));
+    if (user)
         q_bind(&q, user);
-    } else {
-        q = q_new(db, "SELECT * FROM job WHERE finished_ms > 0 AND id < ?"
-                      " ORDER BY id DESC LIMIT ?");
-        q_bind(&q, before ? before : INT64_MAX);
-    }
-    q_bind(&q, limit > INT64_MAX ? INT64_MAX : limit);
-    r = each_job(&q, fn, arg);
-    state_reader_done(s, db);
-    return r;
+    each_job(&q, fn, arg);
+    return state_asked(s, &q);
 }
 
 int state_history_job(struct state *s, uint64_t job, struct grid_job **ret_job)
 {
     struct grid_job j;
-    struct query q;
-    struct db *db;
-    int r = state_reader(s, &db);
-
-    if (r)
-        return r;
-    q = q_new(db, "SELECT * FROM job WHERE id = ?");
+    struct query q = state_ask(s, "SELECT * FROM job WHERE id = ?");
     q_bind(&q, job);
-    r = q_step(&q);
-    if (r == 1) {
-        r = row_job_read(&q, &j);
-        (void)q_end(&q); /* r has its error */
-        if (!r) {
-            r = read_counts(db, &j);
-            *ret_job = xmalloc(sizeof j);
-            **ret_job = j;
-        }
-    } else if (r == 0) {
-        r = STATE_NOT_FOUND;
+    q_one(&q);
+    if (!q.error)
+        q.error = row_job_read(&q, &j);
+    if (q.error)
+        return state_asked(s, &q);
+    q.error = read_counts(q.db, &j);
+    if (q.error) {
+        row_job_deinit(&j);
+    } else {
+        *ret_job = xmalloc(sizeof j);
+        **ret_job = j;
     }
-    state_reader_done(s, db);
-    return r;
+    return state_asked(s, &q);
 }
-
-/* Calls fn for each row of q until it says no. */
-#define EACH(q, type, walk, fn, arg)             \
-    ({                                           \
-        type record_;                            \
-        bool more_ = true;                       \
-        int r_ = 0;                              \
-        while (more_ && (r_ = q_step(q)) == 1) { \
-            memset(&record_, 0, sizeof record_); \
-            walk(q, &record_);                   \
-            r_ = (q)->error;                     \
-            if (r_)                              \
-                break;                           \
-            more_ = fn(arg, &record_);           \
-        }                                        \
-        (void)q_end(q); /* r_ has it */          \
-        r_;                                      \
-    })
 
 int state_history_parts(struct state *s, uint64_t job, uint32_t from, size_t limit,
                         bool (*fn)(void *arg, const struct grid_part *p), void *arg)
 {
-    struct query q;
-    struct db *db;
-    int r = state_reader(s, &db);
-
-    if (r)
-        return r;
-    q = q_new(db, "SELECT * FROM part WHERE job = ? AND part >= ? ORDER BY part LIMIT ?");
+    struct query q =
+        state_ask(s, "SELECT * FROM part WHERE job = ? AND part >= ? ORDER BY part LIMIT ?");
     q_bind(&q, job);
     q_bind(&q, from);
-    q_bind(&q, limit > INT64_MAX ? INT64_MAX : limit);
-    r = EACH(&q, struct grid_part, row_part, fn, arg);
-    state_reader_done(s, db);
-    return r;
+    q_bind(&q, at_most(limit));
+    Q_EACH(&q, struct grid_part, row_part, fn, arg);
+    return state_asked(s, &q);
 }
 
 /* One of four statements over a table of sequence numbers: of a job or of all, from the front or
  * the newest ones. */
-#define SEQUENCE(db, table, job, newest)                                                    \
-    ((newest) ? (job) ? q_new(db, "SELECT * FROM (SELECT * FROM " table " WHERE seq > ?2"   \
-                                  " AND job = ?1 ORDER BY seq DESC LIMIT ?3) ORDER BY seq") \
-                      : q_new(db, "SELECT * FROM (SELECT * FROM " table " WHERE seq > ?2"   \
-                                  " AND ?1 = 0 ORDER BY seq DESC LIMIT ?3) ORDER BY seq")   \
-     : (job) ? q_new(db, "SELECT * FROM " table " WHERE seq > ?2 AND job = ?1"              \
-                         " ORDER BY seq LIMIT ?3")                                          \
-              : q_new(db, "SELECT * FROM " table " WHERE seq > ?2 AND ?1 = 0"               \
-                           " ORDER BY seq LIMIT ?3"))
+#define SEQUENCE(table, job, newest)                                             \
+    ((newest) ? (job) ? "SELECT * FROM (SELECT * FROM " table " WHERE seq > ?2"  \
+                        " AND job = ?1 ORDER BY seq DESC LIMIT ?3) ORDER BY seq" \
+                      : "SELECT * FROM (SELECT * FROM " table " WHERE seq > ?2"  \
+                        " AND ?1 = 0 ORDER BY seq DESC LIMIT ?3) ORDER BY seq"   \
+     : (job)  ? "SELECT * FROM " table " WHERE seq > ?2 AND job = ?1"            \
+                " ORDER BY seq LIMIT ?3"                                         \
+              : "SELECT * FROM " table " WHERE seq > ?2 AND ?1 = 0 ORDER BY seq LIMIT ?3")
 
 static void bind_sequence(struct query *q, uint64_t job, uint64_t after, size_t limit)
 {
     q_bind(q, job);
     q_bind(q, after);
-    q_bind(q, limit > INT64_MAX ? INT64_MAX : limit);
+    q_bind(q, at_most(limit));
 }
 
 int state_moves(struct state *s, uint64_t job, uint64_t after, bool newest, size_t limit,
                 bool (*fn)(void *arg, const struct grid_move *m), void *arg)
 {
-    struct query q;
-    struct db *db;
-    int r = state_reader(s, &db);
-
-    if (r)
-        return r;
-    q = SEQUENCE(db, "move", job, newest);
+    struct query q = state_ask(s, SEQUENCE("move", job, newest));
     bind_sequence(&q, job, after, limit);
-    r = EACH(&q, struct grid_move, row_move, fn, arg);
-    state_reader_done(s, db);
-    return r;
+    Q_EACH(&q, struct grid_move, row_move, fn, arg);
+    return state_asked(s, &q);
 }
 
 int state_events(struct state *s, uint64_t job, uint64_t after, bool newest, size_t limit,
                  bool (*fn)(void *arg, const struct grid_log *l), void *arg)
 {
-    struct query q;
-    struct db *db;
-    int r = state_reader(s, &db);
-
-    if (r)
-        return r;
-    q = SEQUENCE(db, "log", job, newest);
+    struct query q = state_ask(s, SEQUENCE("log", job, newest));
     bind_sequence(&q, job, after, limit);
-    r = EACH(&q, struct grid_log, row_log, fn, arg);
-    state_reader_done(s, db);
-    return r;
+    Q_EACH(&q, struct grid_log, row_log, fn, arg);
+    return state_asked(s, &q);
 }
 
 /* ---- ageing --------------------------------------------------------------------------------- */
@@ -213,7 +157,7 @@ static int age_jobs(struct db *db, const struct state_ageing *a,
     int r;
 
     q_bind(&q, a->before_ms);
-    q_bind(&q, a->limit > INT64_MAX ? INT64_MAX : a->limit);
+    q_bind(&q, at_most(a->limit));
     while ((r = q_step(&q)) == 1) {
         q_u64(&q, &id);
         buf_put(&ids, &id, sizeof id);

@@ -71,6 +71,10 @@ void row_pc(struct query *q, struct grid_pc *p)
     row_class(q, &p->cls);
     q_u32(q, &p->recent_failures);
     q_u64(q, &p->last_failed_job);
+    q_double(q, &p->deaths);
+    q_double(q, &p->busy_ms);
+    q_u64(q, &p->history_ms);
+    q_u64(q, &p->busy_since_ms);
 }
 
 void row_image(struct query *q, struct grid_image *i)
@@ -113,6 +117,28 @@ void row_job(struct query *q, struct grid_job *j)
     q_u64(q, &j->finished_ms);
     q_u64(q, &j->then_of);
     q_u64(q, &j->then_job);
+    q_u64(q, &j->checkpoint_ms);
+}
+
+static void row_chain(struct query *q, struct grid_chain_row *c)
+{
+    q_u64(q, &c->job);
+    q_u32(q, &c->part);
+    q_u64(q, &c->layer.seq);
+    row_layer(q, &c->layer);
+    q_digest(q, &c->layer.parent);
+    q_digest(q, &c->layer.stands_for);
+    q_u64(q, &c->layer.epoch);
+    q_u64(q, &c->layer.committed_ms);
+    q_u64(q, &c->layer.disk_cut);
+}
+
+static void row_pin(struct query *q, struct grid_pin *p)
+{
+    q_u64(q, &p->job);
+    q_u32(q, &p->part);
+    q_u64(q, &p->size_bytes);
+    q_digest(q, &p->digest);
 }
 
 void row_part(struct query *q, struct grid_part *p)
@@ -124,7 +150,6 @@ void row_part(struct query *q, struct grid_part *p)
     q_u64(q, &p->pc);
     q_u64(q, &p->golden);
     q_u64(q, &p->queue_key);
-    row_layer(q, &p->layer);
     q_u32(q, &p->own_failures);
     q_u32(q, &p->grid_failures);
     for (size_t i = 0; i < 3; i++)
@@ -147,7 +172,14 @@ void row_part(struct query *q, struct grid_part *p)
     q_u32(q, &p->move_stop_ms);
     q_u32(q, &p->move_save_ms);
     q_u32(q, &p->move_upload_ms);
-    q_u64(q, &p->layer.disk_cut);
+    q_u64(q, &p->checkpoint_ms);
+    q_u64(q, &p->checkpoint_asked);
+    q_u64(q, &p->checkpoint_done);
+    q_u32(q, &p->cost_ms);
+    q_u32(q, &p->pause_ms);
+    q_u32(q, &p->upload_ms);
+    q_u64(q, &p->move_to);
+    q_u64(q, &p->leave_after_ms);
 }
 
 void row_log(struct query *q, struct grid_log *l)
@@ -253,6 +285,14 @@ static int put_row(struct db *db, const struct grid_row *original)
         return q_run(&q);
     case GRID_ROW_JOB:
         return put_job(db, &original->job);
+    case GRID_ROW_LAYER:
+        q = q_put(db, "layer");
+        row_chain(&q, &row.layer);
+        return q_run(&q);
+    case GRID_ROW_PIN:
+        q = q_put(db, "pin");
+        row_pin(&q, &row.pin);
+        return q_run(&q);
     case GRID_ROW_PART:
         q = q_put(db, "part");
         row_part(&q, &row.part);
@@ -279,6 +319,26 @@ static int delete_part(struct db *db, const struct grid_part *p)
     return q_run(&q);
 }
 
+static int delete_layer(struct db *db, const struct grid_chain_row *c)
+{
+    struct query q = q_new(db, "DELETE FROM layer WHERE job = ? AND part = ? AND seq = ?");
+
+    q_bind(&q, c->job);
+    q_bind(&q, c->part);
+    q_bind(&q, c->layer.seq);
+    return q_run(&q);
+}
+
+static int delete_pin(struct db *db, const struct grid_pin *p)
+{
+    struct query q = q_new(db, "DELETE FROM pin WHERE job = ? AND part = ? AND digest = ?");
+
+    q_bind(&q, p->job);
+    q_bind(&q, p->part);
+    q_bind_blob(&q, p->digest.bytes, sizeof p->digest.bytes);
+    return q_run(&q);
+}
+
 static int delete_row(struct db *db, const struct grid_row *row)
 {
     switch (row->kind) {
@@ -294,6 +354,10 @@ static int delete_row(struct db *db, const struct grid_row *row)
         return run_with(db, "DELETE FROM golden WHERE id = ?", row->golden.id);
     case GRID_ROW_JOB:
         return run_with(db, "DELETE FROM job WHERE id = ?", row->job.id);
+    case GRID_ROW_LAYER:
+        return delete_layer(db, &row->layer);
+    case GRID_ROW_PIN:
+        return delete_pin(db, &row->pin);
     case GRID_ROW_PART:
         return delete_part(db, &row->part);
     case GRID_ROW_LOG:
@@ -388,11 +452,14 @@ struct load {
     void *arg;
 };
 
-#define LOAD(load, sql, kind_, member, walk)                           \
+/* job_ 0: the statement has no parameter. */
+#define LOAD(load, sql, job_, kind_, member, walk)                     \
     ({                                                                 \
         struct query q_ = q_new((load)->db, sql);                      \
         struct grid_row row_ = {.kind = (kind_), .put = true};         \
         int r_;                                                        \
+        if (job_)                                                      \
+            q_bind(&q_, job_);                                         \
         while ((r_ = q_step(&q_)) == 1) {                              \
             memset(&row_.member, 0, sizeof row_.member);               \
             walk(&q_, &row_.member);                                   \
@@ -404,21 +471,18 @@ struct load {
         r_;                                                            \
     })
 
+/* What belongs to a job, in the order that the core takes it. */
 static int load_parts(struct load *l, uint64_t job)
 {
-    struct query q = q_new(l->db, "SELECT * FROM part WHERE job = ? ORDER BY part");
-    struct grid_row row = {.kind = GRID_ROW_PART, .put = true};
-    int r;
+    int r = LOAD(l, "SELECT * FROM layer WHERE job = ? ORDER BY part, seq", job, GRID_ROW_LAYER,
+                 layer, row_chain);
 
-    q_bind(&q, job);
-    while ((r = q_step(&q)) == 1) {
-        row_part(&q, &row.part);
-        r = q.error ? q.error : l->fn(l->arg, &row);
-        if (r)
-            break;
-    }
-    (void)q_end(&q);
-    return r;
+    if (!r)
+        r = LOAD(l, "SELECT * FROM pin WHERE job = ? ORDER BY part, digest", job, GRID_ROW_PIN, pin,
+                 row_pin);
+    return r ? r
+             : LOAD(l, "SELECT * FROM part WHERE job = ? ORDER BY part", job, GRID_ROW_PART, part,
+                    row_part);
 }
 
 static int load_jobs(struct load *l)
@@ -445,16 +509,16 @@ static int load_jobs(struct load *l)
 
 static int load_all(struct load *l)
 {
-    int r = LOAD(l, "SELECT * FROM meta", GRID_ROW_META, meta, row_meta);
+    int r = LOAD(l, "SELECT * FROM meta", 0, GRID_ROW_META, meta, row_meta);
 
     if (!r)
-        r = LOAD(l, "SELECT * FROM share ORDER BY user", GRID_ROW_USER, user, row_user);
+        r = LOAD(l, "SELECT * FROM share ORDER BY user", 0, GRID_ROW_USER, user, row_user);
     if (!r)
-        r = LOAD(l, "SELECT * FROM pc ORDER BY id", GRID_ROW_PC, pc, row_pc);
+        r = LOAD(l, "SELECT * FROM pc ORDER BY id", 0, GRID_ROW_PC, pc, row_pc);
     if (!r)
-        r = LOAD(l, "SELECT * FROM image ORDER BY id", GRID_ROW_IMAGE, image, row_image);
+        r = LOAD(l, "SELECT * FROM image ORDER BY id", 0, GRID_ROW_IMAGE, image, row_image);
     if (!r)
-        r = LOAD(l, "SELECT * FROM golden ORDER BY id", GRID_ROW_GOLDEN, golden, row_golden);
+        r = LOAD(l, "SELECT * FROM golden ORDER BY id", 0, GRID_ROW_GOLDEN, golden, row_golden);
     return r ? r : load_jobs(l);
 }
 

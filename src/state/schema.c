@@ -93,8 +93,47 @@ static const char *const steps[] = {
     "CREATE TABLE cert(serial TEXT PRIMARY KEY, pc INTEGER NOT NULL, issued_ms INTEGER NOT NULL,"
     "  revoked INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE INDEX cert_pc ON cert(pc);",
-    /* 2: network drives */
-    "ALTER TABLE part ADD COLUMN layer_disk_cut INTEGER NOT NULL DEFAULT 0;",
+    /* 2: a part's one layer becomes a chain of them; checkpoints, moves, a PC's deaths. */
+    "CREATE TABLE layer(" OF_JOB ", part INTEGER NOT NULL, seq INTEGER NOT NULL, " LAYER ","
+    "  parent BLOB, stands_for BLOB, epoch INTEGER NOT NULL, committed_ms INTEGER NOT NULL,"
+    "  PRIMARY KEY(job, part, seq)) WITHOUT ROWID;"
+    "CREATE INDEX layer_digest ON layer(layer);"
+    "INSERT INTO layer SELECT p.job, p.part, 1, p.layer, p.layer_bytes, p.layer_output,"
+    "  p.layer_run_ms, p.machine, p.cpu, p.accel, p.qemu, g.layer, NULL, p.epoch, 0"
+    "  FROM part p JOIN live ON live.job = p.job JOIN golden g ON g.id = p.golden"
+    "  WHERE p.layer IS NOT NULL AND p.finished_ms = 0;"
+    "CREATE TABLE pin(" OF_JOB ", part INTEGER NOT NULL, bytes INTEGER NOT NULL,"
+    "  digest BLOB NOT NULL, PRIMARY KEY(job, part, digest)) WITHOUT ROWID;"
+    "CREATE INDEX pin_digest ON pin(digest);"
+    "DROP INDEX part_layer;"
+    "ALTER TABLE part DROP COLUMN layer;"
+    "ALTER TABLE part DROP COLUMN layer_bytes;"
+    "ALTER TABLE part DROP COLUMN layer_output;"
+    "ALTER TABLE part DROP COLUMN layer_run_ms;"
+    "ALTER TABLE part DROP COLUMN machine;"
+    "ALTER TABLE part DROP COLUMN cpu;"
+    "ALTER TABLE part DROP COLUMN accel;"
+    "ALTER TABLE part DROP COLUMN qemu;"
+    "ALTER TABLE part ADD COLUMN checkpoint_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE part ADD COLUMN checkpoint_asked INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE part ADD COLUMN checkpoint_done INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE part ADD COLUMN cost_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE part ADD COLUMN pause_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE part ADD COLUMN upload_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE part ADD COLUMN move_to INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE part ADD COLUMN leave_after_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE job ADD COLUMN checkpoint_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE job_then ADD COLUMN checkpoint_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE pc ADD COLUMN deaths REAL NOT NULL DEFAULT 0;"
+    "ALTER TABLE pc ADD COLUMN busy_ms REAL NOT NULL DEFAULT 0;"
+    "ALTER TABLE pc ADD COLUMN history_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE pc ADD COLUMN busy_since_ms INTEGER NOT NULL DEFAULT 0;",
+    /* 3: what was submitted under which key. */
+    "CREATE TABLE submission(user INTEGER NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL," OF_JOB
+    ", PRIMARY KEY(user, key)) WITHOUT ROWID;"
+    "CREATE INDEX submission_job ON submission(job);",
+    /* 4: network drives. */
+    "ALTER TABLE layer ADD COLUMN disk_cut INTEGER NOT NULL DEFAULT 0;",
 };
 
 enum { KNOWN = sizeof steps / sizeof *steps, APPLICATION_ID = 0x7961646f /* "yado" */ };

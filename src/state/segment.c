@@ -8,8 +8,8 @@
  * their sender will send again; segments_open() syncs the file system before it counts them.
  */
 #include "state/segment.h"
-#include "base/buf.h"
 #include "base/cleanup.h"
+#include "base/cursor.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -21,7 +21,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { STRIPES = 64 };
+enum { STRIPES = 64, NAME_MAX_BYTES = 56, CUT_BYTES = 8, CUTS_AT_ONCE = 64 };
 
 struct segments {
     int dir;
@@ -33,9 +33,9 @@ static pthread_rwlock_t *stripe(struct segments *s, uint64_t job, uint64_t part)
     return &s->stripes[(job * 31 + part) % STRIPES];
 }
 
-static void file_name(char name[48], uint64_t job, uint64_t part)
+static void file_name(char name[NAME_MAX_BYTES], uint64_t job, uint64_t part, const char *suffix)
 {
-    snprintf(name, 48, "%" PRIu64 "/%" PRIu64, job, part);
+    snprintf(name, NAME_MAX_BYTES, "%" PRIu64 "/%" PRIu64 "%s", job, part, suffix);
 }
 
 int segments_open(const char *folder, struct segments **ret_segments, struct err *ret_err)
@@ -100,11 +100,12 @@ static int make_file(struct segments *s, uint64_t job, const char *name, int *re
     return 0;
 }
 
-static int open_part(struct segments *s, uint64_t job, uint64_t part, int *ret_fd)
+static int open_file(struct segments *s, uint64_t job, uint64_t part, const char *suffix,
+                     int *ret_fd)
 {
-    char name[48];
+    char name[NAME_MAX_BYTES];
 
-    file_name(name, job, part);
+    file_name(name, job, part, suffix);
     *ret_fd = openat(s->dir, name, O_RDWR | O_CLOEXEC);
     if (*ret_fd >= 0)
         return 0;
@@ -169,7 +170,7 @@ int segment_append(struct segments *s, uint64_t job, uint64_t part, uint64_t off
     if (__builtin_add_overflow(offset, (uint64_t)len, &end) || end > INT64_MAX)
         return -EFBIG;
     pthread_rwlock_wrlock(lock);
-    r = open_part(s, job, part, &fd);
+    r = open_file(s, job, part, "", &fd);
     if (!r)
         r = append(fd, offset, data, len, ret_have);
     pthread_rwlock_unlock(lock);
@@ -179,11 +180,11 @@ int segment_append(struct segments *s, uint64_t job, uint64_t part, uint64_t off
 int segment_length(struct segments *s, uint64_t job, uint64_t part, uint64_t *ret_length)
 {
     pthread_rwlock_t *lock = stripe(s, job, part);
-    char name[48];
+    char name[NAME_MAX_BYTES];
     struct stat st;
     int r = 0;
 
-    file_name(name, job, part);
+    file_name(name, job, part, "");
     pthread_rwlock_rdlock(lock);
     if (fstatat(s->dir, name, &st, 0) == 0)
         *ret_length = (uint64_t)st.st_size;
@@ -214,43 +215,126 @@ static int read_at(int fd, uint64_t offset, uint8_t *p, size_t len, size_t *ret_
     return 0;
 }
 
-int segment_read(struct segments *s, uint64_t job, uint64_t part, uint64_t offset, void *data,
-                 size_t len, size_t *ret_len)
-{
-    pthread_rwlock_t *lock = stripe(s, job, part);
-    AUTO_CLOSE int fd = -1;
-    char name[48];
-    int r;
+/* ---- cuts ----------------------------------------------------------------------------------- */
 
-    if (len > INT64_MAX || offset > INT64_MAX - len)
-        return -EFBIG;
-    file_name(name, job, part);
-    pthread_rwlock_rdlock(lock);
+/* A piece of an entry, which a crash may have left, is written over. */
+static int note_cut(struct segments *s, uint64_t job, uint64_t part, uint64_t length)
+{
+    AUTO_CLOSE int fd = -1;
+    AUTO_BUF struct buf entry = {0};
+    struct stat st;
+    int r = open_file(s, job, part, ".cuts", &fd);
+
+    if (!r && fstat(fd, &st))
+        r = -errno;
+    buf_put_u64(&entry, length);
+    if (!r)
+        r = write_all_at(fd, entry.data, entry.len, (uint64_t)st.st_size / CUT_BYTES * CUT_BYTES);
+    if (!r && fdatasync(fd))
+        r = -errno;
+    return r == -EDQUOT ? -ENOSPC : r;
+}
+
+/* Counts the cuts, and finds the shortest that the output was since `seen` of them. */
+static int read_cuts(struct segments *s, uint64_t job, uint64_t part, struct segment_look *look)
+{
+    AUTO_CLOSE int fd = -1;
+    char name[NAME_MAX_BYTES];
+    uint8_t entries[CUTS_AT_ONCE * CUT_BYTES];
+    size_t n = 0;
+
+    file_name(name, job, part, ".cuts");
     fd = openat(s->dir, name, O_RDONLY | O_CLOEXEC);
-    r = fd < 0 ? -errno : read_at(fd, offset, data, len, ret_len);
-    pthread_rwlock_unlock(lock);
-    if (r != -ENOENT)
-        return r;
-    *ret_len = 0;
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    do {
+        int r = read_at(fd, look->cuts * CUT_BYTES, entries, sizeof entries, &n);
+
+        if (r)
+            return r;
+        for (struct cursor c = cursor_of(entries, n); cursor_left(&c) >= CUT_BYTES; look->cuts++) {
+            uint64_t length = cursor_u64(&c);
+
+            if (look->cuts >= look->seen_cuts && length < look->valid)
+                look->valid = length;
+        }
+    } while (n == sizeof entries);
     return 0;
+}
+
+/* The cut itself, and before it the word of it; where the disk is too full for that, the cut may
+ * make the room. */
+static int cut(struct segments *s, uint64_t job, uint64_t part, int fd, uint64_t length)
+{
+    int noted = note_cut(s, job, part, length);
+
+    if (noted && noted != -ENOSPC)
+        return noted;
+    if (ftruncate(fd, (off_t)length) || fdatasync(fd))
+        return -errno;
+    if (noted)
+        noted = note_cut(s, job, part, length);
+    return noted == -ENOSPC ? 0 : noted;
 }
 
 int segment_truncate(struct segments *s, uint64_t job, uint64_t part, uint64_t offset)
 {
     pthread_rwlock_t *lock = stripe(s, job, part);
     AUTO_CLOSE int fd = -1;
-    char name[48];
+    char name[NAME_MAX_BYTES];
     struct stat st;
     int r = 0;
 
-    file_name(name, job, part);
+    file_name(name, job, part, "");
     pthread_rwlock_wrlock(lock);
     fd = openat(s->dir, name, O_RDWR | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) ||
-        ((uint64_t)st.st_size > offset && (ftruncate(fd, (off_t)offset) || fdatasync(fd))))
+    if (fd < 0 || fstat(fd, &st))
         r = -errno;
+    else if ((uint64_t)st.st_size > offset)
+        r = cut(s, job, part, fd, offset);
     pthread_rwlock_unlock(lock);
     return r == -ENOENT ? 0 : r; /* it never wrote */
+}
+
+/* ---- reading -------------------------------------------------------------------------------- */
+
+/* Under the part's lock. */
+static int read_some(int fd, const struct segment_look *look, struct buf *into, size_t max)
+{
+    size_t got = 0, len;
+    int r;
+
+    if (look->offset >= look->length || look->offset > look->valid)
+        return 0;
+    len = look->length - look->offset < max ? (size_t)(look->length - look->offset) : max;
+    r = read_at(fd, look->offset, buf_reserve(into, len), len, &got);
+    into->len += got;
+    return r;
+}
+
+int segment_read(struct segments *s, uint64_t job, uint64_t part, struct segment_look *look,
+                 struct buf *into, size_t max)
+{
+    pthread_rwlock_t *lock = stripe(s, job, part);
+    AUTO_CLOSE int fd = -1;
+    char name[NAME_MAX_BYTES];
+    struct stat st;
+    int r = 0;
+
+    look->length = look->cuts = look->valid = 0;
+    file_name(name, job, part, "");
+    pthread_rwlock_rdlock(lock);
+    fd = openat(s->dir, name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st)) {
+        r = errno == ENOENT ? 0 : -errno;
+    } else {
+        look->length = look->valid = (uint64_t)st.st_size;
+        r = read_cuts(s, job, part, look);
+        if (!r)
+            r = read_some(fd, look, into, max);
+    }
+    pthread_rwlock_unlock(lock);
+    return r;
 }
 
 int segment_remove_job(struct segments *s, uint64_t job)

@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The output of parts: one append-only file a part, FOLDER/JOB/PART, without any framing of ours
- * (what the bytes mean is said in docs/formats/guest.md).
+ * The output of parts: one file a part, FOLDER/JOB/PART, without any framing of ours (what the
+ * bytes mean is said in docs/formats/guest.md). It grows, but for the part that goes back to an
+ * earlier state: then it is cut, and FOLDER/JOB/PART.cuts has one more entry, the length it was
+ * cut to (64 bits, big endian), so that who reads it in pieces learns of every cut.
  *
  * Always true:
  *  - A length that was ever returned is durable: data is fdatasynced (a new file's folder fsynced)
  *    before segment_append() returns, and what a crash left behind is synced before it is counted.
  *  - Nobody reads bytes that are not durable yet.
  *  - Appending the same bytes again changes nothing; a hole is never made.
+ *  - A cut is counted before anything is appended behind it. (Twice, when a crash comes between;
+ *    and one for which the disk had no room left is not, for it must be made all the same.)
  *
  * All functions may be called by any thread; different parts do not wait for each other's disk.
  * No descriptor stays open between calls, so the number of parts is bounded by the disk only.
@@ -16,6 +20,7 @@
 #ifndef YADO_STATE_SEGMENT_H
 #define YADO_STATE_SEGMENT_H
 
+#include "base/buf.h"
 #include "base/str.h"
 
 #include <stddef.h>
@@ -36,9 +41,20 @@ int segment_append(struct segments *s, uint64_t job, uint64_t part, uint64_t off
                    const void *data, size_t len, uint64_t *ret_have);
 /* 0 for a part that never wrote. */
 int segment_length(struct segments *s, uint64_t job, uint64_t part, uint64_t *ret_length);
-/* Reads up to len bytes; *ret_len is less at the end, 0 beyond it. */
-int segment_read(struct segments *s, uint64_t job, uint64_t part, uint64_t offset, void *data,
-                 size_t len, size_t *ret_len);
+
+enum { SEGMENT_CUTS_UNKNOWN = INT32_MAX }; /* of a reader that has read nothing yet */
+
+/* One look at an output by somebody who reads it in pieces. */
+struct segment_look {
+    /* What he knows: where he is, and .cuts as it was when he got there. */
+    uint64_t offset, seen_cuts;
+    /* What he is told. When offset > valid, what he has read from valid on is void. */
+    uint64_t length, cuts, valid;
+};
+/* Fills in what is told and appends at most `max` bytes from offset on to `into`, none when these
+ * are void or the end is reached; all as it stands at one moment. */
+int segment_read(struct segments *s, uint64_t job, uint64_t part, struct segment_look *look,
+                 struct buf *into, size_t max);
 /* Drops what is beyond `offset` (an abandoned run), durably. A shorter output stays as it is. */
 int segment_truncate(struct segments *s, uint64_t job, uint64_t part, uint64_t offset);
 /* Removes the output of all parts of a job. */

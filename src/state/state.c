@@ -255,3 +255,44 @@ void state_reader_done(struct state *s, struct db *db)
     s->pool = db;
     pthread_mutex_unlock(&s->pool_lock);
 }
+
+/* ---- single statements ---------------------------------------------------------------------- */
+
+struct query state_change(struct state *s, const char *sql)
+{
+    struct query q = {0};
+    struct db *db = state_writer(s, &q.error);
+
+    return db ? q_new(db, sql) : q;
+}
+
+struct query state_put(struct state *s, const char *table)
+{
+    struct query q = {0};
+    struct db *db = state_writer(s, &q.error);
+
+    return db ? q_put(db, table) : q;
+}
+
+int state_run(struct state *s, struct query *q)
+{
+    return state_check(s, q_run(q));
+}
+
+struct query state_ask(struct state *s, const char *sql)
+{
+    struct query q = {0};
+    struct db *db;
+
+    q.error = state_reader(s, &db);
+    return q.error ? q : q_new(db, sql);
+}
+
+int state_asked(struct state *s, struct query *q)
+{
+    int r = q_end(q);
+
+    if (q->db)
+        state_reader_done(s, q->db);
+    return r;
+}

@@ -75,6 +75,19 @@ int state_retire(struct state *s, uint64_t job);
  * are done; in the transaction that stores the job. */
 int state_job_blobs(struct state *s, uint64_t job, const struct grid_digest *blobs, size_t count);
 
+/* Under which key of his own (Idempotency-Key) a user submitted a job, so that the same request is
+ * not done twice; in the transaction that stores the job. Remembered as long as the job's rows. */
+struct state_submission {
+    struct grid_digest body; /* of the request */
+    uint64_t job;
+    uint32_t parts;
+};
+int state_submission_add(struct state *s, uint64_t user, const char *key,
+                         const struct grid_digest *body, uint64_t job);
+/* Those of the open transaction as well: STATE_NOT_FOUND. */
+int state_submission_find(struct state *s, uint64_t user, const char *key,
+                          struct state_submission *ret_submission);
+
 /* Users. Weight, usage and quota are the core's (GRID_ROW_USER); the rest is here. */
 int state_user_add(struct state *s, const char *name, bool admin, uint64_t now_ms,
                    uint64_t *ret_id);                               /* STATE_EXISTS */
@@ -127,9 +140,9 @@ int state_age(struct state *s, const struct state_ageing *ageing,
 /* ---- reading: any thread -------------------------------------------------------------------- */
 
 /* Calls fn for META first, then users, PCs, images, goldens, then each job that was not retired
- * followed by its parts; never for LOG and MOVE. A store that was never written has no rows.
- * A row and its strings are valid during the call. fn returns 0, or what ends the load and is
- * returned. Call it outside a transaction. */
+ * followed by its layers, pins and parts; never for LOG and MOVE. A store that was never written
+ * has no rows. A row and its strings are valid during the call. fn returns 0, or what ends the load
+ * and is returned. Call it outside a transaction. */
 int state_load(struct state *s, int (*fn)(void *arg, const struct grid_row *row), void *arg);
 
 /* Finished jobs, newest first, with .count filled in; the next page begins below the last id.
@@ -181,8 +194,30 @@ int state_image_get(struct state *s, uint64_t image, struct state_image *ret_con
 int state_kv_get(struct state *s, const char *key, struct buf *ret_value);
 
 /* Whether any row needs this blob: an image that is not deleted or that an unfinished job uses,
- * a layer, a result (history included), an input of an unfinished job. For the depot's sweep:
- * blobs that were just uploaded are referred to by no row yet. */
+ * a layer that a chain has or a pager may map, a result (history included), an input of an
+ * unfinished job. For the depot's sweep: blobs that were just uploaded are referred to by no row
+ * yet. */
 int state_blob_is_referenced(struct state *s, const struct grid_digest *blob, bool *ret_referenced);
+
+enum state_reference_kind {
+    STATE_REF_GOLDEN, /* id: of the golden layer */
+    STATE_REF_LAYER,  /* id, part: of the job's part; the others below as well */
+    STATE_REF_PIN,
+    STATE_REF_RESULT,
+    STATE_REF_INPUT, /* id: of the job */
+    STATE_REF_IMAGE, /* id: of the image */
+    STATE_REF_KINDS
+};
+
+struct state_reference {
+    struct grid_digest blob;
+    enum state_reference_kind kind;
+    uint64_t id;
+    uint32_t part;
+};
+
+/* All that state_blob_is_referenced() looks at, by digest. Return false from fn to stop. */
+int state_references(struct state *s, bool (*fn)(void *arg, const struct state_reference *ref),
+                     void *arg);
 
 #endif

@@ -16,6 +16,7 @@
 #include "base/str.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -43,22 +44,30 @@ struct vm_config {
     uid_t uid; /* QEMU runs as this user; (uid_t)-1: as we are */
     gid_t gid;
     bool idle_priority; /* SCHED_IDLE and idle I/O class */
-    const char *cgroup; /* directory whose cgroup.procs it joins, or two with ':' between (version 1
-                           has a tree for each controller), or NULL */
+    const char *cgroup; /* directory whose cgroup.procs it joins, or up to three with ':' between
+                           (version 1 has a tree for each controller), or NULL */
 };
 
 /* ---- layer files and plain memory files on disk ---------------------------------------------- */
 
-struct layer_file;
-/* Maps a layer file and checks its header, page table and footer (see layer/layer.h for the rest).
- * Page data is checked frame by frame when it is used. */
-int vm_layer_open(const char *path, struct layer_file **ret_layer, struct err *ret_err);
-void vm_layer_close(struct layer_file *layer);
-/* Makes the plain memory file `path` (sparse, replaced when it exists): first the content of
- * `base_memory` (shared blocks where the file system can; NULL: zeros), then the pages of `layer`
- * (NULL: none). Golden's memory is vm_compose(NULL, golden, path): made once a PC, read only. A
- * VM's own file is vm_compose(golden's memory, its last layer or NULL, path). */
-int vm_compose(const char *base_memory, const struct layer_file *layer, const char *path,
+struct layer;
+struct layer_chain;
+
+/* Maps a layer file and checks its header, footer and page table; frames are checked when they are
+ * used. layer/layer.h and layer/chain.h have the rest. */
+int vm_layer_open(const char *path, struct layer **ret_layer, struct err *ret_err);
+void vm_layer_close(struct layer *layer);
+/* The same, put on top of a chain; digest: SHA-256 of the file, hexadecimal, which the caller
+ * vouches for. vm_chain_close() takes them all down, and the chain. */
+int vm_chain_push(struct layer_chain *chain, const char *path, const char *digest,
+                  struct err *ret_err);
+void vm_chain_close(struct layer_chain *chain);
+
+/* Makes the plain memory file `path` (sparse, replaced when it exists). Without golden_memory: of
+ * all layers. With: a copy of it (shared blocks where the file system can), which is the first
+ * layer's memory, and the other layers' pages over it. So golden's memory is composed once a PC,
+ * and each VM has a file of its own. */
+int vm_compose(const char *golden_memory, const struct layer_chain *chain, const char *path,
                struct err *ret_err);
 
 /* Size of the input drive, the same for every guest: golden has seen it at boot. Sparse. */
@@ -73,9 +82,9 @@ pid_t vm_pid(const struct vm *vm);
 int vm_guest_fd(const struct vm *vm);
 const struct vm_class *vm_class_of(const struct vm *vm);
 
-/* Loads device state and small memory blocks from an opened layer (see layer/layer.h); main
- * memory is the memory_file. Afterwards the guest stands stopped at the moment of its save. */
-int vm_restore(struct vm *vm, const struct layer_file *layer, struct err *ret_err);
+/* Loads the device state of the chain's top layer and golden's small memory blocks; main memory is
+ * the memory_file. Afterwards the guest stands stopped at the moment of its save. */
+int vm_restore(struct vm *vm, const struct layer_chain *chain, struct err *ret_err);
 
 int vm_cont(struct vm *vm, struct err *ret_err);
 
@@ -86,24 +95,52 @@ int vm_stop_now(struct vm *vm, uint64_t *ret_us);
  * the caller has made the pager fail pending image reads). -ETIMEDOUT after deadline_ms. */
 int vm_stop_drain(struct vm *vm, uint64_t deadline_ms, struct err *ret_err);
 
-/* Writes a stopped guest's state as a layer file: the pages that differ from `base` (golden's
- * composed memory, NULL: from zeros, a full layer), device state, small blocks.
- * `prior` names the layer this VM was resumed from (its pages are candidates too) or NULL. */
+/* ---- saving -----------------------------------------------------------------------------------
+ *
+ * A save has two halves. vm_save_begin() copies what changed while the guest stands; then QEMU is
+ * not needed for it any more: the guest may go on (a checkpoint) or be dropped (its owner is back).
+ * vm_save_finish() compresses and writes; any thread, also while other calls are under way. One
+ * save at a time: the next one begins when this one is finished.
+ *
+ * `prints` are those of all pages as the chain has them: layer_chain_prints() after a resume, zeros
+ * before the first save of a guest that booted here. Each save brings them up to date. */
+struct layer_prints;
+struct layer_hot_run;
+struct vm_save;
+
 struct vm_save_info {
     uint64_t output_offset; /* goes into the layer's metadata */
     uint64_t run_ms;
-    const char *base_digest; /* SHA-256 of the golden layer, hexadecimal; NULL for a full layer */
+    uint64_t disk_cut;
+    const char *parent; /* SHA-256 of the layer directly below, hexadecimal; NULL: a full layer */
 };
 struct vm_save_stats {
-    uint64_t pages;      /* pages in the layer */
-    uint64_t candidates; /* pages compared */
-    uint64_t size_bytes; /* of the file */
-    uint64_t device_us, scan_us, write_us;
-    char digest[65]; /* SHA-256 of the file */
+    uint64_t private_pages; /* pages compared */
+    uint64_t pages;         /* of them changed: in the layer */
+    uint64_t size_bytes;    /* of the file */
+    uint64_t device_us;     /* reading the device state; the guest stands */
+    uint64_t scan_us;       /* reading and comparing memory; the guest stands */
+    uint64_t write_us;      /* the second half */
+    char digest[65];        /* SHA-256 of the file */
 };
-int vm_save(struct vm *vm, const char *base_memory, const struct layer_file *prior,
-            const char *path, const struct vm_save_info *info, struct vm_save_stats *ret_stats,
-            struct err *ret_err);
+
+/* While the guest still runs: takes the memory that the next save copies into, so that the guest
+ * need not wait for the kernel to clear it. Not needed, and nothing is lost when it fails. */
+void vm_save_prepare(struct vm *vm);
+/* Stops and drains the guest if it is not, and copies. After an error there is no save and no
+ * file, prints are as the chain is or unknown, and the guest stands. */
+int vm_save_begin(struct vm *vm, struct layer_prints *prints, const char *path,
+                  const struct vm_save_info *info, struct vm_save **ret_save, struct err *ret_err);
+/* Writes the file, not synced. Frees the save, whatever happens; after an error there is no file
+ * and the prints of the pages it held are forgotten. hot: see layer/layer.h, may be NULL. */
+int vm_save_finish(struct vm_save *save, const struct layer_hot_run *hot, size_t count_hot,
+                   struct vm_save_stats *ret_stats, struct err *ret_err);
+/* Instead of the second half. Takes NULL. */
+void vm_save_abort(struct vm_save *save);
+/* A save all at once: what differs from `chain`, which the guest was resumed from (NULL or empty:
+ * it booted here). Its top is the parent, whatever info says. */
+int vm_save(struct vm *vm, const struct layer_chain *chain, const char *path,
+            const struct vm_save_info *info, struct vm_save_stats *ret_stats, struct err *ret_err);
 
 /* A descriptor to poll: readable when vm_events() has something. */
 int vm_event_fd(const struct vm *vm);
@@ -122,7 +159,8 @@ enum vm_event vm_next_event(struct vm *vm);
 /* Kills the process and waits until its memory is back; frees vm. */
 void vm_drop(struct vm *vm);
 
-/* Version of a QEMU binary as major * 10000 + minor * 100 + micro; -ENOENT, -EINVAL. */
+/* Version of a QEMU binary as major * 10000 + minor * 100 + micro; -ENOENT, or -EINVAL for what is
+ * no QEMU or too old. */
 int vm_probe_version(const char *qemu, uint32_t *ret_version, struct err *ret_err);
 
 #endif

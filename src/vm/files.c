@@ -8,7 +8,7 @@
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "base/must.h"
-#include "layer/layer.h"
+#include "layer/chain.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -37,7 +37,7 @@ int vm_map_file(const char *path, uint8_t **ret_data, size_t *ret_len, struct er
     return 0;
 }
 
-int vm_layer_open(const char *path, struct layer_file **ret_layer, struct err *ret_err)
+int vm_layer_open(const char *path, struct layer **ret_layer, struct err *ret_err)
 {
     struct err why;
     uint8_t *data = NULL;
@@ -46,7 +46,7 @@ int vm_layer_open(const char *path, struct layer_file **ret_layer, struct err *r
 
     if (r)
         return r;
-    r = layer_open(data, len, ret_layer, &why);
+    r = layer_open(&(struct layer_source){.file_bytes = len, .data = data}, ret_layer, &why);
     if (r) {
         (void)munmap(data, len);
         return err_set(ret_err, r, "%s: %s", path, why.text);
@@ -54,15 +54,41 @@ int vm_layer_open(const char *path, struct layer_file **ret_layer, struct err *r
     return 0;
 }
 
-void vm_layer_close(struct layer_file *layer)
+void vm_layer_close(struct layer *layer)
 {
-    size_t len;
-
     if (!layer)
         return;
-    void *data = (void *)layer_data(layer, &len);
+    struct layer_source source = *layer_source_of(layer);
     layer_close(layer);
-    (void)munmap(data, len); /* our own mapping: cannot fail */
+    (void)munmap((void *)source.data, source.file_bytes); /* our own mapping: cannot fail */
+}
+
+int vm_chain_push(struct layer_chain *chain, const char *path, const char *digest,
+                  struct err *ret_err)
+{
+    uint8_t sha256[LAYER_DIGEST_BYTES];
+    struct layer *layer;
+    struct err why;
+    int r;
+
+    if (str_unhex(digest, sha256, sizeof sha256))
+        return err_set(ret_err, -EINVAL, "\"%s\" is not the digest of a layer", digest);
+    r = vm_layer_open(path, &layer, ret_err);
+    if (r)
+        return r;
+    r = layer_chain_add(chain, layer, sha256, &why);
+    if (r) {
+        vm_layer_close(layer);
+        return err_set(ret_err, r, "%s: %s", path, why.text);
+    }
+    return 0;
+}
+
+void vm_chain_close(struct layer_chain *chain)
+{
+    for (size_t i = 0; chain && i < layer_chain_count(chain); i++)
+        vm_layer_close((struct layer *)layer_chain_at(chain, i));
+    layer_chain_free(chain);
 }
 
 static int write_all(int fd, uint64_t offset, const uint8_t *data, size_t len)
@@ -143,47 +169,43 @@ static int copy_sparse(int from, int to, off_t size)
     return r;
 }
 
-static int fill(int fd, const char *base_memory, const struct layer_file *layer, const char *path,
-                struct err *err)
+static int fill(int fd, const char *golden_memory, const struct layer_chain *chain,
+                const char *path, struct err *err)
 {
-    AUTO_CLOSE int base = base_memory ? open(base_memory, O_RDONLY | O_CLOEXEC) : -1;
+    AUTO_CLOSE int golden = golden_memory ? open(golden_memory, O_RDONLY | O_CLOEXEC) : -1;
+    uint64_t bytes = layer_chain_memory_bytes(chain);
     struct stat st = {0};
     struct err why = {""};
     int r = 0;
 
-    if (base_memory && (base < 0 || fstat(base, &st) < 0))
-        return err_set(err, -errno, "cannot open %s: %s", base_memory, strerror(errno));
-    uint64_t bytes = layer ? layer_meta_of(layer)->memory_bytes : (uint64_t)st.st_size;
-    if (base_memory && (uint64_t)st.st_size != bytes)
-        return err_set(err, -EINVAL, "%s has %lld bytes, the layer belongs to memory of %llu",
-                       base_memory, (long long)st.st_size, (unsigned long long)bytes);
+    if (golden_memory && (golden < 0 || fstat(golden, &st) < 0))
+        return err_set(err, -errno, "cannot open %s: %s", golden_memory, strerror(errno));
+    if (golden_memory && (uint64_t)st.st_size != bytes)
+        return err_set(err, -EINVAL, "%s has %lld bytes, the layers belong to memory of %llu",
+                       golden_memory, (long long)st.st_size, (unsigned long long)bytes);
     if (ftruncate(fd, (off_t)bytes) < 0)
         r = -errno;
-    if (!r && base_memory)
-        r = copy_sparse(base, fd, st.st_size);
-    if (!r && layer)
-        r = layer_apply(layer, !base_memory, write_pages, &fd, &why);
+    if (!r && golden_memory)
+        r = copy_sparse(golden, fd, st.st_size);
+    if (!r && (!golden_memory || layer_chain_count(chain) > 1))
+        r = layer_chain_walk(chain, golden_memory ? 1 : 0, write_pages, &fd, &why);
     if (r)
         return err_set(err, r, "cannot compose %s: %s", path,
                        why.text[0] ? why.text : strerror(-r));
     return 0;
 }
 
-int vm_compose(const char *base_memory, const struct layer_file *layer, const char *path,
+int vm_compose(const char *golden_memory, const struct layer_chain *chain, const char *path,
                struct err *ret_err)
 {
     AUTO_FREE char *draft = xasprintf("%s.draft", path);
     AUTO_CLOSE int fd = open(draft, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     int r;
 
-    MUST(base_memory || layer);
-    if (layer && layer_meta_of(layer)->full != !base_memory)
-        return err_set(ret_err, -EINVAL,
-                       base_memory ? "a full layer cannot lie on other memory"
-                                   : "a layer that is not full needs golden's memory below it");
+    MUST(layer_chain_count(chain));
     if (fd < 0)
         return err_set(ret_err, -errno, "cannot make %s: %s", draft, strerror(errno));
-    r = fill(fd, base_memory, layer, path, ret_err);
+    r = fill(fd, golden_memory, chain, path, ret_err);
     if (!r && rename(draft, path) < 0)
         r = err_set(ret_err, -errno, "cannot make %s: %s", path, strerror(errno));
     if (r)

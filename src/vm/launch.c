@@ -36,7 +36,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-enum { OLDEST_QEMU = 70200, START_MS = 30000, FILTER_MAX = 64, VM_CGROUPS_MAX = 2 };
+enum { START_MS = 30000, FILTER_MAX = 64, VM_CGROUPS_MAX = 3 };
 /* The largest file that QEMU may write: its console's log and device states. */
 #define FILE_BYTES_MAX (256ull << 20)
 
@@ -279,7 +279,7 @@ static void ends_close(struct ends *e)
                   &e->theirs.memory, &e->theirs.kernel, &e->theirs.initrd,
                   &e->theirs.root,   &e->theirs.input,  &e->qmp,
                   &e->guest,         &e->log,           &e->cgroups[0],
-                  &e->cgroups[1]};
+                  &e->cgroups[1],    &e->cgroups[2]};
 
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
         cleanup_close(fds[i]);
@@ -298,7 +298,7 @@ static int make_pair(int *ret_ours, int *ret_theirs, struct err *err)
     return 0;
 }
 
-/* "DIR" or "DIR:DIR". */
+/* "DIR", or several with ':' between. */
 static int open_cgroups(const char *groups, struct ends *e, struct err *err)
 {
     AUTO_FREE char *copy = groups ? xstrdup(groups) : NULL;
@@ -439,10 +439,8 @@ static int greet(struct vm *vm, struct err *err)
 
         return vm_fail_with_log(vm, r, err, what);
     }
-    if (vm->cls.qemu_version < OLDEST_QEMU)
-        return err_set(err, -EINVAL, "QEMU %u.%u is too old: 7.2 or newer is needed",
-                       vm->cls.qemu_version / 10000, vm->cls.qemu_version / 100 % 100);
-    return find_vcpus(vm, err);
+    r = vm_check_version("the running QEMU", vm->cls.qemu_version, err);
+    return r ? r : find_vcpus(vm, err);
 }
 
 static struct vm *vm_new(const struct vm_config *c, struct ends *e, pid_t pid)
@@ -468,17 +466,15 @@ static struct vm *vm_new(const struct vm_config *c, struct ends *e, pid_t pid)
 int vm_launch(const struct vm_config *config, struct vm **ret_vm, struct err *ret_err)
 {
     const char *qemu = config->qemu ? config->qemu : "qemu-system-x86_64";
-    struct ends e = {{-1, -1, -1, -1, -1, -1, -1, -1}, -1, -1, -1, {-1, -1}};
+    struct ends e = {{-1, -1, -1, -1, -1, -1, -1, -1}, -1, -1, -1, {-1, -1, -1}};
     uint32_t version = config->cls.qemu_version;
     pid_t pid = -1;
     int r;
 
     MUST(config->memory_bytes && config->memory_bytes % (2 << 20) == 0 && config->cpus);
     /* The class's version is taken for what it is until the process has said its own. */
-    r = version ? 0 : vm_probe_version(qemu, &version, ret_err);
-    if (!r && version < OLDEST_QEMU)
-        r = err_set(ret_err, -EINVAL, "%s is version %u.%u: 7.2 or newer is needed", qemu,
-                    version / 10000, version / 100 % 100);
+    r = version ? vm_check_version(qemu, version, ret_err)
+                : vm_probe_version(qemu, &version, ret_err);
     if (!r)
         r = ends_open(config, &e, ret_err);
     if (!r)
@@ -513,6 +509,7 @@ void vm_drop(struct vm *vm)
     cleanup_close(&vm->memory_fd);
     cleanup_close(&vm->event_fd);
     qemu_state_deinit(&vm->state);
+    vm_arena_deinit(&vm->arena);
     pthread_cond_destroy(&vm->changed);
     pthread_mutex_destroy(&vm->lock);
     free(vm->dir);

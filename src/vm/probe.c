@@ -2,7 +2,7 @@
  *
  * Asks a QEMU binary for its version, without starting a guest.
  */
-#include "vm/engine.h"
+#include "vm/vm.h"
 
 #include "base/cleanup.h"
 
@@ -12,6 +12,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
+
+enum { OLDEST_QEMU = 70200 };
 
 extern char **environ;
 
@@ -47,6 +49,15 @@ static int first_line(const char *qemu, char *line, int size)
     return got && WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EINVAL;
 }
 
+int vm_check_version(const char *qemu, uint32_t version, struct err *ret_err)
+{
+    if (version >= OLDEST_QEMU)
+        return 0;
+    return err_set(ret_err, -EINVAL,
+                   "%s is version %u.%u, which is too old: 7.2 or newer is needed", qemu,
+                   version / 10000, version / 100 % 100);
+}
+
 int vm_probe_version(const char *qemu, uint32_t *ret_version, struct err *ret_err)
 {
     const char *name = qemu ? qemu : "qemu-system-x86_64";
@@ -64,6 +75,8 @@ int vm_probe_version(const char *qemu, uint32_t *ret_version, struct err *ret_er
     if (sscanf(line, "QEMU emulator version %u.%u.%u", &major, &minor, &micro) != 3 ||
         major > 9999 || minor > 99 || micro > 99)
         return err_set(ret_err, -EINVAL, "%s does not call itself a QEMU: %.80s", name, line);
-    *ret_version = major * 10000 + minor * 100 + micro;
-    return 0;
+    r = vm_check_version(name, major * 10000 + minor * 100 + micro, ret_err);
+    if (r == 0)
+        *ret_version = major * 10000 + minor * 100 + micro;
+    return r;
 }

@@ -10,7 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/must.h"
-#include "layer/layer.h"
+#include "layer/chain.h"
 #include "vm/clock.h"
 
 #include <errno.h>
@@ -122,15 +122,15 @@ static int load(struct vm *vm, const struct buf *stream, struct err *err)
     return r ? r : check_paused(vm, err);
 }
 
-int vm_restore(struct vm *vm, const struct layer_file *layer, struct err *ret_err)
+int vm_restore(struct vm *vm, const struct layer_chain *chain, struct err *ret_err)
 {
     struct qemu_state state;
     AUTO_BUF struct buf stream = {0};
-    int r = check_fits(vm, layer_meta_of(layer), ret_err);
+    int r = check_fits(vm, layer_meta_of(layer_chain_top(chain)), ret_err);
 
     MUST(vm->incoming && !vm->has_state);
     if (!r)
-        r = layer_read_state(layer, &state, ret_err);
+        r = layer_chain_read_state(chain, &state, ret_err);
     if (r)
         return r;
     qemu_stream_put(&stream, &state);

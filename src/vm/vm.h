@@ -17,6 +17,7 @@
 
 #include "vm/engine.h"
 
+#include "vm/capture.h"
 #include "vm/qmp.h"
 #include "wire/qemu_stream.h"
 
@@ -44,6 +45,9 @@ struct vm {
     /* Head and small blocks: known after a restore or a full save. */
     struct qemu_state state;
     bool has_state;
+    /* Of the saves: memory taken ahead for the next, and what the last one found changed. */
+    struct vm_arena arena;
+    uint64_t last_changed_pages;
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -59,6 +63,9 @@ struct vm {
     int event_fd;
 };
 
+/* probe.c: -EINVAL and a text that names it for a QEMU of before 7.2. */
+int vm_check_version(const char *qemu, uint32_t version, struct err *ret_err);
+
 /* run.c: the reader's callback. */
 void vm_on_qmp_event(void *arg, const char *name, const json_t *data);
 
@@ -66,6 +73,9 @@ void vm_on_qmp_event(void *arg, const char *name, const json_t *data);
 void vm_set_urgent(const struct vm *vm, bool urgent);
 /* launch.c: an error text with what QEMU itself complained of first, from its log. */
 int vm_fail_with_log(const struct vm *vm, int code, struct err *err, const char *what);
+
+/* device.c: fills vm->state from a stopped QEMU. */
+int vm_read_state(struct vm *vm, struct err *ret_err);
 
 /* memory.c: the guest's memory in QEMU's address space. */
 struct vm_memory {
@@ -76,9 +86,24 @@ struct vm_memory {
 };
 int vm_memory_open(const struct vm *vm, struct vm_memory *ret_memory, struct err *ret_err);
 void vm_memory_close(struct vm_memory *m);
-/* For each of count pages from `page` on: whether the guest (or QEMU) wrote it. */
-int vm_memory_written(const struct vm_memory *m, uint64_t page, size_t count, bool *ret_written);
 int vm_memory_read(const struct vm_memory *m, uint64_t offset, void *data, size_t len);
+
+/* Pages in rows, ascending. All zero is none. */
+struct vm_run {
+    uint64_t first_page, count_pages;
+};
+struct vm_runs {
+    struct vm_run *all;
+    size_t count, cap;
+    uint64_t count_pages;
+};
+void vm_runs_deinit(struct vm_runs *runs);
+
+/* The pages that the guest (or QEMU) wrote: copies of the process's own. The second and third are
+ * its two ways: by the kernel's PAGEMAP_SCAN (-ENOTTY where there is none), and entry by entry. */
+int vm_memory_private(const struct vm_memory *m, struct vm_runs *ret_runs);
+int vm_memory_private_scan(const struct vm_memory *m, struct vm_runs *ret_runs);
+int vm_memory_private_read(const struct vm_memory *m, struct vm_runs *ret_runs);
 
 /* files.c */
 int vm_map_file(const char *path, uint8_t **ret_data, size_t *ret_len, struct err *ret_err);

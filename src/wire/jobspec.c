@@ -59,10 +59,10 @@ static char *name_from(const char *program)
     return name;
 }
 
-/* What is too large stays as it is, to be refused. */
-static uint64_t round_up(uint64_t bytes, uint64_t max, uint64_t step)
+/* What is out of range stays as it is, to be refused. */
+static uint64_t round_up(uint64_t bytes, uint64_t min, uint64_t max, uint64_t step)
 {
-    return bytes <= max ? (bytes + step - 1) / step * step : bytes;
+    return bytes >= min && bytes <= max ? (bytes + step - 1) / step * step : bytes;
 }
 
 void jobspec_defaults(struct jobspec *spec)
@@ -75,8 +75,10 @@ void jobspec_defaults(struct jobspec *spec)
         spec->parts = 1;
     if (!spec->memory_bytes)
         spec->memory_bytes = JOBSPEC_MEMORY_DEFAULT;
-    spec->memory_bytes = round_up(spec->memory_bytes, JOBSPEC_MEMORY_MAX, JOBSPEC_MEMORY_STEP);
-    spec->disk_bytes = round_up(spec->disk_bytes, JOBSPEC_DISK_MAX, JOBSPEC_DISK_STEP);
+    spec->memory_bytes =
+        round_up(spec->memory_bytes, JOBSPEC_MEMORY_MIN, JOBSPEC_MEMORY_MAX, JOBSPEC_MEMORY_STEP);
+    spec->disk_bytes =
+        round_up(spec->disk_bytes, JOBSPEC_DISK_MIN, JOBSPEC_DISK_MAX, JOBSPEC_DISK_STEP);
     if (!spec->cpus)
         spec->cpus = 1;
     if (spec->then)
@@ -155,6 +157,7 @@ static int check_inputs(const struct jobspec *spec, struct err *e)
 
 int jobspec_check(const struct jobspec *spec, struct err *ret_err)
 {
+    char size[NUM_TEXT_MAX];
     int r;
 
     if (!str_is_name(spec->name))
@@ -173,12 +176,12 @@ int jobspec_check(const struct jobspec *spec, struct err *ret_err)
         return err_set(ret_err, -EINVAL, "parts: 1 to %d, not %" PRIu32, JOBSPEC_PARTS_MAX,
                        spec->parts);
     if (spec->memory_bytes < JOBSPEC_MEMORY_MIN || spec->memory_bytes > JOBSPEC_MEMORY_MAX)
-        return err_set(ret_err, -EINVAL, "memory: 96M to 1T, not %" PRIu64 " bytes",
-                       spec->memory_bytes);
+        return err_set(ret_err, -EINVAL, "memory: 96M to 1T, such as \"512M\", not %s",
+                       num_format_size(spec->memory_bytes, size));
     if (spec->disk_bytes &&
         (spec->disk_bytes < JOBSPEC_DISK_MIN || spec->disk_bytes > JOBSPEC_DISK_MAX))
-        return err_set(ret_err, -EINVAL, "disk: 16M to 1T, not %" PRIu64 " bytes",
-                       spec->disk_bytes);
+        return err_set(ret_err, -EINVAL, "disk: 16M to 1T, such as \"4G\", not %s",
+                       num_format_size(spec->disk_bytes, size));
     if (spec->cpus < 1 || spec->cpus > JOBSPEC_CPUS_MAX)
         return err_set(ret_err, -EINVAL, "cpus: 1 to %d, not %" PRIu32, JOBSPEC_CPUS_MAX,
                        spec->cpus);
@@ -244,6 +247,25 @@ static int get_measure(const char *key, const json_t *json, const char *example,
                        json_string_value(json));
     return err_set(e, -EINVAL, "%s: such as \"%s\", not %s", key, example,
                    json_is_integer(json) ? "a negative number" : record_json_kind(json));
+}
+
+static int get_checkpoint(const json_t *json, uint64_t *ret_ms, struct err *e)
+{
+    const char *text = json_is_string(json) ? json_string_value(json) : "";
+    int r = 0;
+
+    if (strcmp(text, "auto") == 0)
+        *ret_ms = 0;
+    else if (strcmp(text, "never") == 0)
+        *ret_ms = JOBSPEC_CHECKPOINT_NEVER;
+    else
+        r = get_measure("checkpoint", json, "10m", num_parse_duration, ret_ms, e);
+    if (r < 0)
+        return err_set(e, r, "checkpoint: auto, never, or a duration such as \"10m\"");
+    if (*ret_ms && (*ret_ms < JOBSPEC_CHECKPOINT_MIN_MS ||
+                    (*ret_ms > INT64_MAX && *ret_ms != JOBSPEC_CHECKPOINT_NEVER)))
+        return err_set(e, -EINVAL, "checkpoint: at least 1s between two of them");
+    return 0;
 }
 
 static int get_command(const json_t *json, struct jobspec *spec, struct err *e)
@@ -397,6 +419,8 @@ static int get_key(const char *key, const json_t *json, bool may_then, struct jo
         return get_measure(key, json, "4G", num_parse_size, &spec->disk_bytes, e);
     if (strcmp(key, "time_limit") == 0)
         return get_measure(key, json, "2h", num_parse_duration, &spec->time_limit_ms, e);
+    if (strcmp(key, "checkpoint") == 0)
+        return get_checkpoint(json, &spec->checkpoint_ms, e);
     if (strcmp(key, "parts") == 0) {
         r = get_number(key, json, 1, JOBSPEC_PARTS_MAX, &v, e);
         spec->parts = (uint32_t)v;
@@ -480,6 +504,13 @@ static json_t *inputs_to_json(const struct jobspec *spec)
     return list;
 }
 
+json_t *jobspec_checkpoint_json(uint64_t checkpoint_ms)
+{
+    if (checkpoint_ms == 0 || checkpoint_ms == JOBSPEC_CHECKPOINT_NEVER)
+        return json_string(checkpoint_ms ? "never" : "auto");
+    return json_integer((json_int_t)checkpoint_ms);
+}
+
 json_t *jobspec_to_json(const struct jobspec *spec)
 {
     json_t *out = json_object(), *command = json_array(), *env = json_object();
@@ -507,6 +538,8 @@ json_t *jobspec_to_json(const struct jobspec *spec)
     json_object_set_new(out, "network", json_string(spec->network_nat ? "nat" : "none"));
     json_object_set_new(out, "retries", json_integer(spec->retries));
     json_object_set_new(out, "time_limit", json_integer((json_int_t)spec->time_limit_ms));
+    if (spec->checkpoint_ms)
+        json_object_set_new(out, "checkpoint", jobspec_checkpoint_json(spec->checkpoint_ms));
     json_object_set_new(out, "priority", json_integer(spec->priority));
     if (spec->then)
         json_object_set_new(out, "then", jobspec_to_json(spec->then));

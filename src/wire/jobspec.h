@@ -29,6 +29,8 @@ enum {
 #define JOBSPEC_DISK_MIN (16ull << 20)
 #define JOBSPEC_DISK_MAX (1ull << 40)
 #define JOBSPEC_DISK_STEP (1ull << 20)
+#define JOBSPEC_CHECKPOINT_NEVER UINT64_MAX
+#define JOBSPEC_CHECKPOINT_MIN_MS 1000
 
 struct jobspec_input {
     char *path;      /* where it appears in the guest, relative to /in: "a/b.npy" */
@@ -60,6 +62,7 @@ struct jobspec {
     bool network_nat; /* "network": "nat"; the default is "none" */
     uint32_t retries;
     uint64_t time_limit_ms; /* guest run time */
+    uint64_t checkpoint_ms; /* guest run time between checkpoints; 0: as the grid finds best */
     int32_t priority;
     struct jobspec *then; /* the combining job, without one of its own: its inputs gain part-0/ ...
                              part-N-1/ */
@@ -73,12 +76,15 @@ void jobspec_defaults(struct jobspec *spec);
 int jobspec_check(const struct jobspec *spec, struct err *ret_err);
 
 /* Strict: unknown keys and wrong types are -EINVAL with the key's path in the text
- * ("then.memory: a size such as \"512M\", not a list"). memory, disk and time_limit are numbers
- * of bytes and of ms, or texts ("512M", "2h"). Keys: name, image, command, env, inputs[] {path,
- * digest, size, mode, tar}, parts, memory, disk, cpus, network, retries, time_limit, priority, then.
+ * ("then.memory: a size such as \"512M\", not a list"). memory, disk and time_limit are numbers of
+ * bytes and of ms, or texts ("512M", "2h"). Keys: name, image, command, env, inputs[] {path,
+ * digest, size, mode, tar}, parts, memory, disk, cpus, network, retries, time_limit, checkpoint
+ * ("auto", "never", or a duration), priority, then.
  * Runs jobspec_defaults() and jobspec_check(). */
 int jobspec_from_json(const json_t *json, struct jobspec **ret_spec, struct err *ret_err);
 
+/* "auto", "never" or milliseconds: a new reference. */
+json_t *jobspec_checkpoint_json(uint64_t checkpoint_ms);
 /* A new reference; jobspec_from_json() of it gives the same. */
 json_t *jobspec_to_json(const struct jobspec *spec);
 

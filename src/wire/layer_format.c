@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Bytes of a layer file's header, page table and footer; see layer_format.h.
+ * Bytes of a layer file's header, page table, hot list and footer; see layer_format.h.
  */
 #include "wire/layer_format.h"
 
@@ -15,7 +15,7 @@
 static const char header_magic[8] = {'Y', 'A', 'D', 'O', 'L', 'A', 'Y', 'R'};
 static const char footer_magic[8] = {'Y', 'A', 'D', 'O', 'L', 'E', 'N', 'D'};
 
-enum { FLAG_FULL = 1, FRAME_BYTES = 24, RUN_BYTES = 16 };
+enum { FLAG_FULL = 1, EXTENT_BYTES = 24, RUN_BYTES = 16, HOT_RUN_BYTES = 12 };
 
 /* Fills up to `bytes` less 8 with zeros and ends with the checksum of all before. */
 static void seal(struct buf *out, size_t start, size_t bytes)
@@ -34,6 +34,24 @@ static bool seal_holds(const uint8_t *data, size_t bytes)
     return cursor_u64(&c) == XXH3_64bits(data, bytes - 8);
 }
 
+static void put_extent(struct buf *out, const struct layer_extent *e)
+{
+    buf_put_u64(out, e->offset);
+    buf_put_u32(out, e->stored_bytes);
+    buf_put_u32(out, e->raw_bytes);
+    buf_put_u64(out, e->checksum);
+}
+
+static struct layer_extent get_extent(struct cursor *c)
+{
+    struct layer_extent e = {.offset = cursor_u64(c)};
+
+    e.stored_bytes = cursor_u32(c);
+    e.raw_bytes = cursor_u32(c);
+    e.checksum = cursor_u64(c);
+    return e;
+}
+
 void layer_header_put(struct buf *out, const struct layer_meta *m)
 {
     size_t start = out->len;
@@ -49,7 +67,8 @@ void layer_header_put(struct buf *out, const struct layer_meta *m)
     buf_put(out, m->machine, sizeof m->machine);
     buf_put(out, m->cpu, sizeof m->cpu);
     buf_put(out, m->accel, sizeof m->accel);
-    buf_put(out, m->base_digest, sizeof m->base_digest);
+    buf_put(out, m->parent, sizeof m->parent);
+    buf_put_u64(out, m->disk_cut);
     seal(out, start, LAYER_HEADER_BYTES);
 }
 
@@ -68,6 +87,11 @@ static bool get_text(struct cursor *c, char *text, size_t size)
         if (*s <= ' ' || *s > '~')
             return false;
     return true;
+}
+
+static bool all_zeros(const uint8_t *data, size_t len)
+{
+    return data[0] == 0 && memcmp(data, data + 1, len - 1) == 0;
 }
 
 int layer_header_get(const uint8_t *data, size_t len, struct layer_meta *ret_meta,
@@ -94,13 +118,24 @@ int layer_header_get(const uint8_t *data, size_t len, struct layer_meta *ret_met
     m.cpus = cursor_u32(&c);
     bool texts = get_text(&c, m.machine, sizeof m.machine) && get_text(&c, m.cpu, sizeof m.cpu) &&
                  get_text(&c, m.accel, sizeof m.accel);
-    const uint8_t *base = cursor_bytes(&c, sizeof m.base_digest);
-    if (!texts || !base || flags & ~(uint32_t)FLAG_FULL || m.memory_bytes == 0 ||
-        m.memory_bytes % LAYER_PAGE_BYTES || m.memory_bytes > LAYER_MEMORY_BYTES_MAX)
+    const uint8_t *parent = cursor_bytes(&c, sizeof m.parent);
+    m.disk_cut = cursor_u64(&c);
+    if (!texts || m.full != all_zeros(parent, sizeof m.parent) || flags & ~(uint32_t)FLAG_FULL ||
+        m.memory_bytes == 0 || m.memory_bytes % LAYER_PAGE_BYTES ||
+        m.memory_bytes > LAYER_MEMORY_BYTES_MAX)
         return err_set(ret_err, -EINVAL, "layer: the header contradicts itself");
-    memcpy(m.base_digest, base, sizeof m.base_digest);
+    memcpy(m.parent, parent, sizeof m.parent);
     *ret_meta = m;
     return 0;
+}
+
+/* ---- footer ---------------------------------------------------------------------------------- */
+
+const char *layer_section_name(enum layer_section section)
+{
+    static const char *const names[LAYER_SECTIONS] = {"hot list", "prints", "page table"};
+
+    return names[section];
 }
 
 void layer_footer_put(struct buf *out, const struct layer_footer *f)
@@ -108,29 +143,44 @@ void layer_footer_put(struct buf *out, const struct layer_footer *f)
     size_t start = out->len;
 
     buf_put(out, footer_magic, sizeof footer_magic);
-    buf_put_u64(out, f->table_offset);
-    buf_put_u32(out, f->table_stored_bytes);
-    buf_put_u32(out, f->table_raw_bytes);
-    buf_put_u64(out, f->table_checksum);
+    for (size_t i = 0; i < LAYER_SECTIONS; i++)
+        put_extent(out, &f->sections[i]);
     buf_put_u64(out, f->count_pages);
     seal(out, start, LAYER_FOOTER_BYTES);
 }
 
-int layer_footer_get(const uint8_t *data, size_t len, struct layer_footer *ret_footer,
-                     struct err *ret_err)
+/* The sections fill what is between the frames and the footer: no byte goes unchecked. */
+static bool sections_tile(const struct layer_footer *f, uint64_t end)
+{
+    for (size_t i = LAYER_SECTIONS; i-- > 0;) {
+        const struct layer_extent *e = &f->sections[i];
+
+        if (e->stored_bytes > end || e->offset != end - e->stored_bytes ||
+            e->raw_bytes > LAYER_SECTION_BYTES_MAX)
+            return false;
+        end = e->offset;
+    }
+    return end >= LAYER_HEADER_BYTES;
+}
+
+int layer_footer_get(const uint8_t *data, size_t len, uint64_t file_bytes,
+                     struct layer_footer *ret_footer, struct err *ret_err)
 {
     struct cursor c = cursor_of(data, len);
+    struct layer_footer f;
     const uint8_t *magic = cursor_bytes(&c, sizeof footer_magic);
 
     if (!magic || len < LAYER_FOOTER_BYTES || memcmp(magic, footer_magic, sizeof footer_magic) != 0)
-        return err_set(ret_err, -EBADMSG, "layer damaged: its end is missing (cut off?)");
+        return err_set(ret_err, -EBADMSG, "layer damaged: the footer is missing (cut off?)");
     if (!seal_holds(data, LAYER_FOOTER_BYTES))
         return err_set(ret_err, -EBADMSG, "layer damaged: the footer's checksum does not match");
-    ret_footer->table_offset = cursor_u64(&c);
-    ret_footer->table_stored_bytes = cursor_u32(&c);
-    ret_footer->table_raw_bytes = cursor_u32(&c);
-    ret_footer->table_checksum = cursor_u64(&c);
-    ret_footer->count_pages = cursor_u64(&c);
+    for (size_t i = 0; i < LAYER_SECTIONS; i++)
+        f.sections[i] = get_extent(&c);
+    f.count_pages = cursor_u64(&c);
+    if (file_bytes < LAYER_FOOTER_BYTES || !sections_tile(&f, file_bytes - LAYER_FOOTER_BYTES))
+        return err_set(ret_err, -EBADMSG,
+                       "layer damaged: its parts are not where the footer says (cut off?)");
+    *ret_footer = f;
     return 0;
 }
 
@@ -139,12 +189,8 @@ int layer_footer_get(const uint8_t *data, size_t len, struct layer_footer *ret_f
 void layer_table_put(struct buf *out, const struct layer_table *t)
 {
     buf_put_u32(out, (uint32_t)t->count_frames);
-    for (size_t i = 0; i < t->count_frames; i++) {
-        buf_put_u64(out, t->frames[i].offset);
-        buf_put_u32(out, t->frames[i].stored_bytes);
-        buf_put_u32(out, t->frames[i].raw_bytes);
-        buf_put_u64(out, t->frames[i].checksum);
-    }
+    for (size_t i = 0; i < t->count_frames; i++)
+        put_extent(out, &t->frames[i]);
     buf_put_u32(out, (uint32_t)t->count_runs);
     for (size_t i = 0; i < t->count_runs; i++) {
         buf_put_u64(out, t->runs[i].first_page);
@@ -164,19 +210,16 @@ static bool get_frames(struct cursor *c, uint64_t frames_end, struct layer_table
 {
     size_t count = cursor_u32(c);
 
-    if (c->bad || count == 0 || count > cursor_left(c) / FRAME_BYTES)
+    if (c->bad || count == 0 || count > cursor_left(c) / EXTENT_BYTES)
         return false;
     t->frames = xcalloc(count, sizeof *t->frames);
     t->count_frames = count;
     uint64_t next = LAYER_HEADER_BYTES;
 
     for (size_t i = 0; i < count; i++) {
-        struct layer_frame *f = &t->frames[i];
+        struct layer_extent *f = &t->frames[i];
 
-        f->offset = cursor_u64(c);
-        f->stored_bytes = cursor_u32(c);
-        f->raw_bytes = cursor_u32(c);
-        f->checksum = cursor_u64(c);
+        *f = get_extent(c);
         /* Frames follow each other without gaps, so no byte of a file goes unchecked. */
         if (f->offset != next || f->offset > frames_end || f->stored_bytes > frames_end - f->offset)
             return false;
@@ -221,6 +264,7 @@ static bool get_runs(struct cursor *c, uint64_t memory_pages, struct layer_table
         }
         if (frame == LAYER_STATE_FRAME)
             return false;
+        r->frame_page = (uint32_t)frame_pages;
         frame_pages += r->count_pages;
         if (frame_pages > LAYER_FRAME_PAGES)
             return false;
@@ -242,5 +286,53 @@ int layer_table_get(const uint8_t *data, size_t len, uint64_t memory_bytes, uint
         return err_set(ret_err, -EINVAL, "layer: the page table contradicts itself at byte %zu",
                        cursor_pos(&c));
     }
+    return 0;
+}
+
+uint64_t layer_table_count_stored(const struct layer_table *t)
+{
+    uint64_t pages = 0;
+
+    for (size_t i = LAYER_STATE_FRAME + 1; i < t->count_frames; i++)
+        pages += t->frames[i].raw_bytes / LAYER_PAGE_BYTES;
+    return pages;
+}
+
+/* ---- hot list -------------------------------------------------------------------------------- */
+
+void layer_hot_put(struct buf *out, const struct layer_hot_run *runs, size_t count)
+{
+    MUST(count <= LAYER_HOT_RUNS_MAX);
+    buf_put_u32(out, (uint32_t)count);
+    for (size_t i = 0; i < count; i++) {
+        buf_put_u64(out, runs[i].first_page);
+        buf_put_u32(out, runs[i].count_pages);
+    }
+}
+
+int layer_hot_get(const uint8_t *data, size_t len, uint64_t memory_bytes,
+                  struct layer_hot_run **ret_runs, size_t *ret_count, struct err *ret_err)
+{
+    struct cursor c = cursor_of(data, len);
+    uint64_t pages = memory_bytes / LAYER_PAGE_BYTES;
+    size_t count = cursor_u32(&c);
+    struct layer_hot_run *runs;
+    bool good = !c.bad && count <= LAYER_HOT_RUNS_MAX && cursor_left(&c) == count * HOT_RUN_BYTES;
+
+    if (!good)
+        return err_set(ret_err, -EINVAL, "layer: the hot list contradicts itself");
+    runs = xcalloc(count ? count : 1, sizeof *runs);
+    for (size_t i = 0; i < count && good; i++) {
+        runs[i].first_page = cursor_u64(&c);
+        runs[i].count_pages = cursor_u32(&c);
+        good = runs[i].count_pages && runs[i].first_page < pages &&
+               runs[i].count_pages <= pages - runs[i].first_page;
+    }
+    if (!good) {
+        free(runs);
+        return err_set(ret_err, -EINVAL, "layer: the hot list names pages beyond the memory");
+    }
+    *ret_runs = runs;
+    *ret_count = count;
     return 0;
 }

@@ -5,9 +5,9 @@
 #include "wire/qemu_stream.h"
 
 #include "base/cursor.h"
+#include "base/must.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,6 +30,9 @@ enum {
     PAGE_CONTINUE = 0x20,
     PAGE_FLAGS = 0xfff,
 };
+
+/* What stands for a block's data in a layer file. */
+enum { BLOCK_MAIN, BLOCK_HERE, BLOCK_LEFT_OUT };
 
 static const char ram_name[] = "ram";
 
@@ -188,26 +191,26 @@ static uint64_t small_bytes(const struct qemu_state *s)
     return sum;
 }
 
-static struct qemu_block *find_block(struct qemu_state *s, const char *name)
+static struct qemu_block *find_block(const struct qemu_state *s, const char *name)
 {
     for (size_t i = 0; i < s->count_blocks; i++)
         if (strcmp(s->blocks[i].name, name) == 0)
-            return &s->blocks[i];
+            return (struct qemu_block *)&s->blocks[i];
     return NULL;
 }
 
-/* Adds a block, with zeroed data unless it is main memory. NULL when it is none of ours. */
+/* Adds a block, with zeroed data unless that is elsewhere. NULL when it is none of ours. */
 static struct qemu_block *add_block(struct qemu_state *s, const char *name, uint64_t bytes,
-                                    bool is_main)
+                                    bool elsewhere)
 {
     struct qemu_block *b = &s->blocks[s->count_blocks];
 
     if (s->count_blocks == QEMU_BLOCKS_MAX || find_block(s, name) || bytes % QEMU_PAGE_BYTES ||
-        bytes == 0 || (!is_main && bytes > QEMU_SMALL_BYTES_MAX - small_bytes(s)))
+        bytes == 0 || (!elsewhere && bytes > QEMU_SMALL_BYTES_MAX - small_bytes(s)))
         return NULL;
     *b = (struct qemu_block){.bytes = bytes};
     memcpy(b->name, name, strlen(name) + 1);
-    if (!is_main)
+    if (!elsewhere)
         b->data = xcalloc(bytes, 1);
     s->count_blocks++;
     return b;
@@ -336,8 +339,10 @@ void qemu_stream_put(struct buf *out, const struct qemu_state *s)
 {
     uint64_t total = 0;
 
-    for (size_t i = 0; i < s->count_blocks; i++)
+    for (size_t i = 0; i < s->count_blocks; i++) {
+        MUST(!s->blocks[i].left_out);
         total += s->blocks[i].bytes;
+    }
     buf_put(out, s->head.data, s->head.len);
     buf_put_u8(out, MARK_START);
     buf_put_u32(out, s->ram_section);
@@ -405,7 +410,7 @@ int qemu_state_set_device(struct qemu_state *s, const void *data, size_t len, st
     return 0;
 }
 
-void qemu_state_put(struct buf *out, const struct qemu_state *s)
+void qemu_state_put(struct buf *out, const struct qemu_state *s, bool with_blocks)
 {
     buf_put_u32(out, (uint32_t)s->head.len);
     buf_put(out, s->head.data, s->head.len);
@@ -417,9 +422,12 @@ void qemu_state_put(struct buf *out, const struct qemu_state *s)
         buf_put_u8(out, (uint8_t)strlen(b->name));
         buf_put_str(out, b->name);
         buf_put_u64(out, b->bytes);
-        buf_put_u8(out, b->data != NULL);
-        if (b->data)
+        if (b->data && with_blocks) {
+            buf_put_u8(out, BLOCK_HERE);
             buf_put(out, b->data, b->bytes);
+        } else {
+            buf_put_u8(out, b->data || b->left_out ? BLOCK_LEFT_OUT : BLOCK_MAIN);
+        }
     }
     buf_put_u32(out, (uint32_t)s->device.len);
     buf_put(out, s->device.data, s->device.len);
@@ -431,15 +439,18 @@ static bool get_block(struct cursor *c, struct qemu_state *s)
     uint8_t len = cursor_u8(c);
     const uint8_t *p = cursor_bytes(c, len);
     uint64_t bytes = cursor_u64(c);
-    uint8_t has_data = cursor_u8(c);
+    uint8_t kind = cursor_u8(c);
     struct qemu_block *b;
 
-    if (c->bad || memchr(p, 0, len) || has_data > 1 || (has_data && bytes > cursor_left(c)))
+    if (c->bad || memchr(p, 0, len) || kind > BLOCK_LEFT_OUT ||
+        (kind == BLOCK_HERE && bytes > cursor_left(c)))
         return false;
     memcpy(name, p, len);
-    b = add_block(s, name, bytes, !has_data);
-    if (b && has_data)
+    b = add_block(s, name, bytes, kind != BLOCK_HERE);
+    if (b && kind == BLOCK_HERE)
         memcpy(b->data, cursor_bytes(c, bytes), bytes);
+    if (b)
+        b->left_out = kind == BLOCK_LEFT_OUT;
     return b;
 }
 
@@ -468,5 +479,24 @@ int qemu_state_get(const void *data, size_t len, struct qemu_state *ret_state, s
                        cursor_pos(&c), len);
     }
     buf_put(&ret_state->device, p, n);
+    return 0;
+}
+
+int qemu_state_complete(struct qemu_state *s, const struct qemu_state *from, struct err *ret_err)
+{
+    for (size_t i = 0; i < s->count_blocks; i++) {
+        struct qemu_block *b = &s->blocks[i];
+        const struct qemu_block *other = find_block(from, b->name);
+
+        if (!b->left_out)
+            continue;
+        if (!other || !other->data || other->bytes != b->bytes)
+            return err_set(ret_err, -EINVAL,
+                           "device state: memory block %s is missing from the layers below",
+                           b->name);
+        b->data = xmalloc(b->bytes);
+        memcpy(b->data, other->data, b->bytes);
+        b->left_out = false;
+    }
     return 0;
 }

@@ -13,6 +13,7 @@
 #include "base/buf.h"
 #include "base/str.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,11 +26,13 @@ enum {
 #define QEMU_SMALL_BYTES_MAX (64ull << 20)
 #define QEMU_DEVICE_BYTES_MAX (256ull << 20)
 
-/* One RAM block of QEMU. data is NULL for the main memory, else bytes of it, owned. */
+/* One RAM block of QEMU. data is NULL for the main memory and for what was left out, else bytes of
+ * it, owned. */
 struct qemu_block {
     char name[QEMU_NAME_MAX];
     uint64_t bytes;
     uint8_t *data;
+    bool left_out; /* a small block that another state has: qemu_state_complete() */
 };
 
 /* All of a stopped guest but its main memory. All zero is empty. */
@@ -63,11 +66,16 @@ int qemu_stream_read(const struct qemu_source *source, const char *main_block,
 /* Takes the device part from a file that xen-save-devices-state wrote. */
 int qemu_state_set_device(struct qemu_state *s, const void *data, size_t len, struct err *ret_err);
 
-/* Appends the whole stream that an incoming QEMU wants, with no page of main memory. */
+/* Appends the whole stream that an incoming QEMU wants, with no page of main memory. The state is
+ * complete. */
 void qemu_stream_put(struct buf *out, const struct qemu_state *s);
 
-/* The state as one record of a layer file, and back. */
-void qemu_state_put(struct buf *out, const struct qemu_state *s);
+/* The state as one record of a layer file, with the data of its small blocks or without; and back.
+ */
+void qemu_state_put(struct buf *out, const struct qemu_state *s, bool with_blocks);
 int qemu_state_get(const void *data, size_t len, struct qemu_state *ret_state, struct err *ret_err);
+/* Copies what was left out of s from another state of the same guest. -EINVAL when that is not
+ * one, and s may be half complete. */
+int qemu_state_complete(struct qemu_state *s, const struct qemu_state *from, struct err *ret_err);
 
 #endif

@@ -3,6 +3,7 @@
  * The JSON of a sync (sync.h): tables of fields, read and written by record.c.
  */
 #include "wire/sync.h"
+#include "base/buf.h"
 #include "wire/record.h"
 
 #include <stddef.h>
@@ -54,6 +55,8 @@ static const struct record_type class_type = {sizeof(struct sync_class), class_f
 
 static const struct record_field layer_fields[] = {
     TEXT(sync_layer, digest),
+    TEXT(sync_layer, parent),
+    TEXT(sync_layer, stands_for),
     U64(sync_layer, size),
     U64(sync_layer, output_offset),
     U64(sync_layer, run_ms),
@@ -70,7 +73,11 @@ static const struct record_field vm_fields[] = {
     TEXT(sync_vm, state),
     TEXT(sync_vm, reason),
     TEXT(sync_vm, note),
-    SUB(sync_vm, layer, "layer", &layer_type),
+    LIST(sync_vm, layers, count_layers, SYNC_LAYERS_MAX, &layer_type),
+    TEXT(sync_vm, damaged),
+    U64(sync_vm, checkpoint),
+    U32(sync_vm, cost_ms),
+    U32(sync_vm, pause_ms),
     I32(sync_vm, exit_status),
     FLAG(sync_vm, oom),
     TEXT(sync_vm, result),
@@ -140,10 +147,13 @@ static const struct record_field desired_fields[] = {
     U64(sync_desired, epoch),
     TEXT(sync_desired, want),
     TEXT(sync_desired, reason),
+    U64(sync_desired, checkpoint_ms),
+    U64(sync_desired, checkpoint),
+    FLAG(sync_desired, upload),
     TEXT(sync_desired, grant),
     SUB(sync_desired, image, "image", &image_type),
     SUB(sync_desired, golden, "golden", &layer_type),
-    SUB(sync_desired, layer, "layer", &layer_type),
+    LIST(sync_desired, chain, count_chain, SYNC_LAYERS_MAX, &layer_type),
     U64(sync_desired, output_have),
     U64(sync_desired, memory_bytes),
     U32(sync_desired, cpus),
@@ -199,6 +209,21 @@ void sync_reply_deinit(struct sync_reply *r)
 json_t *sync_vm_to_json(const struct sync_vm *vm)
 {
     return record_to_json(&vm_type, vm);
+}
+
+void sync_vm_deinit(struct sync_vm *vm)
+{
+    record_deinit(&vm_type, vm);
+}
+
+void sync_vm_copy(struct sync_vm *to, const struct sync_vm *from)
+{
+    *to = *from;
+    to->layers = NULL;
+    if (!from->count_layers)
+        return;
+    to->layers = xreallocarray(NULL, from->count_layers, sizeof *to->layers);
+    memcpy(to->layers, from->layers, from->count_layers * sizeof *to->layers);
 }
 
 int sync_vm_from_json(const json_t *json, struct sync_vm *ret, struct err *ret_err)

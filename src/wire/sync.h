@@ -14,7 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { SYNC_VERSION = 1, SYNC_VMS_MAX = 1024, SYNC_TEXT_MAX = 256 };
+enum { SYNC_VERSION = 2, SYNC_VMS_MAX = 1024, SYNC_TEXT_MAX = 256, SYNC_LAYERS_MAX = 64 };
 
 struct sync_class {
     char machine[64];
@@ -24,7 +24,9 @@ struct sync_class {
 };
 
 struct sync_layer {
-    char digest[65]; /* "" when none */
+    char digest[65];     /* "" when none */
+    char parent[65];     /* digest of the file directly below; "" for golden */
+    char stands_for[65]; /* of a merged one: the digest that the layer above names as its parent */
     uint64_t size;
     uint64_t output_offset;
     uint64_t run_ms;
@@ -38,7 +40,11 @@ struct sync_vm {
     char state[16];
     char reason[64];
     char note[SYNC_TEXT_MAX];
-    struct sync_layer layer;
+    struct sync_layer *layers; /* durable, of this epoch, not yet in the desired chain; owned */
+    size_t count_layers;
+    char damaged[65];           /* a layer of the chain that could not be used */
+    uint64_t checkpoint;        /* the largest serial whose checkpoint is durable */
+    uint32_t cost_ms, pause_ms; /* of the last checkpoint; its upload is upload_ms */
     int32_t exit_status;
     bool oom;
     char result[65];
@@ -79,12 +85,16 @@ struct sync_image {
 struct sync_desired {
     uint64_t job, part, epoch; /* job 0: a golden build */
     char want[16];             /* "run", "suspend", "drop" */
-    char reason[64];           /* of suspend: "drain", "hold" */
+    char reason[64];           /* of suspend: "drain", "hold", "move" */
+    uint64_t checkpoint_ms;    /* guest run time between automatic checkpoints; 0: none */
+    uint64_t checkpoint;       /* make one at once when it is larger than what was reported */
+    bool upload;               /* the last layer of a suspended guest may go to the depot */
     char grant[65];            /* bearer token of this placement's data requests */
     struct sync_image image;
     struct sync_layer golden; /* digest "" for a golden build */
-    struct sync_layer layer;  /* digest "" when it starts from golden */
-    uint64_t output_have;     /* bytes of output that are durable at the master */
+    struct sync_layer *chain; /* above golden, oldest first; owned */
+    size_t count_chain;
+    uint64_t output_have; /* bytes of output that are durable at the master */
     uint64_t memory_bytes;
     uint32_t cpus;
     struct jobspec *spec; /* NULL for a golden build */
@@ -112,6 +122,9 @@ int sync_reply_from_json(const json_t *json, struct sync_reply *ret, struct err 
 void sync_reply_deinit(struct sync_reply *r);
 
 /* One VM and one desired VM alone: what supervisor and agent say to each other. */
+void sync_vm_deinit(struct sync_vm *vm);
+/* `to` owns what it points to, and is overwritten without a look at what it was. */
+void sync_vm_copy(struct sync_vm *to, const struct sync_vm *from);
 json_t *sync_vm_to_json(const struct sync_vm *vm);
 int sync_vm_from_json(const json_t *json, struct sync_vm *ret, struct err *ret_err);
 json_t *sync_desired_to_json(const struct sync_desired *d);

@@ -94,7 +94,7 @@ class FakePC:
         self.session.trust_env = False  # no proxy, no other CA
         self.session.verify = str(state / "ca.pem")
         self.session.cert = (str(state / "cert.pem"), str(state / "key.pem"))
-        self.report = {"version": 1, "available": True, "memory_bytes": memory, "cpus": cpus,
+        self.report = {"version": 2, "available": True, "memory_bytes": memory, "cpus": cpus,
                        "agent": "a", "class": dict(CLASS)}
         self.seq = self.seen = 0
         self.vms = {}     # (job, part, epoch) -> what is reported
@@ -136,13 +136,16 @@ class FakePC:
         return digest
 
     def layer(self, key, data, **more):
+        """A layer that is in the depot: on golden, unless it is told its `parent`."""
+        if key[0]:
+            more.setdefault("parent", self.desired[key]["golden"]["digest"])
         return {"digest": self.put(key, data), "size": len(data), "class": dict(CLASS), **more}
 
     def build_golden(self):
         """Plays the golden builds that are desired; then parts can start."""
         self.sync()
         for key in [k for k in self.desired if k[0] == 0]:
-            self.vm(key, "done", layer=self.layer(key, b"golden %d" % key[1]))
+            self.vm(key, "done", layers=[self.layer(key, b"golden %d" % key[1])])
         self.sync()
 
     def take(self, job):
@@ -179,6 +182,6 @@ class ApiGrid(Grid):
         token = self.admin("POST", f"/v1/users/{name}/tokens", 201, json={"name": "t"}).json()
         return Client(self.url, self.ca, token["token"])
 
-    def submit_api(self, client=None, **spec):
+    def submit_api(self, client=None, headers=None, **spec):
         body = {"command": ["true"], "memory": "128M", **spec}
-        return (client or self.admin)("POST", "/v1/jobs", 201, json=body).json()["id"]
+        return (client or self.admin)("POST", "/v1/jobs", 201, json=body, headers=headers).json()["id"]

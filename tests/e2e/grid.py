@@ -60,7 +60,8 @@ class Process:
     def start(self):
         with open(self.log, "ab") as log:
             self.proc = subprocess.Popen([YADO, *self.args], stdin=subprocess.DEVNULL, stdout=log,
-                                         stderr=log, env=self.grid.env, start_new_session=True)
+                                         stderr=log, env=self.grid.daemon_env(self.name),
+                                         start_new_session=True)
         return self
 
     @property
@@ -120,6 +121,10 @@ class Grid:
 
     # -- processes ---------------------------------------------------------------------------
 
+    def daemon_env(self, name):
+        """A daemon's environment; for a test that gives one of its own."""
+        return self.env
+
     def start_master(self):
         known = len(re.findall(r"ready at (https://\S+)", self.master.text()))
         self.master.start()
@@ -137,8 +142,9 @@ class Grid:
         state = str(self.dir / name)
         self.yado("enroll", self.url, token, "--name", name, "--state", state)
         self.agents[name] = Process(self, name, [
-            "agent", "--state", state, "--idle-grace", "0", "--owner-sources", "none",
-            "--memory-share", self.memory, "--cpu-share", self.cpus, *self.agent_args]).start()
+            "agent", "--state", state, "--idle-grace", "0", "--visit", "0",
+            "--owner-sources", "none", "--memory-share", self.memory, "--cpu-share", self.cpus,
+            *self.agent_args]).start()
         return self.agents[name]
 
     def pids(self, *words):

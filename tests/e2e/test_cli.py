@@ -52,10 +52,15 @@ def refused(grid, *args, says, status=1, env=None, input=None):
     (["job"], "something is missing: yado job ID"),
     (["job", "seven"], '"seven" is not the number of a job'),
     (["logs", "1", "2", "3"], "too many words"),
-    (["pcs", "tokens"], "after pcs comes nothing, token, or forget NAME"),
+    (["pcs", "tokens"], "after pcs comes list, token, or forget NAME"),
     (["pcs", "--builder"], "--builder and --ttl belong to `yado pcs token`"),
     (["image", "build", "x"], "say which Debian packages"),
     (["user", "add"], "after user comes"),
+    (["jobs", "--json=1"], "--json takes no value"),
+    (["submit", "job.yaml"], "job.yaml: a job file is given by -f"),
+    (["submit", "--input", "", "--", "x"], "--input: the path is empty"),
+    (["demo", "--pcs", "0"], '--pcs: 2 to 32, not "0"'),
+    (["help", "sumbit"], 'there is no command "sumbit" (did you mean "submit"?)'),
 ])
 def test_wrong_use(grid, unchanged, args, says):
     refused(grid, *args, says=[says, "--help"], status=2)
@@ -66,7 +71,8 @@ def test_wrong_use(grid, unchanged, args, says):
     (["--parts", "1000000000"], "parts: 1 to 100000, not 1000000000"),
     (["--cpus", "1000"], "cpus: 1 to 64, not 1000"),
     (["--memory", "lots"], 'memory: such as "512M", not "lots"'),
-    (["--memory", "1K"], "memory: 96M to 1T"),
+    (["--memory", "512"], 'memory: 96M to 1T, such as "512M", not 512 B'),
+    (["--memory", "64M"], 'memory: 96M to 1T, such as "512M", not 64.0 MiB'),
     (["--time-limit", "soon"], 'time_limit: such as "2h", not "soon"'),
     (["--network", "wifi"], 'network: "none" or "nat"'),
     (["--name", "My Job"], 'name: 1 to 63 of a-z 0-9 . _ -, not "My Job"'),
@@ -99,6 +105,34 @@ def test_wrong_job_files(grid, unchanged, tmp_path, text, says):
     refused(grid, "submit", "-f", path, says=[says, *where], status=2 if "say what" in says else 1)
 
 
+def test_states_that_are_none(grid):
+    refused(grid, "jobs", "--state", "runing", says='there is no "runing", but queued, starting,')
+    assert grid.json("jobs", "--state", "running") == {"jobs": []}
+
+
+def test_words_behind_the_command(grid):
+    """They are the command's; who put an option of ours there is told so."""
+    def says(*args):
+        r = subprocess.run([YADO, "submit", *args], env=grid.env, capture_output=True, text=True,
+                           timeout=60)
+        assert r.returncode == 0, r
+        return r.stderr
+    assert says("x", "--parts=2", "-v") == \
+        "yado: submit: --parts is given to the command, as all that comes after it is\n"
+    assert grid.json("jobs")["jobs"][-1]["parts"] == 1
+    assert says("x", "--part", "-v") == says("--", "x", "--parts", "2") == \
+        says("--parts", "2", "--", "job.yaml") == ""
+
+
+def test_logs_of_a_part_that_has_written_nothing(grid):
+    job = grid.yado("submit", "--", "true").split()[-1]
+    logs = lambda: subprocess.run([YADO, "logs", job], env=grid.env, capture_output=True, text=True,
+                                  timeout=60)
+    assert (logs().returncode, logs().stdout) == (0, "") and "nothing is written yet" in logs().stderr
+    grid.yado("cancel", job)
+    assert logs().stderr == "yado: logs: nothing is written\n"
+
+
 def test_wrong_image_sends_no_input(grid, unchanged, tmp_path):
     (tmp_path / "data").write_bytes(os.urandom(1000))
     refused(grid, "submit", "--image", "nosuch", "-i", tmp_path / "data", "--", "true",
@@ -124,6 +158,8 @@ def test_wrong_tokens(grid, tmp_path):
     token = (grid.dir / "master/admin.token").read_text().strip()
     print_, secret = token.split(".")
     refused(grid, "login", grid.url, "nonsense", says="that is not a token", env=env)
+    refused(grid, "login", "https://127.0.0.1:1", token, env=env,
+            says="no answer from the master at https://127.0.0.1:1: is it running, and is the address")
     refused(grid, "login", grid.url, "0" * 32 + "." + secret,
             says="is not the one that this token is for", env=env)
     refused(grid, "login", grid.url, print_ + "." + "0" * len(secret),
@@ -165,7 +201,8 @@ def test_revoked_token_and_users(grid, tmp_path):
 def test_tables_are_json_too(grid):
     for args, key in ((["jobs"], "jobs"), (["history"], "jobs"), (["pcs"], "pcs"), (["vms"], "vms"),
                       (["moves"], "moves"), (["events"], "events"), (["image", "list"], "images"),
-                      (["user", "list"], "users")):
+                      (["user", "list"], "users"), (["pcs", "list"], "pcs"), (["image"], "images"),
+                      (["user"], "users")):
         assert isinstance(grid.json(*args)[key], list), args
         assert grid.yado(*args).strip(), args
     assert grid.json("status")["version"] and grid.json("whoami")["admin"] is True

@@ -42,6 +42,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def do_POST(self):
+        self.body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
     def log_message(self, *args):
         pass
 
@@ -79,18 +83,22 @@ def yado(master, *args):
 
 
 def play(master, *steps):
-    """Answers the questions for job 1's log by the steps, one after the other; each sees the offset."""
+    """Answers the questions for job 1's log by the steps, one after the other; each sees the offset,
+    and with which count of cuts it came is in master.cuts."""
     left = list(steps)
+    master.cuts = []
 
     def answer(handler):
         offset = int(handler.path.split("offset=")[1].split("&")[0])
+        master.cuts.append(int(handler.path.split("cuts=")[1].split("&")[0]))
         return left.pop(0)(offset)
     master.answers["/v1/jobs/1/parts/0/log"] = answer
     return left
 
 
-def log(data, final=0):
-    return lambda offset: (200, data[offset:], {"Yado-Log-End": len(data), "Yado-Log-Final": final})
+def log(data, final=0, cuts=0):
+    return lambda offset: (200, data[offset:], {"Yado-Log-End": len(data), "Yado-Log-Cuts": cuts,
+                                                "Yado-Log-Final": final})
 
 
 def test_log_streams(master):
@@ -121,23 +129,64 @@ def test_log_that_goes_back(master):
 
     def shorter(offset):
         seen.append(offset)
-        return 416, b"{}", {"Yado-Log-End": len(kept), "Yado-Log-Final": 0}
-    play(master, log(kept + void), shorter, log(kept + new), log(kept + new, 1))
+        return 416, b"{}", {"Yado-Log-End": length, "Yado-Log-Cuts": 3, "Yado-Log-Final": 0,
+                            "Yado-Log-Valid": len(kept)}
+    # Whether it is still shorter, or has grown beyond the reader again.
+    for length in (len(kept), 1000):
+        seen.clear()
+        play(master, log(kept + void, cuts=2), shorter, log(kept + new, cuts=3),
+             log(kept + new, 1, cuts=3))
+        r = yado(master, "logs", 1, "-f")
+        assert r.returncode == 0 and r.stdout == b"kept\nvoid\nnew\n" and seen == [len(kept + void)]
+        assert master.cuts == [0, 2, 3, 3]
+        assert b"the last %d bytes above are void" % len(void) in r.stderr
+    # What was not shown yet is not said to be void, and is not mixed with what comes anew.
+    play(master, log((kept + void)[:len(kept) + 7], cuts=2), shorter, log(kept + new, 1, cuts=3))
     r = yado(master, "logs", 1, "-f")
-    assert r.returncode == 0 and r.stdout == b"kept\nvoid\nnew\n" and seen == [len(kept + void)]
-    assert b"it went back, and the last %d bytes above are void" % len(void) in r.stderr
+    assert r.returncode == 0 and (r.stdout, r.stderr) == (b"kept\nnew\n", b"")
 
 
-def test_log_cut_and_grown_again(master):
-    old, new = record("a line that is void\n"), record("x" * 100 + "\n") + record("end\n")
-    play(master, log(old), log(new), log(new, 1), log(new, 1))
+def test_log_that_is_cut_during_an_answer(master):
+    """The count of an answer that broke off counts as far as its bytes came."""
+    kept, void, new = record("kept\n"), record("void\n"), record("new\n")
+    cut = 416, b"{}", {"Yado-Log-End": len(kept), "Yado-Log-Cuts": 1, "Yado-Log-Valid": len(kept)}
+
+    def breaks_off(answer):
+        status, body, headers = answer
+        return status, body, {**headers, "Content-Length": len(body) + 9, "Connection": "close"}
+    play(master, log(kept + void), lambda offset: breaks_off(cut), lambda offset: cut,
+         lambda offset: breaks_off(log(kept + new, cuts=1)(offset)), log(kept + new, 1, cuts=1))
     r = yado(master, "logs", 1, "-f")
-    assert r.returncode == 0 and r.stdout.endswith(b"x" * 100 + b"\nend\n")
-    assert b"from the beginning" in r.stderr
-    # Damage is not taken for that for ever.
-    play(master, *[log(b"\x07" * 50, 1)] * 5)
+    assert r.returncode == 0 and r.stdout == b"kept\nvoid\nnew\n", r
+    assert master.cuts == [0, 0, 0, 1, 1] and r.stderr.count(b"are void") == 1
+
+
+def test_log_that_is_damaged(master):
+    play(master, log(b"\x07" * 50, 1))
     r = yado(master, "logs", 1)
     assert r.returncode == 1 and b"damaged" in r.stderr
+
+
+def test_a_submission_whose_answer_is_lost(master):
+    seen, steps = [], ["hang up", "hang up", (503, b"{}", {}), (201, b'{"id": 17, "parts": 1}', {})]
+
+    def jobs(handler):
+        seen.append((handler.headers["Idempotency-Key"], handler.body))
+        return steps.pop(0)
+    master.answers["/v1/jobs"] = jobs
+    r = yado(master, "submit", "--", "true")
+    assert r.returncode == 0 and r.stdout == b"job 17\n" and not steps
+    assert len(set(seen)) == 1 and len(seen[0][0]) == 32, "the same, under the same key"
+    assert r.stderr.count(b"\n") == 1 and b"the master's answer was lost; asking again" in r.stderr
+    # Another job has another key, and what is no lost answer is not asked again.
+    steps[:] = [(507, b'{"error": {"code": "disk_full", "message": "the disk is full"}}', {})]
+    r = yado(master, "submit", "--", "true")
+    assert r.returncode == 1 and not steps and b"submit: the disk is full\n" in r.stderr
+    assert seen[-1][0] != seen[0][0]
+    # Nor is a refusal, though it comes after one.
+    steps[:] = ["hang up", (400, b'{"error": {"code": "x", "message": "no such thing"}}', {})]
+    r = yado(master, "submit", "--", "true")
+    assert r.returncode == 1 and not steps and r.stderr.endswith(b"submit: no such thing\n")
 
 
 def give_results(master, *tars):

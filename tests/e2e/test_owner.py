@@ -64,6 +64,27 @@ def test_logind_idle_lock_and_shutdown():
         assert ticks == list(range(1, len(ticks) + 1))
 
 
+def test_a_short_visit_moves_nothing():
+    args = ["--owner-sources", "logind", "--idle-grace", "10s", "--visit", "6s", *NORMAL]
+    with Logind() as logind, Grid(pcs=1, agent_args=args) as g:
+        wait_free(g)
+        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+        g.wait_state(job, "running")
+        epoch = g.parts(job)[0]["epoch"]
+        logind.hint("IdleHint", False)
+        wait_free(g, False)
+        assert status(g)["reason"] == "owner"
+        g.wait_state(job, "paused_here")
+        logind.hint("IdleHint", True)
+        g.wait_state(job, "running", timeout=8)
+        assert g.parts(job)[0]["epoch"] == epoch and not g.moves(job)
+        # Again so soon: he is back, and the guest goes.
+        logind.hint("IdleHint", False)
+        g.wait_state(job, "suspended")
+        ticks = [int(n) for n in re.findall(r"^tick (\d+)$", g.log(job), re.M)]
+        assert ticks == list(range(1, len(ticks) + 1))
+
+
 def test_logind_sleep_lets_go_when_saved_and_wakes():
     with Logind() as logind, Grid(pcs=1, agent_args=LOGIND_ARGS) as g:
         wait_free(g)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One supervisor with a real QEMU guest, its agent and its master played by the test: a golden
 build, a part from golden, a move to another folder, faults on every side."""
+import contextlib
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import struct
 import subprocess
 import tarfile
 import tempfile
+import threading
 import time
 
 import pytest
@@ -80,8 +82,11 @@ class Vm:
     def say(self, cmd, **more):
         self.sock.sendall(json.dumps({"cmd": cmd, **more}).encode() + b"\n")
 
-    def run(self, lease_ms=60000):
-        self.say("lease", until_ms=boottime_ms() + lease_ms)
+    def lease(self, lease_ms=60000, upload=True, **more):
+        self.say("lease", until_ms=boottime_ms() + lease_ms, upload=upload, **more)
+
+    def run(self, lease_ms=60000, **more):
+        self.lease(lease_ms, **more)
         self.say("cont")
 
     def suspend(self, reason="owner"):
@@ -155,12 +160,12 @@ class World:
         self.image = dict(image, name="tiny")
         self.golden = None
 
-    def desired(self, job=1, argv=None, golden=None, layer=None, have=0, **spec):
+    def desired(self, job=1, argv=None, golden=None, chain=(), have=0, **spec):
         none = {"digest": "", "size": 0, "output_offset": 0, "run_ms": 0,
                 "class": dict(machine="", cpu="", accel="", qemu_version=0)}
         d = {"job": job, "part": 0, "epoch": 1, "want": "run", "reason": "",
              "grant": self.server.grant, "image": self.image, "golden": golden or none,
-             "layer": layer or none, "output_have": have, "memory_bytes": MEMORY, "cpus": 1}
+             "chain": list(chain), "output_have": have, "memory_bytes": MEMORY, "cpus": 1}
         self.server.prefix = f"/v1/vm/{job}.0.1/"
         if job:
             d["spec"] = {"name": "test", "image": "tiny", "command": argv, "parts": 1,
@@ -204,12 +209,12 @@ def golden_world():
         vm = Vm(w, "0.0.1", w.desired(job=0))
         vm.run()
         report = vm.wait("done", timeout=90)
-        assert report["layer"]["digest"] in w.server.blobs
-        assert len(w.server.blobs[report["layer"]["digest"]]) == report["layer"]["size"]
-        assert report["layer"]["class"] == dict(MACHINE, qemu_version=w.version)
+        assert report["layers"][0]["digest"] in w.server.blobs
+        assert len(w.server.blobs[report["layers"][0]["digest"]]) == report["layers"][0]["size"]
+        assert report["layers"][0]["class"] == dict(MACHINE, qemu_version=w.version)
         assert "suspended" not in vm.states
         vm.drop()
-        w.golden = report["layer"]
+        w.golden = report["layers"][0]
         yield w
     finally:
         w.close()
@@ -271,9 +276,9 @@ def test_inputs_by_the_drive(world):
 
 
 def test_a_counter_over_moves(world):
-    layer, have = None, 0
+    chain, have = [], 0
     for i in range(3):
-        vm = start(world, name=f"1.0.{i + 1}", layer=layer, have=have)
+        vm = start(world, name=f"1.0.{i + 1}", chain=chain, have=have)
         seen = len(world.ticks())
         vm.wait_until("ticks", lambda: len(world.ticks()) > seen + 10)
         vm.suspend()
@@ -284,12 +289,202 @@ def test_a_counter_over_moves(world):
         assert not vm.processes()
         assert not (vm.dir / "memory").exists()
         print({k: report[k] for k in ("stop_ms", "save_ms", "upload_ms", "resume_ms")},
-              report["layer"]["size"])
-        layer, have = report["layer"], len(world.server.output)
-        assert have >= layer["output_offset"] - (1 << 20)
+              report["layers"][0]["size"])
+        chain, have = chain + report["layers"], len(world.server.output)
+        assert len(chain) == i + 1 and have >= chain[-1]["output_offset"] - (1 << 20)
+        assert chain[-1]["parent"] == (chain[-2] if i else world.golden)["digest"]
         vm.drop()
     ticks = world.ticks()
     assert ticks == list(range(1, len(ticks) + 1))
+
+
+def checkpoint(vm, serial, **more):
+    """One by hand, until it is durable; the layer."""
+    vm.lease(checkpoint=serial, **more)
+    vm.wait_until(f"checkpoint {serial}", lambda: vm.report.get("checkpoint") == serial)
+    return vm.report["layers"][-1]
+
+
+def test_checkpoints_while_it_runs_and_going_back(world):
+    vm = start(world, name="1.0.1")
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 10)
+    first = checkpoint(vm, 1)
+    assert first["parent"] == world.golden["digest"] and vm.report["state"] == "running"
+    assert first["digest"] in world.server.blobs and vm.report["pause_ms"] < 2000
+    seen = len(world.ticks())
+    vm.wait_until("more ticks", lambda: len(world.ticks()) > seen + 10)
+    # Not before the one before is recorded; then what has changed since.
+    vm.lease(checkpoint=2)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > seen + 20)
+    assert [l["digest"] for l in vm.report["layers"]] == [first["digest"]]
+    second = checkpoint(vm, 2, recorded=first["digest"])
+    assert second["parent"] == first["digest"] and second["size"] < first["size"]
+    assert [l["digest"] for l in vm.report["layers"]] == [second["digest"]]
+    assert not list(vm.dir.glob(first["digest"] + "*")), "it is the master's now"
+    assert vm.states.count("paused") == 0
+    # The PC dies. What came after the layer is taken back, and comes again.
+    seen = len(world.ticks())
+    vm.wait_until("ticks that are lost", lambda: len(world.ticks()) > seen + 5)
+    vm.proc.kill()
+    vm.proc.wait()
+    lost = world.ticks()
+    world.server.output = world.server.output[:second["output_offset"]]
+    vm = start(world, name="1.0.2", chain=[first, second], have=len(world.server.output))
+    vm.wait_until("the ticks again", lambda: len(world.ticks()) > len(lost) + 5)
+    vm.suspend()
+    third = vm.wait("suspended")["layers"][-1]
+    assert third["parent"] == second["digest"]
+    vm.drop()
+    ticks = world.ticks()
+    assert ticks == list(range(1, len(ticks) + 1))
+    # The whole chain, once more.
+    vm = start(world, name="1.0.3", chain=[first, second, third], have=len(world.server.output))
+    seen = len(ticks)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > seen + 5)
+    vm.drop()
+    ticks = world.ticks()
+    assert ticks == list(range(1, len(ticks) + 1))
+
+
+def test_checkpoints_by_themselves_until_the_owner_comes(world):
+    vm = start(world)
+    vm.lease(checkpoint_ms=300)
+    vm.wait_until("the first", lambda: vm.report.get("layers"))
+    chain = vm.report["layers"]
+    for _ in range(4):
+        vm.lease(checkpoint_ms=300, recorded=chain[-1]["digest"])
+        vm.wait_until("the next", lambda: vm.report.get("layers", [])[-1:] not in ([], chain[-1:]))
+        chain.append(vm.report["layers"][-1])
+    # One may be under way; the last one lies on it.
+    vm.suspend()
+    chain += [l for l in vm.wait("suspended")["layers"] if l["digest"] != chain[-1]["digest"]]
+    assert [l["parent"] for l in chain] == [world.golden["digest"]] + [l["digest"] for l in chain[:-1]]
+    vm.drop()
+    vm = start(world, name="1.0.2", chain=chain, have=len(world.server.output))
+    seen = len(world.ticks())
+    vm.wait_until("ticks", lambda: len(world.ticks()) > seen + 5)
+    vm.drop()
+    ticks = world.ticks()
+    assert ticks == list(range(1, len(ticks) + 1))
+
+
+def checkpoint_always(vm, every_ms=50):
+    """Asks for them without end: what is durable counts as recorded."""
+    top = (vm.report.get("layers") or [{}])[-1].get("digest", "")
+    vm.lease(checkpoint_ms=every_ms, recorded=top)
+
+
+def test_a_program_that_ends_during_a_checkpoint(world):
+    for i in range(4):
+        vm = start(world, name=f"1.0.{i + 1}", argv=[
+            "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do echo $i; usleep 90000; done; "
+                        "dd if=/dev/urandom of=/tmp/x bs=1M count=4 2>/dev/null; echo x > $YADO_OUT/x"])
+        vm.wait_until("the end", lambda: checkpoint_always(vm) or vm.report.get("state") == "done")
+        assert vm.report["result"] in world.server.blobs
+        vm.drop()
+        world.server.output = b""
+
+
+def test_checkpoints_while_the_source_is_away(world):
+    """What it reads then is neither lost nor wrong; the guest goes on when the source is back."""
+    a = os.urandom(24 << 20)
+    digest = world.server.add(a)
+    vm = start(world, argv=["sh", "-c", "sha256sum < $YADO_IN/a"], inputs=[
+        {"path": "a", "digest": digest, "size": len(a), "mode": 0o644, "tar": False}])
+    vm.wait("running")
+    seen = len(world.server.requests)
+    vm.wait_until("the guest to read", lambda: any(
+        digest in q[1] and q[2] for q in world.server.requests[seen:]))
+    world.server.stall.set()
+    vm.wait_until("reads to hang", lambda: time.sleep(0.7) or True)
+    vm.lease(checkpoint=1)
+    vm.wait_until("a checkpoint meanwhile", lambda: "layer of" in vm.text())
+    world.server.stall.clear()
+    vm.wait_until("the end", lambda: checkpoint_always(vm, 100) or vm.report["state"] == "done")
+    assert world.text().split()[0] == hashlib.sha256(a).hexdigest()
+    vm.drop()
+
+
+def test_a_checkpoint_that_cannot_be_written(world):
+    vm = start(world)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    (vm.dir / "layer.draft").mkdir()  # as a full disk would
+    vm.lease(checkpoint=1)
+    vm.wait_until("an attempt", lambda: "no checkpoint" in vm.text())
+    seen = len(world.ticks())
+    vm.wait_until("ticks", lambda: len(world.ticks()) > seen + 20)
+    assert vm.text().count("no checkpoint") == 1, "not again and again"
+    (vm.dir / "layer.draft").rmdir()
+    checkpoint(vm, 1)
+    vm.drop()
+    ticks = world.ticks()
+    assert ticks == list(range(1, len(ticks) + 1))
+
+
+def test_an_idle_guest_writes_next_to_nothing(world):
+    vm = start(world, argv=["sh", "-c", "echo ready; sleep 1000"])
+    vm.wait_until("the program", lambda: "ready" in world.text())
+    first = checkpoint(vm, 1)
+    second = checkpoint(vm, 2, recorded=first["digest"])
+    print(first["size"], second["size"])
+    assert second["size"] < 1 << 20
+    vm.drop()
+
+
+def test_the_last_layer_waits_for_a_slot(world):
+    vm = start(world)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    first = checkpoint(vm, 1, upload=False)  # checkpoints need none
+    vm.suspend()
+    vm.wait("uploading")
+    vm.wait_until("the guest to be gone", lambda: not vm.processes())
+    blobs = len(world.server.blobs)
+    vm.say("ping")
+    assert vm.report["state"] == "uploading" and len(world.server.blobs) == blobs
+    vm.lease(upload=True, recorded=first["digest"])
+    vm.wait("suspended")
+    vm.drop()
+
+
+def test_a_damaged_layer_is_named(world):
+    vm = start(world)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    vm.suspend()
+    layer = vm.wait("suspended")["layers"][0]
+    vm.drop()
+    data = bytearray(world.server.blobs[layer["digest"]])
+    data[-20] ^= 1  # in the footer; what the depot has is damaged, sums and all
+    digest = world.server.add(bytes(data))
+    bad = dict(layer, digest=digest)
+    vm = start(world, name="1.0.2", chain=[bad], have=len(world.server.output))
+    report = vm.wait("failed")
+    assert report["reason"] == "layer damaged" and report["damaged"] == digest, report
+    vm.drop()
+
+
+def test_what_is_not_saved_by_the_deadline_is_given_up(world):
+    vm = start(world)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    layer = checkpoint(vm, 1)
+    qemu = next(p for n, p in vm.processes().items() if n.startswith("qemu"))
+
+    over = threading.Event()
+
+    def hang():  # whatever the supervisor does, QEMU does not answer
+        with contextlib.suppress(ProcessLookupError):
+            while not over.is_set():
+                os.kill(qemu, signal.SIGSTOP)
+    threading.Thread(target=hang).start()
+    try:
+        vm.say("suspend", reason="owner", event_us=time.monotonic_ns() // 1000,
+               until_ms=boottime_ms() + 1000)
+        report = vm.wait("failed", timeout=10)
+    finally:
+        over.set()
+    assert report["reason"] == "owner" and "deadline" in report["note"]
+    assert report["layers"][0]["digest"] == layer["digest"]
+    vm.wait_until("everything to be given back", lambda: not vm.processes(), timeout=10)
+    vm.drop()
 
 
 def stands(vm, world):
@@ -308,9 +503,14 @@ def stands(vm, world):
 def test_it_runs_only_with_agent_and_lease(world):
     vm = start(world)
     vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    ran, since = vm.report["run_ms"], time.monotonic()
+    vm.wait_until("its run time, in the answer to a ping", lambda: vm.report["run_ms"] > ran)
+    assert vm.report["run_ms"] - ran < (time.monotonic() - since) * 1000 + 500  # the ping before
     vm.run(lease_ms=300)
     vm.wait("paused")
+    ran = vm.report["run_ms"]
     assert stands(vm, world)
+    assert vm.report["run_ms"] == ran
     seen = len(world.ticks())
     vm.run()
     vm.wait_until("ticks after a new lease", lambda: len(world.ticks()) > seen + 3)
@@ -354,7 +554,7 @@ def test_master_away(world):
     assert report["reason"] == "shutdown"
     vm.drop()
     have = len(world.server.output)
-    vm = start(world, name="1.0.2", layer=report["layer"], have=have)
+    vm = start(world, name="1.0.2", chain=report["layers"], have=have)
     seen = len(world.ticks())
     vm.wait_until("ticks", lambda: len(world.ticks()) > seen + 10)
     ticks = world.ticks()
@@ -369,9 +569,11 @@ def test_owner_returns_while_reads_hang(world):
     inputs = [{"path": "a", "digest": digest, "size": len(a), "mode": 0o644, "tar": False}]
     argv = ["sh", "-c", "sha256sum < $YADO_IN/a"]
     vm = start(world, argv=argv, inputs=inputs)
-    vm.wait_until("a first range", lambda: any(digest in q[1] and q[2] for q in world.server.requests))
+    vm.wait("running")  # QEMU has looked at the drive by then
+    seen = len(world.server.requests)
+    vm.wait_until("the guest to read", lambda: any(
+        digest in q[1] and q[2] for q in world.server.requests[seen:]))
     world.server.stall.set()
-    vm.wait("running")
     vm.wait_until("reads to hang", lambda: time.sleep(0.7) or True)
     begin = time.monotonic()
     vm.suspend()
@@ -381,7 +583,7 @@ def test_owner_returns_while_reads_hang(world):
     world.server.stall.clear()
     report = vm.wait("suspended")
     vm.drop()
-    vm = start(world, name="1.0.6", argv=argv, inputs=inputs, layer=report["layer"],
+    vm = start(world, name="1.0.6", argv=argv, inputs=inputs, chain=report["layers"],
                have=len(world.server.output))
     vm.wait("done")
     assert world.text().split()[0] == hashlib.sha256(a).hexdigest()
@@ -438,7 +640,7 @@ def test_suspend_while_preparing_and_a_job_that_is_dropped(world):
     vm.wait("preparing")
     vm.suspend("owner")
     report = vm.wait("failed")
-    assert report["reason"] == "owner" and "layer" not in report
+    assert report["reason"] == "owner" and "layers" not in report
     vm.drop()
 
 
@@ -460,7 +662,7 @@ def test_qemu_and_pager_are_other_users(world):
         assert f"Uid:\t{uid}\t{uid}\t{uid}" in status and f"Gid:\t{uid}\t{uid}\t{uid}" in status
     vm.suspend()
     vm.wait("suspended")
-    assert "fetching the image whole" not in vm.text()
+    assert "fetching image and memory whole" not in vm.text()
     vm.drop()
 
 
@@ -475,7 +677,7 @@ def test_without_fuse(world):
     vm.run()
     vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
     assert world.text().split()[0] == hashlib.sha256(a).hexdigest()
-    assert "fetching the image whole" in vm.text()
+    assert "fetching image and memory whole" in vm.text()
     vm.suspend()
     vm.wait("suspended")
     vm.drop()

@@ -43,7 +43,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     struct err err;
 
     if (qemu_state_get(data, len, &s, &err) == 0) {
-        qemu_state_put(&record, &s);
+        qemu_state_put(&record, &s, true);
         MUST(record.len == len && memcmp(record.data, data, len) == 0);
         qemu_state_deinit(&s);
     }

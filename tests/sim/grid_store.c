@@ -59,6 +59,12 @@ static uint64_t key_of(const struct grid_row *row, uint64_t *ret_minor)
         return row->golden.id;
     case GRID_ROW_JOB:
         return row->job.id;
+    case GRID_ROW_LAYER:
+        *ret_minor = (uint64_t)row->layer.part << 32 | row->layer.layer.seq;
+        return row->layer.job;
+    case GRID_ROW_PIN:
+        *ret_minor = row->pin.part;
+        return row->pin.job;
     case GRID_ROW_PART:
         *ret_minor = row->part.index;
         return row->part.job;
@@ -75,7 +81,10 @@ static int compare(const struct grid_row *a, const struct grid_row *b)
         return a->kind < b->kind ? -1 : 1;
     if (major_a != major_b)
         return major_a < major_b ? -1 : 1;
-    return minor_a < minor_b ? -1 : minor_a > minor_b;
+    if (minor_a != minor_b)
+        return minor_a < minor_b ? -1 : 1;
+    return a->kind == GRID_ROW_PIN ? memcmp(&a->pin.digest, &b->pin.digest, sizeof a->pin.digest)
+                                   : 0;
 }
 
 static _Noreturn void broken(const char *what, const struct grid_part *p)
@@ -150,12 +159,24 @@ static void put(struct grid_store *s, const struct grid_row *row)
         job_own(&s->rows[i].job);
 }
 
+static void delete (struct grid_store *s, const struct grid_row *row)
+{
+    size_t i = find(s, row);
+
+    MUST(i < s->count && compare(&s->rows[i], row) == 0);
+    remove_at(s, i);
+}
+
+/* Layers and pins of its parts are gone by then. */
 static void retire(struct grid_store *s, uint64_t job)
 {
-    for (size_t i = s->count; i-- > 0;)
+    for (size_t i = s->count; i-- > 0;) {
+        MUST((s->rows[i].kind != GRID_ROW_LAYER || s->rows[i].layer.job != job) &&
+             (s->rows[i].kind != GRID_ROW_PIN || s->rows[i].pin.job != job));
         if ((s->rows[i].kind == GRID_ROW_JOB && s->rows[i].job.id == job) ||
             (s->rows[i].kind == GRID_ROW_PART && s->rows[i].part.job == job))
             remove_at(s, i);
+    }
 }
 
 static void append_only(uint64_t *next, uint64_t seq)
@@ -179,7 +200,7 @@ static void apply(struct grid_store *s, const struct grid_fx *fx)
     else if (row->put)
         put(s, row);
     else
-        remove_at(s, find(s, row));
+        delete (s, row);
 }
 
 void grid_store_apply(struct grid_store *s, const struct grid_effects *fx)

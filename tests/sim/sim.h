@@ -23,6 +23,8 @@ enum {
     SIM_PCS_MAX = 6,
     SIM_MESSAGES_MAX = 64,
     SIM_PARTS_MAX = 256, /* of all jobs of a history */
+    SIM_LAYERS_MAX = 4,  /* durable and not yet recorded */
+    SIM_CHAIN_MAX = 16,
     SIM_MEMORY = 64 << 20,
 };
 
@@ -33,10 +35,29 @@ struct memory {
     int32_t exit_status;
 };
 
-struct sim_vm {
-    struct grid_vm_report report; /* of the moment; job 0: a golden build */
+/* A blob: the whole memory, whatever it is the difference to. */
+struct blob {
     struct memory memory;
-    bool wants_suspend;
+    struct grid_digest parent; /* as its header says it */
+    bool damaged;
+};
+
+/* What an agent knows of the layers that the master has recorded. */
+struct sim_chain {
+    struct grid_digest golden;
+    struct grid_digest layers[SIM_CHAIN_MAX];
+    size_t count;
+};
+
+struct sim_vm {
+    struct grid_vm_report report;             /* of the moment; job 0: a golden build */
+    struct grid_layer layers[SIM_LAYERS_MAX]; /* of the report */
+    struct sim_chain chain;
+    struct memory memory;
+    struct sim_chain mapped; /* what its pager was started over */
+    uint64_t checkpoint;     /* asked for */
+    bool upload;             /* it has a slot */
+    bool visit;              /* paused here: its owner may soon leave again */
 };
 
 struct sim_agent {
@@ -60,9 +81,10 @@ struct sim_desired {
     uint64_t job, part, epoch;
     enum grid_want want;
     char reason[16];
-    struct grid_layer layer;
-    uint64_t memory_bytes;
-    enum grid_part_state state;
+    uint64_t checkpoint, checkpoint_ms;
+    bool upload;
+    struct sim_chain chain;
+    struct grid_layer top; /* of the chain */
 };
 
 struct message {
@@ -77,6 +99,7 @@ struct message {
     /* a report: */
     struct grid_report report;
     struct grid_vm_report vms[SIM_VMS_MAX];
+    struct grid_layer layers[SIM_VMS_MAX][SIM_LAYERS_MAX];
 };
 
 /* What the history knows of a part, for the final judgement. */
@@ -104,13 +127,13 @@ struct sim {
     struct sim_agent agents[SIM_PCS_MAX];
     size_t count_agents;
     struct message *messages;
-    struct memory *depot; /* layers and results by number */
+    struct blob *depot; /* layers and results by number */
     size_t count_depot, cap_depot;
     struct sim_part parts[SIM_PARTS_MAX];
     size_t count_parts;
     uint64_t last_job; /* the largest acknowledged */
     uint64_t acknowledged;
-    uint64_t steps, crashes, moves;
+    uint64_t steps, crashes, moves, merges, checkpoints;
 };
 
 #define SIM_TRUE(s, expr) ((expr) ? (void)0 : sim_fail(s, __FILE__, __LINE__, #expr))
@@ -133,8 +156,9 @@ void sim_master_sync(struct sim *s, const struct message *m);
 /* Output from `offset` on; returns the durable length that it answers, or UINT32_MAX: no answer,
  * or stale. */
 uint32_t sim_master_output(struct sim *s, const struct sim_agent *a, const struct sim_vm *vm);
-uint64_t sim_depot_put(struct sim *s, const struct memory *m, struct grid_digest *ret_digest);
-const struct memory *sim_depot_get(struct sim *s, const struct grid_digest *d);
+void sim_depot_put(struct sim *s, const struct memory *m, const struct grid_digest *parent,
+                   struct grid_digest *ret_digest);
+struct blob *sim_depot_get(struct sim *s, const struct grid_digest *d);
 
 /* sim_agent.c */
 void sim_agents_act(struct sim *s);
@@ -143,6 +167,8 @@ void sim_agent_owner(struct sim *s, struct sim_agent *a, bool present);
 void sim_agent_restart(struct sim *s, struct sim_agent *a);
 void sim_agent_power_cut(struct sim *s, struct sim_agent *a, uint64_t ms);
 void sim_check_no_twins(struct sim *s);
+/* What a pager of a current placement maps is never swept. */
+void sim_check_mapped(struct sim *s);
 void sim_send(struct sim *s, const struct message *m);
 
 #endif

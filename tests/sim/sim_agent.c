@@ -6,8 +6,11 @@
  */
 #include "sim.h"
 
+#include "base/buf.h"
+
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static bool is_up(const struct sim *s, const struct sim_agent *a)
@@ -45,6 +48,7 @@ static void suspend_vm(struct sim_vm *vm, const char *reason)
         fail_vm(vm, reason);
     } else if (vm->report.state == GRID_VM_RUNNING || vm->report.state == GRID_VM_PAUSED) {
         vm->report.state = GRID_VM_SAVING;
+        vm->visit = false;
         snprintf(vm->report.reason, sizeof vm->report.reason, "%s", reason);
     }
 }
@@ -55,8 +59,22 @@ void sim_agent_owner(struct sim *s, struct sim_agent *a, bool present)
         sim_say(s, "%s: the owner %s", a->name, present ? "comes" : "goes");
     a->owner = present;
     a->sync_next = s->t;
-    for (size_t i = 0; present && i < a->count_vms; i++)
-        suspend_vm(&a->vms[i], "owner");
+    for (size_t i = 0; i < a->count_vms; i++) {
+        struct sim_vm *vm = &a->vms[i];
+
+        if (!present && vm->visit) {
+            vm->visit = false;
+            vm->report.state = GRID_VM_RUNNING;
+            vm->report.reason[0] = '\0';
+        } else if (present && vm->report.state == GRID_VM_RUNNING && vm->report.job &&
+                   sim_chance(s, 30)) {
+            vm->visit = true;
+            vm->report.state = GRID_VM_PAUSED;
+            snprintf(vm->report.reason, sizeof vm->report.reason, "owner");
+        } else if (present) {
+            suspend_vm(vm, "owner");
+        }
+    }
 }
 
 /* The agent alone: its guests stand still until it has a lease again. */
@@ -111,9 +129,43 @@ static void send_report(struct sim *s, size_t index)
                                     .cls = a->cls,
                                     .count_vms = a->count_vms};
     snprintf(m.report.reason, sizeof m.report.reason, "%s", a->owner ? "owner" : "");
-    for (size_t i = 0; i < a->count_vms; i++)
+    for (size_t i = 0; i < a->count_vms; i++) {
         m.vms[i] = a->vms[i].report;
+        memcpy(m.layers[i], a->vms[i].layers, sizeof m.layers[i]);
+    }
     sim_send(s, &m);
+}
+
+static const struct grid_digest *top_of(const struct sim_chain *c)
+{
+    return c->count ? &c->layers[c->count - 1] : &c->golden;
+}
+
+/* Layers that the master has recorded need not be told any more. */
+static void take_chain(struct sim_vm *vm, const struct sim_chain *chain)
+{
+    size_t recorded = 0;
+
+    vm->chain = *chain;
+    for (size_t i = 0; i < vm->report.count_layers; i++)
+        for (size_t k = 0; k < chain->count; k++)
+            if (memcmp(&vm->layers[i].digest, &chain->layers[k], sizeof *chain->layers) == 0)
+                recorded = i + 1;
+    vm->report.count_layers -= recorded;
+    memmove(vm->layers, vm->layers + recorded, vm->report.count_layers * sizeof *vm->layers);
+}
+
+/* A PC that finds damage says so, and cannot go on from there. */
+static bool find_damage(struct sim *s, struct sim_vm *vm)
+{
+    for (size_t i = 0; i < vm->chain.count; i++) {
+        if (!sim_depot_get(s, &vm->chain.layers[i])->damaged)
+            continue;
+        vm->report.damaged = vm->chain.layers[i];
+        fail_vm(vm, "layer damaged");
+        return true;
+    }
+    return false;
 }
 
 static void begin(struct sim *s, struct sim_agent *a, const struct sim_desired *d)
@@ -126,13 +178,16 @@ static void begin(struct sim *s, struct sim_agent *a, const struct sim_desired *
     vm->report.part = d->part;
     vm->report.epoch = d->epoch;
     vm->report.state = GRID_VM_PREPARING;
-    if (grid_digest_is_none(&d->layer.digest)) {
+    vm->chain = vm->mapped = d->chain;
+    if (find_damage(s, vm))
+        return;
+    if (!d->chain.count) {
         vm->memory.target = 1 + (uint32_t)rng_below(&s->rng, SIM_TICKS_MAX);
         vm->memory.exit_status = sim_chance(s, 10) ? 256 : 0;
     } else {
-        SIM_TRUE(s, grid_class_fits(&d->layer.cls, &a->cls));
-        vm->memory = *sim_depot_get(s, &d->layer.digest);
-        SIM_TRUE(s, vm->memory.acked == d->layer.output_offset);
+        SIM_TRUE(s, grid_class_fits(&d->top.cls, &a->cls));
+        vm->memory = sim_depot_get(s, &d->top.digest)->memory;
+        SIM_TRUE(s, vm->memory.acked == d->top.output_offset);
     }
     if (a->owner)
         fail_vm(vm, "owner");
@@ -164,6 +219,9 @@ void sim_agent_answer(struct sim *s, const struct message *m)
             begin(s, a, d);
             vm = &a->vms[a->count_vms - 1];
         }
+        take_chain(vm, &d->chain);
+        vm->checkpoint = d->checkpoint;
+        vm->upload = d->upload;
         kept[vm - a->vms] = true;
         if (d->want == GRID_WANT_SUSPEND)
             suspend_vm(vm, d->reason);
@@ -177,15 +235,43 @@ void sim_agent_answer(struct sim *s, const struct message *m)
     }
 }
 
+/* Durable from now on. Mostly on top of the one before, now and then on any below it. */
 static void finish_layer(struct sim *s, struct sim_agent *a, struct sim_vm *vm)
 {
-    struct grid_layer *layer = &vm->report.layer;
+    struct sim_chain *c = &vm->chain;
+    size_t n = vm->report.count_layers;
+    struct grid_layer *layer = &vm->layers[n];
 
-    sim_depot_put(s, &vm->memory, &layer->digest);
+    SIM_TRUE(s, n < SIM_LAYERS_MAX);
+    memset(layer, 0, sizeof *layer);
+    layer->parent = n ? vm->layers[n - 1].digest : *top_of(c);
+    if (sim_chance(s, 4))
+        layer->parent = c->golden;
+    else if (c->count && sim_chance(s, 5))
+        layer->parent = c->layers[rng_below(&s->rng, c->count)];
+    if (vm->report.job)
+        sim_depot_put(s, &vm->memory, &layer->parent, &layer->digest);
+    else
+        sim_depot_put(s, &vm->memory, NULL, &layer->digest);
+    vm->report.layers = vm->layers; /* the message has its own */
+    vm->report.count_layers++;
     layer->size_bytes = 1000;
     layer->output_offset = vm->memory.acked;
     layer->run_ms = vm->memory.count * 100;
     layer->cls = a->cls;
+}
+
+static void checkpoint(struct sim *s, struct sim_agent *a, struct sim_vm *vm)
+{
+    if (vm->report.count_layers + 1 == SIM_LAYERS_MAX) /* one more may be its last */
+        return;
+    finish_layer(s, a, vm);
+    s->checkpoints++;
+    if (vm->checkpoint > vm->report.checkpoint)
+        vm->report.checkpoint = vm->checkpoint;
+    vm->report.cost_ms = 50 + (uint32_t)rng_below(&s->rng, 400);
+    if (sim_chance(s, 80))
+        a->sync_next = s->t;
 }
 
 static void run_guest(struct sim *s, struct sim_agent *a, struct sim_vm *vm)
@@ -208,7 +294,10 @@ static void run_guest(struct sim *s, struct sim_agent *a, struct sim_vm *vm)
         vm->report.state = GRID_VM_DONE;
         vm->report.exit_status = mem->exit_status;
         vm->report.output_bytes = mem->count;
-        sim_depot_put(s, mem, &vm->report.result);
+        sim_depot_put(s, mem, NULL, &vm->report.result);
+    } else if (sim_chance(s, vm->checkpoint > vm->report.checkpoint ? 60 : 25) &&
+               sim_master_is_up(s) && s->t >= a->cut_until) {
+        checkpoint(s, a, vm);
     }
 }
 
@@ -224,7 +313,9 @@ static void vm_act(struct sim *s, struct sim_agent *a, struct sim_vm *vm)
         run_guest(s, a, vm);
     } else if (before == GRID_VM_SAVING && sim_chance(s, 60)) {
         vm->report.state = GRID_VM_SAVED;
-    } else if (before == GRID_VM_SAVED && sim_chance(s, 60)) {
+    } else if (vm->visit && sim_chance(s, 10)) { /* he stays */
+        suspend_vm(vm, "owner");
+    } else if (before == GRID_VM_SAVED && vm->upload && sim_chance(s, 60)) {
         vm->report.state = GRID_VM_UPLOADING;
     } else if (before == GRID_VM_UPLOADING && sim_chance(s, 60) && sim_master_is_up(s) &&
                s->t >= a->cut_until) {
@@ -247,6 +338,39 @@ void sim_agents_act(struct sim *s)
         if (s->t >= a->sync_next)
             send_report(s, i);
     }
+}
+
+static void note_blob(void *arg, const struct grid_digest *d)
+{
+    bool *kept = arg;
+    size_t n;
+
+    memcpy(&n, d->bytes, sizeof n);
+    kept[n] = true;
+}
+
+/* By the durable rows: what a crash leaves is what a sweep looks at. */
+void sim_check_mapped(struct sim *s)
+{
+    bool *kept = xcalloc(s->count_depot + 1, sizeof *kept);
+    size_t n;
+
+    if (!s->store.staged.count)
+        grid_each_layer(s->g, note_blob, kept);
+    for (size_t i = 0; i < s->count_agents && !s->store.staged.count; i++) {
+        for (size_t v = 0; v < s->agents[i].count_vms; v++) {
+            const struct sim_vm *vm = &s->agents[i].vms[v];
+
+            if (is_final(vm) || !grid_is_current(s->g, vm->report.job, vm->report.part,
+                                                 vm->report.epoch, s->agents[i].id))
+                continue;
+            for (size_t k = 0; k < vm->mapped.count; k++) {
+                memcpy(&n, vm->mapped.layers[k].bytes, sizeof n);
+                SIM_TRUE(s, kept[n]);
+            }
+        }
+    }
+    free(kept);
 }
 
 /* At no moment do two guests of one part run: leases end at the agents before the master places

@@ -23,19 +23,22 @@ bool sim_master_is_up(const struct sim *s)
     return s->t >= s->down_until;
 }
 
-uint64_t sim_depot_put(struct sim *s, const struct memory *m, struct grid_digest *ret_digest)
+void sim_depot_put(struct sim *s, const struct memory *m, const struct grid_digest *parent,
+                   struct grid_digest *ret_digest)
 {
     if (s->count_depot == s->cap_depot) {
         s->cap_depot = s->cap_depot ? s->cap_depot * 2 : 64;
         s->depot = xreallocarray(s->depot, s->cap_depot, sizeof *s->depot);
     }
-    s->depot[s->count_depot++] = *m;
+    s->depot[s->count_depot] = (struct blob){.memory = *m};
+    if (parent)
+        s->depot[s->count_depot].parent = *parent;
+    s->count_depot++;
     memset(ret_digest, 0, sizeof *ret_digest);
     memcpy(ret_digest->bytes, &s->count_depot, sizeof s->count_depot);
-    return s->count_depot;
 }
 
-const struct memory *sim_depot_get(struct sim *s, const struct grid_digest *d)
+struct blob *sim_depot_get(struct sim *s, const struct grid_digest *d)
 {
     size_t n;
 
@@ -63,7 +66,17 @@ struct hash {
 static void add(void *arg, const struct grid_desired *d)
 {
     struct hash *h = arg;
-    const uint64_t all[] = {d->job, d->part, d->epoch, d->want};
+    const struct grid_layer *top =
+        d->chain && d->chain->count ? &d->chain->layers[d->chain->count - 1] : NULL;
+    const uint64_t all[] = {d->job,
+                            d->part,
+                            d->epoch,
+                            d->want,
+                            top ? top->digest.bytes[0] : 0,
+                            top ? top->seq : 0,
+                            d->checkpoint,
+                            d->checkpoint_ms,
+                            d->upload};
 
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         h->value = (h->value ^ all[i]) * 0x100000001b3u;
@@ -124,10 +137,33 @@ static void check_final(struct sim *s, const struct grid_part *row)
             grid_part_state_name(row->state));
     if (row->state == GRID_CANCELLED)
         return;
-    run = sim_depot_get(s, &row->result);
+    run = &sim_depot_get(s, &row->result)->memory;
     SIM_TRUE(s, run->count == run->target && run->count == row->output_bytes);
     SIM_TRUE(s, p->length >= run->count);
     SIM_TRUE(s, memcmp(p->output, run->ticks, run->count * sizeof *run->ticks) == 0);
+}
+
+static void count_slot(void *arg, const struct grid_desired *d)
+{
+    if (d->upload)
+        ++*(uint32_t *)arg;
+}
+
+/* No more grants than slots; every kept layer's output is there. */
+static void check_layers(struct sim *s)
+{
+    uint32_t granted = 0;
+
+    for (size_t i = 0; i < s->count_agents; i++)
+        grid_desired(s->g, s->agents[i].id, count_slot, &granted);
+    SIM_TRUE(s, granted <= s->config.upload_slots);
+    for (size_t i = 0; i < s->count_parts; i++) {
+        const struct sim_part *p = &s->parts[i];
+        const struct grid_chain *c = grid_get_chain(s->g, p->job, p->index);
+
+        if (c && c->count)
+            SIM_TRUE(s, p->length >= c->layers[0].output_offset);
+    }
 }
 
 /* What is asked of every commit before its effects are done. */
@@ -179,6 +215,11 @@ bool sim_commit(struct sim *s)
         sim_crash(s);
         return false;
     }
+    if (!s->store.staged.count) {
+        if (dies)
+            sim_crash(s);
+        return !dies;
+    }
     check_rows(s);
     grid_store_commit(&s->store);
     s->digest = grid_digest(s->g);
@@ -186,6 +227,7 @@ bool sim_commit(struct sim *s)
     for (size_t i = 0; i < done; i++)
         do_effect(s, &s->store.staged.fx[i]);
     s->store.staged.count = 0;
+    check_layers(s);
     if (dies)
         sim_crash(s);
     return !dies;
@@ -211,6 +253,54 @@ void sim_crash(struct sim *s)
         ;
 }
 
+struct merge {
+    struct sim *s;
+    struct grid_event e;
+    struct grid_merged m;
+    struct grid_digest replaced[SIM_CHAIN_MAX];
+};
+
+static bool choose(void *arg, const struct grid_part *p, const struct grid_chain *chain,
+                   size_t count)
+{
+    struct merge *x = arg;
+
+    x->e = (struct grid_event){.kind = GRID_EV_MERGED, .job = p->job, .part = p->index};
+    x->m.count = count;
+    x->m.size_bytes = 1000;
+    for (size_t i = 0; i < count; i++)
+        x->replaced[i] = chain->layers[i].digest;
+    return sim_chance(x->s, 50);
+}
+
+/* The background's work on one long chain; what it was begun for may have changed by the end. */
+static void merge(struct sim *s)
+{
+    struct merge x = {.s = s};
+    struct grid_digest parent;
+    struct memory newest;
+
+    grid_each_merge(s->g, choose, &x);
+    if (!x.m.count)
+        return;
+    for (size_t i = 0; i < x.m.count; i++) {
+        if (!sim_depot_get(s, &x.replaced[i])->damaged)
+            continue;
+        x.e.kind = GRID_EV_DAMAGED; /* reading it is how it is found */
+        x.e.digest = x.replaced[i];
+        (void)sim_step(s, &x.e);
+        return;
+    }
+    newest = sim_depot_get(s, &x.replaced[x.m.count - 1])->memory;
+    parent = sim_depot_get(s, &x.replaced[0])->parent;
+    sim_depot_put(s, &newest, &parent, &x.m.digest);
+    if (sim_chance(s, 20))
+        x.e.part++; /* not that one */
+    x.m.replaced = x.replaced;
+    x.e.merged = &x.m;
+    s->merges += sim_step(s, &x.e) == GRID_OK;
+}
+
 /* Called once a round: comes back from a crash, and lets time pass. */
 void sim_master_act(struct sim *s)
 {
@@ -227,12 +317,33 @@ void sim_master_act(struct sim *s)
         SIM_TRUE(s, !grid_tick_due(s->g, sim_now(s)));
         if (sim_chance(s, 50))
             (void)sim_commit(s);
+    } else if (sim_chance(s, 20)) {
+        merge(s);
     }
 }
 
+/* What the file says is below it is what the chain has there. */
+static void check_parent(struct sim *s, const struct grid_desired *d, size_t i)
+{
+    const struct grid_layer *l = &d->chain->layers[i], *below = i ? l - 1 : NULL;
+    const struct grid_digest *parent = &sim_depot_get(s, &l->digest)->parent;
+
+    if (!below)
+        SIM_TRUE(s, memcmp(parent, &d->golden->layer.digest, sizeof *parent) == 0);
+    else
+        SIM_TRUE(s, memcmp(parent, &below->digest, sizeof *parent) == 0 ||
+                        memcmp(parent, &below->stands_for, sizeof *parent) == 0);
+}
+
+struct collect {
+    struct sim *s;
+    struct message *m;
+};
+
 static void collect(void *arg, const struct grid_desired *d)
 {
-    struct message *m = arg;
+    struct sim *s = ((struct collect *)arg)->s;
+    struct message *m = ((struct collect *)arg)->m;
     struct sim_desired *to = &m->desired[m->count++];
 
     MUST(m->count <= SIM_VMS_MAX);
@@ -241,9 +352,18 @@ static void collect(void *arg, const struct grid_desired *d)
     to->part = d->part;
     to->epoch = d->epoch;
     to->want = d->want;
+    to->checkpoint = d->checkpoint;
+    to->checkpoint_ms = d->checkpoint_ms;
+    to->upload = d->upload;
     snprintf(to->reason, sizeof to->reason, "%s", d->reason);
+    for (size_t i = 0; d->chain && i < d->chain->count; i++) {
+        MUST(i < SIM_CHAIN_MAX);
+        to->chain.layers[to->chain.count++] = d->chain->layers[i].digest;
+        to->top = d->chain->layers[i];
+        check_parent(s, d, i);
+    }
     if (d->job)
-        to->layer = d->state->layer;
+        to->chain.golden = d->golden->layer.digest;
     if (d->epoch > m->epoch)
         m->epoch = d->epoch;
 }
@@ -253,9 +373,13 @@ void sim_master_sync(struct sim *s, const struct message *m)
     struct sim_agent *a = &s->agents[m->agent];
     struct grid_event e = {.kind = GRID_EV_REPORT, .pc = a->id};
     struct grid_report report = m->report;
+    struct grid_vm_report vms[SIM_VMS_MAX];
     struct message answer = {.is_answer = true, .agent = m->agent, .sync = m->sync};
 
-    report.vms = m->vms;
+    memcpy(vms, m->vms, sizeof vms);
+    for (size_t i = 0; i < report.count_vms; i++)
+        vms[i].layers = m->layers[i];
+    report.vms = vms;
     /* A master that was started since does not know what its predecessor answered. */
     if (m->term != s->term)
         report.seen_epoch = 0;
@@ -273,7 +397,7 @@ void sim_master_sync(struct sim *s, const struct message *m)
     if (!sim_commit(s) || !sim_master_is_up(s))
         return;
     answer.term = s->term;
-    grid_desired(s->g, a->id, collect, &answer);
+    grid_desired(s->g, a->id, collect, &(struct collect){s, &answer});
     sim_send(s, &answer);
 }
 

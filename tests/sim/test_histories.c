@@ -6,7 +6,9 @@
  *
  * Held at every step: the durable rows alone give the digest of the state at the last commit;
  * epochs only grow; nothing acknowledged is undone; a final part never changes; no two guests of
- * one part run; no PC is given more than it has; what is desired changes only with a WAKE. At the
+ * one part run; no PC is given more than it has; what is desired changes only with a WAKE; a chain
+ * is what its files say, down to golden; what a pager maps is kept; no more uploads are granted
+ * than there are slots; output reaches to every layer that is kept. At the
  * end, when faults stop: every part comes to its end, its log that of one run, and a combining
  * job exists exactly when all parts are done.
  */
@@ -151,6 +153,41 @@ static void new_image(struct sim *s)
     sim_say(s, "image tiny is replaced");
 }
 
+/* A bit flips in some layer: every PC that is to resume from it will notice. */
+static void flip_bit(struct sim *s)
+{
+    for (size_t i = s->count_depot; i-- > 0;) {
+        if (grid_digest_is_none(&s->depot[i].parent) || !sim_chance(s, 20))
+            continue;
+        sim_say(s, "blob %zu is damaged", i + 1);
+        s->depot[i].damaged = true;
+        return;
+    }
+}
+
+static void ask_checkpoint(struct sim *s)
+{
+    struct grid_event e = {.kind = GRID_EV_CHECKPOINT,
+                           .job = some_job(s),
+                           .part = sim_chance(s, 50) ? GRID_ALL_PARTS : rng_below(&s->rng, 3)};
+
+    (void)sim_step(s, &e);
+}
+
+/* Any part to any PC; most are refused. */
+static void move(struct sim *s)
+{
+    struct grid_event e = {.kind = GRID_EV_MOVE, .name = "ann"};
+
+    for (int tries = 0; tries < 10; tries++) {
+        e.job = some_job(s);
+        e.part = rng_below(&s->rng, 4);
+        e.pc = s->agents[rng_below(&s->rng, s->count_agents)].id;
+        if (sim_step(s, &e) == GRID_OK)
+            return;
+    }
+}
+
 static void set_clock(struct sim *s)
 {
     struct grid_event e = {.kind = GRID_EV_RESTART};
@@ -177,6 +214,8 @@ static void something_happens(struct sim *s)
     else if (what < 24)
         for (size_t i = 0; i < s->count_agents; i++) /* a switch dies */
             s->agents[i].cut_until = s->t + 2 * s->config.lease_ms;
+    else if (what < 26)
+        flip_bit(s);
     else if (!master)
         return;
     else if (what < 44)
@@ -197,6 +236,10 @@ static void something_happens(struct sim *s)
         sim_crash(s);
     else if (what < 68 && a->forgotten)
         enrol(s, a);
+    else if (what >= 68 && what < 76)
+        move(s);
+    else if (what >= 76 && what < 80)
+        ask_checkpoint(s);
 }
 
 static void deliver(struct sim *s)
@@ -222,6 +265,8 @@ static void round_of(struct sim *s)
     deliver(s);
     sim_agents_act(s);
     sim_check_no_twins(s);
+    if (sim_chance(s, 20))
+        sim_check_mapped(s);
     if (sim_master_is_up(s) && !s->down_until && s->store.staged.count && sim_chance(s, 50))
         (void)sim_commit(s);
 }
@@ -297,6 +342,11 @@ static void set_up(struct sim *s)
     s->config.lease_margin_ms = 3000;
     s->config.retire_ms = 20000;
     s->config.brake_leases = 2;
+    s->config.leave_wait_ms = 4000;
+    s->config.chain_max = 3 + (uint32_t)sim_chance(s, 50);
+    s->config.upload_slots = 1 + (uint32_t)rng_below(&s->rng, 3);
+    if (sim_chance(s, 30))
+        s->config.depot_quota_bytes = 12000;
     s->config.requeue = sim_chance(s, 70) ? GRID_REQUEUE_TAIL : GRID_REQUEUE_HEAD;
     s->g = grid_new(&s->config);
     s->t = 10000000;
@@ -362,6 +412,7 @@ static struct sim run(uint64_t seed, bool verbose)
 int main(int argc, char **argv)
 {
     uint64_t seed = 1, count = 10000, steps = 0, crashes = 0, moves = 0, parts = 0;
+    uint64_t checkpoints = 0, merges = 0;
     time_t start = time(NULL);
 
     for (int i = 1; i < argc; i += 2) {
@@ -382,10 +433,12 @@ int main(int argc, char **argv)
         steps += s.steps;
         crashes += s.crashes;
         moves += s.moves;
+        checkpoints += s.checkpoints;
+        merges += s.merges;
         parts += s.count_parts;
     }
     printf("%" PRIu64 " steps, %" PRIu64 " parts, %" PRIu64 " moves, %" PRIu64
-           " crashes and reloads in %ld s\n",
-           steps, parts, moves, crashes, (long)(time(NULL) - start));
+           " checkpoints, %" PRIu64 " merges, %" PRIu64 " crashes and reloads in %ld s\n",
+           steps, parts, moves, checkpoints, merges, crashes, (long)(time(NULL) - start));
     return 0;
 }

@@ -113,6 +113,7 @@ static void step(struct world *w, struct grid_event *ev)
 struct vms {
     struct world *w;
     struct grid_vm_report list[VMS_MAX];
+    struct grid_layer layers[VMS_MAX];
     size_t count;
     uint64_t epoch;
 };
@@ -123,11 +124,33 @@ static struct grid_layer some_layer(struct rng *r)
 
     for (size_t i = 0; i < sizeof l.digest.bytes; i++)
         l.digest.bytes[i] = (uint8_t)(1 + rng_below(r, 255));
+    memset(&l.parent, 0, sizeof l.parent);
     strcpy(l.cls.machine, "pc-i440fx-7.2");
     strcpy(l.cls.cpu, "Nehalem");
     strcpy(l.cls.accel, "tcg");
     l.cls.qemu_version = 70222;
     return l;
+}
+
+/* On the top of its chain, on any layer of it, or on golden. */
+static void make_layer(struct vms *vms, const struct grid_desired *d)
+{
+    struct rng *r = &vms->w->rng;
+    struct grid_vm_report *vm = &vms->list[vms->count - 1];
+    struct grid_layer *l = &vms->layers[vms->count - 1];
+    size_t below = d->chain ? d->chain->count : 0;
+
+    if (below && rng_below(r, 4) == 0)
+        below = rng_below(r, below + 1);
+    *l = some_layer(r);
+    if (d->job)
+        l->parent = below ? d->chain->layers[below - 1].digest : d->golden->layer.digest;
+    if (below)
+        l->run_ms += d->chain->layers[d->chain->count - 1].run_ms;
+    vm->layers = l;
+    vm->count_layers = 1;
+    if (d->chain && d->chain->count && rng_below(r, 10) == 0)
+        vm->damaged = d->chain->layers[rng_below(r, d->chain->count)].digest;
 }
 
 static void observe(void *arg, const struct grid_desired *d)
@@ -146,7 +169,7 @@ static void observe(void *arg, const struct grid_desired *d)
     vm->peak_bytes = rng_below(r, 1 << 28);
     if (d->want == GRID_WANT_SUSPEND || rng_below(r, 6) == 0) {
         vm->state = d->job ? GRID_VM_SUSPENDED : GRID_VM_DONE;
-        vm->layer = some_layer(r);
+        make_layer(vms, d);
         strcpy(vm->reason, "owner");
         return;
     }
@@ -162,12 +185,15 @@ static void observe(void *arg, const struct grid_desired *d)
     case 3:
         vm->state = GRID_VM_DONE;
         vm->exit_status = rng_below(r, 4) ? 0 : 256;
-        vm->layer = d->job ? (struct grid_layer){0} : some_layer(r);
+        if (!d->job)
+            make_layer(vms, d);
         vm->result = some_layer(r).digest;
         vm->result_bytes = 77;
         break;
     default:
         vm->state = GRID_VM_RUNNING;
+        if (d->job && rng_below(r, 2))
+            make_layer(vms, d); /* a checkpoint */
     }
 }
 

@@ -200,11 +200,12 @@ void stage_init(struct stage *s)
     s->config.kernel = xasprintf("%s/vmlinuz", images());
     s->config.initrd = xasprintf("%s/initrd", images());
     s->golden_memory = stage_path(s, "golden.mem");
+    s->chain = layer_chain_new();
 }
 
 void stage_deinit(struct stage *s)
 {
-    vm_layer_close(s->golden);
+    vm_chain_close(s->chain);
     free((char *)s->config.kernel);
     free((char *)s->config.initrd);
     free(s->golden_memory);
@@ -231,8 +232,7 @@ struct vm *stage_launch(struct stage *s, const char *memory)
     return vm;
 }
 
-/* The composed file is what the guest has, every byte of it. */
-static void compare_memory(struct vm *vm, const char *composed)
+void stage_compare_memory(const struct stage *s, struct vm *vm, const char *composed)
 {
     struct vm_memory m;
     struct err err;
@@ -241,7 +241,7 @@ static void compare_memory(struct vm *vm, const char *composed)
 
     stage_check(vm_memory_open(vm, &m, &err), &err, "memory");
     stage_check(vm_map_file(composed, &want, &len, &err), &err, "map");
-    assert_int_equal(len, STAGE_MEMORY_BYTES);
+    assert_int_equal(len, s->config.memory_bytes);
     for (uint64_t at = 0; at < len; at += 1 << 20) {
         assert_int_equal(vm_memory_read(&m, at, page, 1 << 20), 0);
         if (memcmp(page, want + at, 1 << 20) != 0)
@@ -253,22 +253,62 @@ static void compare_memory(struct vm *vm, const char *composed)
     (void)munmap(want, len);
 }
 
-/* Saves; composes; compares. Returns the opened layer. */
-struct layer_file *stage_save(struct stage *s, struct vm *vm, const struct layer_file *prior,
-                              const char *memory, uint64_t output_offset)
+struct layer_prints *stage_prints(const struct stage *s)
 {
-    struct vm_save_info info = {output_offset, 42, s->golden ? s->golden_digest : NULL};
-    AUTO_FREE char *path = stage_path(s, "new.layer");
-    const char *base = s->golden ? s->golden_memory : NULL;
-    struct layer_file *layer;
+    struct layer_prints *prints;
     struct err err;
 
-    stage_check(vm_save(vm, base, prior, path, &info, &s->stats, &err), &err, "save");
-    stage_check(vm_layer_open(path, &layer, &err), &err, "open");
-    stage_check(vm_compose(base, layer, memory, &err), &err, "compose");
-    assert_int_equal(layer_meta_of(layer)->output_offset, output_offset);
-    compare_memory(vm, memory);
-    return layer;
+    if (layer_chain_count(s->chain) == 0)
+        return layer_prints_new(s->config.memory_bytes);
+    stage_check(layer_chain_prints(s->chain, layer_chain_count(s->chain), &prints, &err), &err,
+                "prints");
+    return prints;
+}
+
+static char *layer_path(const struct stage *s)
+{
+    return xasprintf("%s/%zu.layer", s->dir, layer_chain_count(s->chain));
+}
+
+struct vm_save *stage_save_begin(struct stage *s, struct vm *vm, struct layer_prints *prints,
+                                 uint64_t output_offset)
+{
+    size_t layers = layer_chain_count(s->chain);
+    AUTO_FREE char *path = layer_path(s);
+    char parent[2 * LAYER_DIGEST_BYTES + 1];
+    struct vm_save_info info = {.output_offset = output_offset, .run_ms = 42};
+    struct vm_save *save;
+    struct err err;
+
+    if (layers) {
+        str_hex(layer_chain_digest(s->chain, layers - 1), LAYER_DIGEST_BYTES, parent);
+        info.parent = parent;
+    }
+    stage_check(vm_save_begin(vm, prints, path, &info, &save, &err), &err, "save");
+    return save;
+}
+
+void stage_save_finish(struct stage *s, struct vm *vm, struct vm_save *save, const char *memory)
+{
+    AUTO_FREE char *path = layer_path(s);
+    AUTO_FREE char *own = stage_path(s, "compared.mem");
+    struct err err;
+
+    stage_check(vm_save_finish(save, NULL, 0, &s->stats, &err), &err, "save");
+    stage_check(vm_chain_push(s->chain, path, s->stats.digest, &err), &err, "open");
+    bool golden = layer_chain_count(s->chain) == 1;
+    stage_check(vm_compose(golden ? NULL : s->golden_memory, s->chain, memory ? memory : own, &err),
+                &err, "compose");
+    stage_compare_memory(s, vm, memory ? memory : own);
+}
+
+void stage_save(struct stage *s, struct vm *vm, const char *memory, uint64_t output_offset)
+{
+    struct layer_prints *prints = stage_prints(s);
+
+    stage_save_finish(s, vm, stage_save_begin(s, vm, prints, output_offset), memory);
+    layer_prints_free(prints);
+    assert_int_equal(layer_meta_of(layer_chain_top(s->chain))->output_offset, output_offset);
 }
 
 void stage_make_golden(struct stage *s, struct watch *w)
@@ -282,8 +322,7 @@ void stage_make_golden(struct stage *s, struct watch *w)
     watch_connect(w, vm);
     watch_phase(w, GUEST_READY);
     assert_int_equal(vm_stop_now(vm, &us), 0);
-    s->golden = stage_save(s, vm, NULL, s->golden_memory, 0);
-    memcpy(s->golden_digest, s->stats.digest, sizeof s->golden_digest);
+    stage_save(s, vm, s->golden_memory, 0);
     print_message("golden: %llu pages, %llu bytes, device %llu us, scan %llu us\n",
                   (unsigned long long)s->stats.pages, (unsigned long long)s->stats.size_bytes,
                   (unsigned long long)s->stats.device_us, (unsigned long long)s->stats.scan_us);

@@ -10,7 +10,7 @@
 #define YADO_TESTS_UNIT_ENGINE_STAGE_H
 
 #include "base/buf.h"
-#include "layer/layer.h"
+#include "layer/chain.h"
 #include "vm/vm.h"
 #include "wire/guest_frame.h"
 
@@ -20,8 +20,7 @@
 struct stage {
     char dir[128];
     struct vm_config config;
-    struct layer_file *golden;
-    char golden_digest[65];
+    struct layer_chain *chain; /* golden, and what was saved since */
     char *golden_memory;
     struct vm_save_stats stats; /* of the last save */
 };
@@ -35,9 +34,17 @@ void stage_check(int r, const struct err *err, const char *what);
 void stage_use_nobody(struct stage *s);
 /* memory NULL: a cold boot. */
 struct vm *stage_launch(struct stage *s, const char *memory);
-/* Saves a stopped guest, composes into `memory`, compares that with the guest's own. */
-struct layer_file *stage_save(struct stage *s, struct vm *vm, const struct layer_file *prior,
-                              const char *memory, uint64_t output_offset);
+/* Prints of what the chain holds; the caller frees them. */
+struct layer_prints *stage_prints(const struct stage *s);
+/* The two halves of a save. The second puts the layer on the chain, composes into `memory` (NULL:
+ * into a file of its own) and compares that with the stopped guest's own memory. */
+struct vm_save *stage_save_begin(struct stage *s, struct vm *vm, struct layer_prints *prints,
+                                 uint64_t output_offset);
+void stage_save_finish(struct stage *s, struct vm *vm, struct vm_save *save, const char *memory);
+/* Both at once, of a guest that was resumed from the chain as it is. */
+void stage_save(struct stage *s, struct vm *vm, const char *memory, uint64_t output_offset);
+/* Fails the test unless the file is what the stopped guest has, every byte of it. */
+void stage_compare_memory(const struct stage *s, struct vm *vm, const char *composed);
 
 struct watch {
     int fd;

@@ -25,6 +25,7 @@ struct agent {
     bool silent, deaf;
     struct grid_report report;
     struct grid_vm_report vms[VMS_MAX];
+    struct grid_layer layers[VMS_MAX];
 };
 
 struct world {
@@ -83,7 +84,13 @@ static struct grid_vm_report *vm_of(struct agent *a, uint64_t job, uint64_t part
 
 static void remove_vm(struct agent *a, struct grid_vm_report *vm)
 {
-    *vm = a->vms[--a->report.count_vms];
+    size_t last = --a->report.count_vms;
+
+    *vm = a->vms[last];
+    if (vm->count_layers) {
+        a->layers[vm - a->vms] = a->layers[last];
+        vm->layers = &a->layers[vm - a->vms];
+    }
 }
 
 struct answer {
@@ -318,6 +325,7 @@ static void do_submit(struct world *w)
         .image = image_id(w, option(w, "image") ? option(w, "image") : "tiny"),
         .priority = (int32_t)number(w, "prio", 0),
         .retries = (uint32_t)number(w, "retries", 0),
+        .checkpoint_ms = option(w, "never") ? GRID_CHECKPOINT_NEVER : number(w, "every", 0),
     };
     struct grid_event e = {.kind = GRID_EV_SUBMIT, .user = number(w, "user", 1), .submit = &s};
 
@@ -334,6 +342,26 @@ static struct grid_digest digest_of(uint64_t n)
     for (int i = 0; i < 8; i++)
         d.bytes[i] = (uint8_t)(n >> (8 * i));
     return d;
+}
+
+/* On golden unless it has over=LAYER. */
+static void says_layer(struct world *w, struct agent *a, struct grid_vm_report *vm)
+{
+    const struct grid_part *p = vm->job ? grid_get_part(w->g, vm->job, (uint32_t)vm->part) : NULL;
+    const struct grid_golden *golden = p ? grid_get_golden(w->g, p->golden) : NULL;
+    struct grid_layer *l = &a->layers[vm - a->vms];
+
+    *l = (struct grid_layer){.digest = digest_of(number(w, "layer", 0)),
+                             .size_bytes = 1000,
+                             .cls = a->report.cls,
+                             .output_offset = number(w, "offset", 0),
+                             .run_ms = number(w, "run", 0)};
+    if (option(w, "over"))
+        l->parent = digest_of(number(w, "over", 0));
+    else if (golden)
+        l->parent = golden->layer.digest;
+    vm->layers = l;
+    vm->count_layers = 1;
 }
 
 static void do_says(struct world *w, struct agent *a)
@@ -357,15 +385,14 @@ static void do_says(struct world *w, struct agent *a)
         broken(w, "%s is no state of a VM", word(w, 3));
     snprintf(vm->reason, sizeof vm->reason, "%s", option(w, "reason") ? option(w, "reason") : "");
     snprintf(vm->note, sizeof vm->note, "%s", option(w, "note") ? option(w, "note") : "");
-    if (option(w, "layer")) {
-        vm->layer.digest = digest_of(number(w, "layer", 0));
-        vm->layer.size_bytes = 1000;
-        vm->layer.cls = a->report.cls;
-        vm->layer.output_offset = number(w, "offset", 0);
-        vm->layer.run_ms = number(w, "run", 0);
-    }
+    if (option(w, "layer"))
+        says_layer(w, a, vm);
+    vm->damaged = digest_of(number(w, "damaged", 0));
     vm->exit_status = (int32_t)number(w, "exit", 0) << 8;
     vm->oom = option(w, "oom") != NULL;
+    vm->checkpoint = number(w, "checkpoint", 0);
+    vm->cost_ms = (uint32_t)number(w, "cost", 0);
+    vm->pause_ms = (uint32_t)number(w, "pause", 0);
     vm->peak_bytes = number(w, "peak", 0);
     vm->run_ms = number(w, "run", 0);
     vm->output_bytes = number(w, "output", 0);
@@ -393,7 +420,7 @@ struct wanted {
     uint64_t job, part;
     size_t count;
     bool found;
-    enum grid_want want;
+    struct grid_desired d;
     char reason[32];
 };
 
@@ -405,8 +432,14 @@ static void look(void *arg, const struct grid_desired *d)
     if (d->job != x->job || d->part != x->part)
         return;
     x->found = true;
-    x->want = d->want;
+    x->d = *d;
     snprintf(x->reason, sizeof x->reason, "%s", d->reason);
+}
+
+/* The word behind the wanted state, unless it is an option already. */
+static const char *reason_word(struct world *w)
+{
+    return strchr(word(w, 4), '=') ? "" : word(w, 4);
 }
 
 static void expect_wants(struct world *w, struct agent *a)
@@ -422,8 +455,14 @@ static void expect_wants(struct world *w, struct agent *a)
             broken(w, "%zu VMs are wanted of it", x.count);
     } else if (!x.found) {
         broken(w, "it is not wanted there");
-    } else if (strcmp(names[x.want], word(w, 3)) != 0 || strcmp(x.reason, word(w, 4)) != 0) {
-        broken(w, "wanted: %s %s", names[x.want], x.reason);
+    } else if (strcmp(names[x.d.want], word(w, 3)) != 0 || strcmp(x.reason, reason_word(w)) != 0) {
+        broken(w, "wanted: %s %s", names[x.d.want], x.reason);
+    } else if (option(w, "checkpoint") && number(w, "checkpoint", 0) != x.d.checkpoint) {
+        broken(w, "checkpoint %" PRIu64 " is asked for", x.d.checkpoint);
+    } else if (option(w, "every") && number(w, "every", 0) != x.d.checkpoint_ms) {
+        broken(w, "checkpoints are wanted every %" PRIu64 " ms", x.d.checkpoint_ms);
+    } else if (option(w, "upload") && number(w, "upload", 0) != x.d.upload) {
+        broken(w, "it has%s a slot for its upload", x.d.upload ? "" : " not");
     }
 }
 
@@ -455,6 +494,22 @@ static bool do_agent(struct world *w, struct agent *a)
         return false;
     }
     return true;
+}
+
+/* merge 1.0 OLDEST... into NEW */
+static void do_merge(struct world *w)
+{
+    struct grid_digest replaced[WORDS_MAX];
+    struct grid_merged m = {.replaced = replaced, .size_bytes = 1500};
+    struct grid_event e = {.kind = GRID_EV_MERGED, .merged = &m};
+    uint64_t epoch;
+    size_t i = 2;
+
+    id_of(word(w, 1), &e.job, &e.part, &epoch);
+    for (; i < w->count_words && strcmp(word(w, i), "into") != 0; i++)
+        replaced[m.count++] = digest_of(strtoull(word(w, i), NULL, 10));
+    m.digest = digest_of(strtoull(word(w, i + 1), NULL, 10));
+    step(w, &e);
 }
 
 static void do_reload(struct world *w)
@@ -494,6 +549,20 @@ static bool do_event(struct world *w)
         e.user = strtoull(word(w, 1), NULL, 10);
         e.weight = (uint32_t)number(w, "weight", 1);
         e.max_queued = number(w, "quota", 0);
+    } else if (strcmp(verb, "move") == 0) {
+        e.kind = GRID_EV_MOVE;
+        id_of(word(w, 1), &e.job, &e.part, &e.epoch);
+        e.pc = pc_id(w, word(w, 2));
+    } else if (strcmp(verb, "damage") == 0) {
+        e.kind = GRID_EV_DAMAGED;
+        id_of(word(w, 1), &e.job, &e.part, &e.epoch);
+        e.digest = digest_of(strtoull(word(w, 2), NULL, 10));
+    } else if (strcmp(verb, "checkpoint") == 0) {
+        e.kind = GRID_EV_CHECKPOINT;
+        if (!id_of(word(w, 1), &e.job, &e.part, &e.epoch)) {
+            e.job = strtoull(word(w, 1), NULL, 10);
+            e.part = GRID_ALL_PARTS;
+        }
     } else if (strcmp(verb, "output") == 0) {
         uint64_t epoch;
 
@@ -529,6 +598,8 @@ static bool do_command(struct world *w)
         do_submit(w);
     else if (strcmp(verb, "reload") == 0)
         do_reload(w);
+    else if (strcmp(verb, "merge") == 0)
+        do_merge(w);
     else if (verb[0] == '+' && num_parse_duration(verb + 1, &ms) == 0)
         pass_time(w, ms);
     else
@@ -538,8 +609,36 @@ static bool do_command(struct world *w)
 
 /* ---- expectations --------------------------------------------------------------------------- */
 
+static uint64_t number_of(const struct grid_digest *d)
+{
+    uint64_t n = 0;
+
+    for (int i = 8; i-- > 0;)
+        n = n << 8 | d->bytes[i];
+    return n;
+}
+
+/* `1.0 chain 9 10` and `1.0 pins 9`: which layers, oldest first. */
+static void expect_layers(struct world *w, const struct grid_part *p, bool pins)
+{
+    const struct grid_chain *c = grid_get_chain(w->g, p->job, p->index);
+    size_t count = !c ? 0 : pins ? c->count_pins : c->count;
+    const char *text = strstr(w->text, word(w, 1)) + strlen(word(w, 1));
+    char have[128] = "";
+
+    for (size_t i = 0, at = 0; i < count; i++)
+        at += (size_t)snprintf(have + at, sizeof have - at, "%s%" PRIu64, i ? " " : "",
+                               number_of(pins ? &c->pins[i].digest : &c->layers[i].digest));
+    if (strcmp(have, text + (*text == ' ')) != 0)
+        broken(w, "it is \"%s\"", have);
+}
+
 static void expect_part(struct world *w, const struct grid_part *p)
 {
+    if (strcmp(word(w, 1), "chain") == 0 || strcmp(word(w, 1), "pins") == 0) {
+        expect_layers(w, p, word(w, 1)[0] == 'p');
+        return;
+    }
     if (strcmp(word(w, 1), "says") == 0) {
         const char *text = strstr(w->text, " says ") + 6;
 

@@ -5,19 +5,23 @@
  *   pc NAME [builder] [mem=SIZE] [cpus=N] [speed=N] [qemu=N]   enrol it; it reports itself free
  *   image NAME | delete-image NAME | user ID [weight=N] [quota=N]
  *   submit [user=ID] [parts=N] [mem=SIZE] [cpus=N] [image=NAME] [prio=N] [retries=N] [then]
+ *          [never | every=MS]
  *   cancel JOB | hold JOB | release JOB | drain PC | undrain PC | forget PC
  *   PC says J.P[@EPOCH] STATE [KEY=VALUE ...]   its report now has that VM in that state; keys:
  *                        reason layer offset exit oom note peak run stop save upload output
+ *                        over (the layer's parent; golden) damaged checkpoint cost pause
  *   PC free | PC busy REASON | PC loses J.P | PC reports
  *   PC silent | PC back   no syncs at all | again
  *   PC deaf | PC hears    its syncs arrive, answers do not
+ *   checkpoint J[.P] | move J.P PC | merge J.P LAYER... into LAYER | damage J.P LAYER
  *   output J.P           its first output comes before any report
  *   +TIME                time passes ("+60s"); PCs that are not silent sync every 5 s
  *   reload               crash and load from the rows, then RESTART
  *   ! COMMAND : TEXT     it is refused, and the text has TEXT in it
  *
  * Expectations, about now or about the commands since the last one of their kind:
- *   J.P is STATE [on PC] | J.P says TEXT | PC wants J.P WANT [REASON] | PC wants nothing
+ *   J.P is STATE [on PC] | J.P says TEXT | J.P chain [LAYER...] | J.P pins [LAYER...]
+ *   PC wants J.P WANT [REASON] [checkpoint=N] [every=MS] [upload=0|1] | PC wants nothing
  *   truncated J.P OFFSET | moved J.P REASON FROM TO | logged TEXT | no job JOB | idle
  *
  * A golden build is J.P = 0.ID. Agents are honest: they begin what they are told, drop what they

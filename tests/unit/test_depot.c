@@ -235,6 +235,44 @@ static int cannot_say(void *arg, const uint8_t *digest)
     return -EIO;
 }
 
+/* In the blob or in its block list, in the first block or the last. */
+static void a_flipped_bit_is_found(void **state)
+{
+    static const struct {
+        const char *suffix;
+        off_t at;
+    } flips[] = {{"", 0}, {"", DEPOT_BLOCK_BYTES + 5}, {".blocks", 3}, {".blocks", 20}};
+    struct scratch s = scratch_new();
+    struct depot *d = open_depot(&s);
+    struct buf b = bytes_of(5, DEPOT_BLOCK_BYTES + 77);
+    uint8_t digest[DEPOT_DIGEST_BYTES], byte;
+    char hex[65], path[300];
+    uint64_t size;
+
+    sha(&b, digest);
+    str_hex(digest, sizeof digest, hex);
+    assert_int_equal(depot_verify(d, digest, &size), -ENOENT);
+    assert_int_equal(put(d, &b, digest, 1000), 0);
+    for (size_t i = 0; i < sizeof flips / sizeof *flips; i++) {
+        snprintf(path, sizeof path, "%s/%.2s/%s%s", s.path, hex, hex, flips[i].suffix);
+        for (int again = 0; again < 2; again++) { /* there and back */
+            int fd = open(path, O_RDWR);
+
+            assert_int_equal(depot_verify(d, digest, &size), again ? DEPOT_MISMATCH : 0);
+            assert_int_equal(size, b.len);
+            assert_int_equal(pread(fd, &byte, 1, flips[i].at), 1);
+            byte ^= 16;
+            assert_int_equal(pwrite(fd, &byte, 1, flips[i].at), 1);
+            close(fd);
+        }
+    }
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(depot_verify(d, digest, &size), DEPOT_MISMATCH);
+    buf_deinit(&b);
+    depot_close(d);
+    scratch_remove(&s);
+}
+
 static void the_sweep_takes_old_blobs_that_nobody_wants(void **state)
 {
     struct scratch s = scratch_new();
@@ -395,6 +433,7 @@ int main(void)
         cmocka_unit_test(what_is_put_comes_back),
         cmocka_unit_test(a_file_is_put_whole),
         cmocka_unit_test(wrong_digests_and_aborts_leave_nothing),
+        cmocka_unit_test(a_flipped_bit_is_found),
         cmocka_unit_test(the_sweep_takes_old_blobs_that_nobody_wants),
         cmocka_unit_test(a_full_disk_is_told_and_stores_nothing),
         cmocka_unit_test(a_kill_loses_nothing_that_was_committed),

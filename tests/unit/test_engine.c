@@ -53,8 +53,8 @@ static void print_median(const char *name, const struct figures *f, size_t count
 }
 
 /* One move: a fresh QEMU over `memory`, some ticks, stop, save. */
-static struct layer_file *move(struct stage *s, struct watch *w, struct layer_file *prior,
-                               const char *memory, bool start, struct figures *ret)
+static void move(struct stage *s, struct watch *w, const char *memory, bool start,
+                 struct figures *ret)
 {
     struct vm *vm;
     struct err err;
@@ -63,7 +63,7 @@ static struct layer_file *move(struct stage *s, struct watch *w, struct layer_fi
     vm = stage_launch(s, memory);
     ret->launch_us = vm_now_us() - t;
     t = vm_now_us();
-    stage_check(vm_restore(vm, prior ? prior : s->golden, &err), &err, "restore");
+    stage_check(vm_restore(vm, s->chain, &err), &err, "restore");
     ret->restore_us = vm_now_us() - t;
     assert_false(watch_once(&(struct watch){.fd = vm_guest_fd(vm)}, 50));
     t = vm_now_us();
@@ -80,7 +80,7 @@ static struct layer_file *move(struct stage *s, struct watch *w, struct layer_fi
     assert_int_equal(vm_stop_now(vm, &ret->stop_us), 0);
     t = vm_now_us();
     stage_check(vm_stop_drain(vm, 5000, &err), &err, "drain");
-    struct layer_file *layer = stage_save(s, vm, prior, memory, w->have);
+    stage_save(s, vm, memory, w->have);
     ret->save_us = s->stats.device_us + s->stats.scan_us + s->stats.write_us;
     ret->compose_us = vm_now_us() - t - ret->save_us;
     ret->bytes = s->stats.size_bytes;
@@ -88,25 +88,22 @@ static struct layer_file *move(struct stage *s, struct watch *w, struct layer_fi
     while (watch_once(w, 0))
         ;
     vm_drop(vm);
-    vm_layer_close(prior);
-    return layer;
 }
 
 static void run_chain(struct stage *s, size_t moves)
 {
     struct watch w = {0};
     struct figures f[256];
-    struct layer_file *layer = NULL;
     AUTO_FREE char *memory = stage_path(s, "guest.mem");
     const char *other = getenv("YADO_TEST_QEMU_NEXT"), *first = s->config.qemu;
     struct err err;
 
     stage_make_golden(s, &w);
-    stage_check(vm_compose(s->golden_memory, NULL, memory, &err), &err, "compose");
+    stage_check(vm_compose(s->golden_memory, s->chain, memory, &err), &err, "compose");
     for (size_t i = 0; i < moves; i++) {
         /* Forward only: once a newer QEMU has written it, it stays there. */
         s->config.qemu = other && i >= moves / 2 ? other : first;
-        layer = move(s, &w, layer, memory, i == 0, &f[i]);
+        move(s, &w, memory, i == 0, &f[i]);
     }
     print_message("%zu moves, counter at %llu\n", moves, (unsigned long long)w.next);
     print_median("launch us", f, moves, offsetof(struct figures, launch_us));
@@ -116,7 +113,6 @@ static void run_chain(struct stage *s, size_t moves)
     print_median("save us", f, moves, offsetof(struct figures, save_us));
     print_median("compose and compare us", f, moves, offsetof(struct figures, compose_us));
     print_median("layer bytes", f, moves, offsetof(struct figures, bytes));
-    vm_layer_close(layer);
     watch_deinit(&w);
 }
 
@@ -259,7 +255,7 @@ static void test_gone(void **state)
     assert_int_equal(wait_event(vm, VM_EVENT_GONE), VM_EVENT_GONE);
     assert_int_equal(vm_stop_now(vm, &us), 0);
     assert_in_range(us, 0, 5000);
-    assert_true(vm_save(vm, NULL, NULL, path, &info, &stats, &err) < 0);
+    assert_true(vm_save(vm, NULL, path, &info, &stats, &err) < 0);
     assert_int_not_equal(access(path, F_OK), 0);
     assert_true(vm_cont(vm, &err) < 0);
     vm_drop(vm);
@@ -316,35 +312,34 @@ static void test_restore_refused(void **state)
     stage_make_golden(&s, &w);
     AUTO_FREE char *memory = stage_path(&s, "guest.mem");
     AUTO_FREE char *path = stage_path(&s, "damaged.layer");
-    stage_check(vm_compose(s.golden_memory, NULL, memory, &err), &err, "compose");
+    stage_check(vm_compose(s.golden_memory, s.chain, memory, &err), &err, "compose");
 
     strcpy(s.config.cls.cpu, "Westmere");
     struct vm *vm = stage_launch(&s, memory);
-    assert_int_equal(vm_restore(vm, s.golden, &err), -EINVAL);
+    assert_int_equal(vm_restore(vm, s.chain, &err), -EINVAL);
     assert_non_null(strstr(err.text, "Westmere"));
     vm_drop(vm);
     strcpy(s.config.cls.cpu, "Nehalem");
     s.config.cpus = 2;
     vm = stage_launch(&s, memory);
-    assert_int_equal(vm_restore(vm, s.golden, &err), -EINVAL);
+    assert_int_equal(vm_restore(vm, s.chain, &err), -EINVAL);
     s.config.cpus = 1;
     vm_drop(vm);
 
     /* A flipped bit in the device state. */
-    size_t len;
-    const uint8_t *data = layer_data(s.golden, &len);
+    const struct layer_source *source = layer_source_of(layer_chain_top(s.chain));
     AUTO_CLOSE int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    assert_int_equal(write(fd, data, len), len);
-    uint8_t flipped = data[LAYER_HEADER_BYTES + 100] ^ 4;
+    assert_int_equal(write(fd, source->data, source->file_bytes), source->file_bytes);
+    uint8_t flipped = source->data[LAYER_HEADER_BYTES + 100] ^ 4;
     assert_int_equal(pwrite(fd, &flipped, 1, LAYER_HEADER_BYTES + 100), 1);
-    struct layer_file *damaged;
-    stage_check(vm_layer_open(path, &damaged, &err), &err, "open");
+    struct layer_chain *damaged = layer_chain_new();
+    stage_check(vm_chain_push(damaged, path, s.stats.digest, &err), &err, "open");
     vm = stage_launch(&s, memory);
     assert_int_equal(vm_restore(vm, damaged, &err), -EBADMSG);
     assert_non_null(strstr(err.text, "checksum"));
-    stage_check(vm_restore(vm, s.golden, &err), &err, "the good one afterwards");
+    stage_check(vm_restore(vm, s.chain, &err), &err, "the good one afterwards");
     vm_drop(vm);
-    vm_layer_close(damaged);
+    vm_chain_close(damaged);
     watch_deinit(&w);
     stage_deinit(&s);
 }

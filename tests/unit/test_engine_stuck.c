@@ -182,10 +182,10 @@ static void test_source_goes_away(void **state)
     pid_t server = drive_serve(image, mountpoint);
     s.config.root = root;
     stage_make_golden(&s, &w);
-    stage_check(vm_compose(s.golden_memory, NULL, memory, &err), &err, "compose");
+    stage_check(vm_compose(s.golden_memory, s.chain, memory, &err), &err, "compose");
 
     struct vm *vm = stage_launch(&s, memory);
-    stage_check(vm_restore(vm, s.golden, &err), &err, "restore");
+    stage_check(vm_restore(vm, s.chain, &err), &err, "restore");
     stage_check(vm_cont(vm, &err), &err, "cont");
     watch_connect(&w, vm);
     watch_phase(&w, GUEST_READY);
@@ -202,16 +202,15 @@ static void test_source_goes_away(void **state)
     /* It goes away again, the owner comes: saved, and resumed where the source is there. */
     starve(&w);
     stop_while_it_hangs(vm);
-    struct layer_file *layer = stage_save(&s, vm, NULL, memory, w.have);
+    stage_save(&s, vm, memory, w.have);
     vm_drop(vm);
     drive->mode = SERVE;
     vm = stage_launch(&s, memory);
-    stage_check(vm_restore(vm, layer, &err), &err, "restore");
+    stage_check(vm_restore(vm, s.chain, &err), &err, "restore");
     stage_check(vm_cont(vm, &err), &err, "cont");
     watch_connect(&w, vm);
     watch_ticks(&w, 20);
     vm_drop(vm);
-    vm_layer_close(layer);
     drive_end(server, mountpoint);
     watch_deinit(&w);
     stage_deinit(&s);

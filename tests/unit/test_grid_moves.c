@@ -156,6 +156,8 @@ static void test_a_place_taken_back_is_no_failure(void **state)
 static void test_drain(void **state)
 {
     trace(TWO_PCS "drain a\n"
+                  "a wants 1.0 run checkpoint=1 # first\n"
+                  "+31s                         # it does not answer\n"
                   "a wants 1.0 suspend drain\n"
                   "undrain a                    # in time: it has not begun to save\n"
                   "a wants 1.0 run\n"

@@ -338,7 +338,8 @@ static void test_ten_thousand_parts_are_cheap(void **state)
                               .cpus = 1,
                               .image = 1};
     struct grid_report report = {.available = true, .memory_bytes = 1 << 30, .cpus = 1};
-    struct grid_vm_report vm = {.state = GRID_VM_DONE, .layer = {.digest = {{1}}}};
+    struct grid_layer golden = {.digest = {{1}}};
+    struct grid_vm_report vm = {.state = GRID_VM_DONE, .layers = &golden, .count_layers = 1};
     struct grid_event e = {.kind = GRID_EV_IMAGE, .name = "tiny", .now_ms = 1000};
     double start;
 

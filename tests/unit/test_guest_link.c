@@ -224,6 +224,39 @@ static void test_old_nonce_and_silence(void **state)
     end(&w);
 }
 
+/* A guest that answered once and then hangs is asked, and given up; one that speaks is left alone.
+ */
+static void test_quiet_after_an_answer(void **state)
+{
+    struct world w;
+    uint64_t t;
+    int syncs = 0, r = 0;
+
+    begin(&w, NULL, 0);
+    sync_up(&w, GUEST_RUNNING);
+    for (t = w.now_ms; t < w.now_ms + 10 * GUEST_LINK_QUIET_MS; t += 1000) {
+        assert_int_equal(guest_link_tick(&w.link, t), 0);
+        guest_sends_state(&w, GUEST_RUNNING, 0);
+        assert_true(w.link.synced);
+    }
+    (void)guest_reads(&w);
+    for (w.now_ms = t; w.link.synced; t += 250)
+        assert_int_equal(guest_link_tick(&w.link, t), 0);
+    assert_in_range(t - w.now_ms, GUEST_LINK_QUIET_MS - 1000, GUEST_LINK_QUIET_MS + 1000);
+    assert_int_equal(guest_reads(&w), 1);
+    guest_sends_state(&w, GUEST_RUNNING, w.sync.nonce);
+    assert_true(w.link.synced);
+    for (w.now_ms = t; r == 0; t += 250) {
+        r = guest_link_tick(&w.link, t);
+        syncs += guest_reads(&w);
+    }
+    assert_int_equal(r, -ETIMEDOUT);
+    assert_in_range(t - w.now_ms, GUEST_LINK_QUIET_MS + GUEST_LINK_SILENCE_MS - 1000,
+                    GUEST_LINK_QUIET_MS + GUEST_LINK_SILENCE_MS + 1000);
+    assert_in_range(syncs, 55, 62);
+    end(&w);
+}
+
 /* A gap, more than a window, or damage: nothing is taken, the link asks again. */
 static void test_misbehaviour(void **state)
 {
@@ -314,6 +347,7 @@ int main(void)
         cmocka_unit_test(test_half_frame_of_before),
         cmocka_unit_test(test_header_without_payload),
         cmocka_unit_test(test_old_nonce_and_silence),
+        cmocka_unit_test(test_quiet_after_an_answer),
         cmocka_unit_test(test_misbehaviour),
         cmocka_unit_test(test_result_waits_for_our_disk),
         cmocka_unit_test(test_guest_that_never_reads),

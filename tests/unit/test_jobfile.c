@@ -48,6 +48,7 @@ static void refused(const char *text, const char *message)
 
 static void test_good(void **state)
 {
+    gives("command: [a]\ncheckpoint: never\n", "{\"command\": [\"a\"], \"checkpoint\": \"never\"}");
     gives("command: echo hello | tr a-z A-Z\n",
           "{\"command\": [\"sh\", \"-c\", \"echo hello | tr a-z A-Z\"]}");
     gives("# The demo's job.\n"
@@ -56,7 +57,8 @@ static void test_good(void **state)
           "inputs:\n"
           "  - {path: /x/matrix, name: matrix}\n"
           "  - data/a.npy\n"
-          "parts: 4\nmemory: 256M\ncpus: 1\ntime_limit: 2h\npriority: -3\nnetwork: nat\n"
+          "parts: 4\nmemory: 256M\ncpus: 1\ntime_limit: 2h\ncheckpoint: 10m\npriority: "
+          "-3\nnetwork: nat\n"
           "env: {OMP_NUM_THREADS: 1, EMPTY: \"\"}\n"
           "then:\n"
           "  command: [/in/matrix, combine]\n"
@@ -66,7 +68,8 @@ static void test_good(void **state)
           " \"command\": [\"/in/matrix\", \"part\", \"--n\", \"1792\", \"--seed\", \"1\"],"
           " \"inputs\": [{\"path\": \"/x/matrix\", \"name\": \"matrix\"},"
           "              {\"path\": \"/jobs/data/a.npy\"}],"
-          " \"parts\": 4, \"memory\": 268435456, \"cpus\": 1, \"time_limit\": 7200000,"
+          " \"parts\": 4, \"memory\": 268435456, \"cpus\": 1, \"time_limit\": 7200000, "
+          "\"checkpoint\": 600000,"
           " \"priority\": -3, \"network\": \"nat\","
           " \"env\": {\"OMP_NUM_THREADS\": \"1\", \"EMPTY\": \"\"},"
           " \"then\": {\"command\": [\"/in/matrix\", \"combine\"], \"retries\": 2,"

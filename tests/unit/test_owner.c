@@ -34,7 +34,7 @@ static void goes_at_once_and_comes_back_late(void **state)
 {
     struct policy p;
 
-    policy_init(&p, 1000, 5000);
+    policy_init(&p, 1000, 0, 5000);
     expect(&p, 5000, false, "owner");
     assert_int_equal(policy_ask(&p, 5000).next_ms, 6000);
     expect(&p, 5999, false, "owner");
@@ -50,7 +50,7 @@ static void a_span_holds_and_then_the_grace(void **state)
 {
     struct policy p;
 
-    policy_init(&p, 1000, 0);
+    policy_init(&p, 1000, 0, 0);
     say(&p, OWNER_BATTERY, OWNER_BUSY, 100);
     expect(&p, 1000000, false, "battery");
     say(&p, OWNER_LOGIND, OWNER_BUSY, 1000000);
@@ -66,7 +66,7 @@ static void a_source_that_dies_does_not_hold(void **state)
 {
     struct policy p;
 
-    policy_init(&p, 0, 0);
+    policy_init(&p, 0, 0, 0);
     say(&p, OWNER_LOGIND, OWNER_BUSY, 10);
     expect(&p, 20, false, "owner");
     say(&p, OWNER_LOGIND, OWNER_BROKEN, 30);
@@ -80,7 +80,7 @@ static void the_owners_word_stands_above(void **state)
 {
     struct policy p;
 
-    policy_init(&p, 0, 0);
+    policy_init(&p, 0, 0, 0);
     policy_say(&p, POLICY_LEAVE, 0, 10);
     expect(&p, 1u << 30, false, "owner");
     policy_say(&p, POLICY_SNOOZE, 500, 1000);
@@ -98,7 +98,7 @@ static void shutdown_and_sleep_stand_above_all(void **state)
 {
     struct policy p;
 
-    policy_init(&p, 100, 0);
+    policy_init(&p, 100, 0, 0);
     policy_say(&p, POLICY_LEAVE, 0, 1);
     say(&p, OWNER_LOGIND, OWNER_SLEEP, 5);
     expect(&p, 5, false, "sleep");
@@ -111,11 +111,65 @@ static void shutdown_and_sleep_stand_above_all(void **state)
     expect(&p, 1100, true, "");
 }
 
+static void expect_visit(struct policy *p, uint64_t now_ms, uint64_t next_ms)
+{
+    struct policy_verdict v = policy_ask(p, now_ms);
+
+    assert_false(v.available);
+    assert_true(v.is_visit);
+    assert_string_equal(v.reason, "owner");
+    assert_int_equal(v.next_ms, next_ms);
+}
+
+static void a_short_visit_is_forgiven_once(void **state)
+{
+    struct policy p;
+
+    policy_init(&p, 900000, 300000, 0);
+    expect(&p, 0, false, "owner");
+    assert_false(policy_ask(&p, 0).is_visit); /* nothing was lent yet */
+    expect(&p, 900000, true, "");
+    say(&p, OWNER_EVDEV, OWNER_ACTIVE, 1000000);
+    expect_visit(&p, 1000000, 1060000);
+    say(&p, OWNER_EVDEV, OWNER_ACTIVE, 1050000);
+    expect_visit(&p, 1060000, 1110000);
+    expect(&p, 1110000, true, "");
+    expect(&p, 1500000, true, ""); /* also beyond the length of a visit */
+    say(&p, OWNER_EVDEV, OWNER_ACTIVE, 1600000);
+    expect(&p, 1600000, false, "owner");
+    assert_false(policy_ask(&p, 1600000).is_visit); /* again so soon: he is back */
+    expect(&p, 2500000, true, "");
+    say(&p, OWNER_EVDEV, OWNER_ACTIVE, 2600000);
+    expect_visit(&p, 2600000, 2660000);
+}
+
+static void a_long_visit_is_a_return(void **state)
+{
+    struct policy p;
+
+    policy_init(&p, 1000, 300000, 0);
+    expect(&p, 1000, true, "");
+    say(&p, OWNER_LOGIND, OWNER_BUSY, 2000);
+    expect_visit(&p, 2000, 302000);
+    expect_visit(&p, 301999, 302000);
+    assert_false(policy_ask(&p, 302000).is_visit);
+    say(&p, OWNER_LOGIND, OWNER_FREE, 302500);
+    assert_false(policy_ask(&p, 302500).is_visit);
+    expect(&p, 303500, true, "");
+    /* What is said, and other reasons, are no visit. */
+    policy_say(&p, POLICY_LEAVE, 0, 303600);
+    assert_false(policy_ask(&p, 303600).is_visit);
+    policy_say(&p, POLICY_AUTO, 0, 303700);
+    expect(&p, 303700, true, "");
+    say(&p, OWNER_BATTERY, OWNER_BUSY, 303800);
+    assert_false(policy_ask(&p, 303800).is_visit);
+}
+
 static void a_clock_that_goes_back_lends_nothing_early(void **state)
 {
     struct policy p;
 
-    policy_init(&p, 1000, 50000);
+    policy_init(&p, 1000, 0, 50000);
     expect(&p, 100, false, "owner");
     expect(&p, 1099, false, "owner");
     expect(&p, 1100, true, "");
@@ -243,6 +297,8 @@ int main(void)
         cmocka_unit_test(a_source_that_dies_does_not_hold),
         cmocka_unit_test(the_owners_word_stands_above),
         cmocka_unit_test(shutdown_and_sleep_stand_above_all),
+        cmocka_unit_test(a_short_visit_is_forgiven_once),
+        cmocka_unit_test(a_long_visit_is_a_return),
         cmocka_unit_test(a_clock_that_goes_back_lends_nothing_early),
         cmocka_unit_test(hours),
         cmocka_unit_test(battery),

@@ -200,7 +200,7 @@ static void test_record(void **state)
     struct err err;
 
     make_state(&s);
-    qemu_state_put(&b, &s);
+    qemu_state_put(&b, &s, true);
     assert_int_equal(qemu_state_get(b.data, b.len, &again, &err), 0);
     assert_same(&s, &again);
     assert_int_equal(again.device.len, s.device.len);
@@ -210,6 +210,35 @@ static void test_record(void **state)
         assert_int_equal(qemu_state_get(b.data, n, &again, &err), -EINVAL);
     buf_put_u8(&b, 0);
     assert_int_equal(qemu_state_get(b.data, b.len, &again, &err), -EINVAL);
+    qemu_state_deinit(&s);
+}
+
+/* Small blocks left to another state come back from it, and from no other guest's. */
+static void test_blocks_left_out(void **state)
+{
+    struct qemu_state s, again;
+    AUTO_BUF struct buf whole = {0};
+    AUTO_BUF struct buf b = {0};
+    struct err err;
+
+    make_state(&s);
+    qemu_state_put(&whole, &s, true);
+    qemu_state_put(&b, &s, false);
+    assert_true(b.len + s.blocks[1].bytes <= whole.len);
+    assert_int_equal(qemu_state_get(b.data, b.len, &again, &err), 0);
+    assert_true(again.blocks[1].left_out);
+    assert_false(again.blocks[0].left_out);
+    s.blocks[1].name[0]++;
+    assert_int_equal(qemu_state_complete(&again, &s, &err), -EINVAL);
+    assert_non_null(strstr(err.text, again.blocks[1].name));
+    s.blocks[1].name[0]--;
+    assert_int_equal(qemu_state_complete(&again, &s, &err), 0);
+    assert_same(&s, &again);
+    buf_clear(&b);
+    qemu_state_put(&b, &again, true);
+    assert_int_equal(b.len, whole.len);
+    assert_memory_equal(b.data, whole.data, b.len);
+    qemu_state_deinit(&again);
     qemu_state_deinit(&s);
 }
 
@@ -267,6 +296,7 @@ int main(void)
         cmocka_unit_test(test_capabilities_stay_in_the_head),
         cmocka_unit_test(test_writes_what_it_reads),
         cmocka_unit_test(test_record),
+        cmocka_unit_test(test_blocks_left_out),
         cmocka_unit_test(test_damage),
         cmocka_unit_test(test_device_state),
     };

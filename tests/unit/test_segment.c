@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of the output files: offsets, duplicates and gaps; threads; kill -9; a full disk.
+ * Tests of the output files: offsets, duplicates and gaps; cuts; threads; kill -9; a full disk.
  */
 #include "base/rng.h"
 #include "scratch.h"
@@ -28,6 +28,36 @@ static struct segments *open_segments(const struct scratch *s)
     return segments;
 }
 
+static int read_part(struct segments *g, uint64_t job, uint64_t part, uint64_t offset, void *data,
+                     size_t size, size_t *ret_len)
+{
+    struct segment_look look = {.offset = offset, .seen_cuts = SEGMENT_CUTS_UNKNOWN};
+    struct buf into = {0};
+    int r = segment_read(g, job, part, &look, &into, size);
+
+    assert_true(into.len <= size);
+    if (into.len)
+        memcpy(data, into.data, into.len);
+    *ret_len = into.len;
+    buf_deinit(&into);
+    return r;
+}
+
+/* What a reader is told who is at `offset` and knows of `seen` cuts. */
+static void assert_told(struct segments *g, uint64_t part, uint64_t offset, uint64_t seen,
+                        uint64_t cuts, uint64_t valid, const char *bytes)
+{
+    struct segment_look look = {.offset = offset, .seen_cuts = seen};
+    struct buf into = {0};
+
+    assert_int_equal(segment_read(g, 1, part, &look, &into, 64), 0);
+    assert_int_equal(look.cuts, cuts);
+    assert_int_equal(look.valid, valid);
+    assert_int_equal(into.len, strlen(bytes));
+    assert_true(into.len == 0 || memcmp(into.data, bytes, into.len) == 0);
+    buf_deinit(&into);
+}
+
 static void assert_content(struct segments *g, uint64_t job, uint64_t part, const char *want)
 {
     char got[64];
@@ -36,7 +66,7 @@ static void assert_content(struct segments *g, uint64_t job, uint64_t part, cons
 
     assert_int_equal(segment_length(g, job, part, &length), 0);
     assert_int_equal(length, strlen(want));
-    assert_int_equal(segment_read(g, job, part, 0, got, sizeof got, &n), 0);
+    assert_int_equal(read_part(g, job, part, 0, got, sizeof got, &n), 0);
     assert_int_equal(n, length);
     assert_memory_equal(got, want, n);
 }
@@ -65,12 +95,13 @@ static void offsets_decide(void **state)
     assert_int_equal(segment_append(g, 1, 0, UINT64_MAX, "jj", 2, &have), -EFBIG);
     assert_int_equal(segment_append(g, 1, 0, 9, "", 0, &have), 0);
     assert_content(g, 1, 0, "abcdefghi");
-    assert_int_equal(segment_read(g, 1, 0, 7, got, sizeof got, &n), 0);
+    assert_int_equal(read_part(g, 1, 0, 7, got, sizeof got, &n), 0);
     assert_int_equal(n, 2);
     assert_memory_equal(got, "hi", 2);
-    assert_int_equal(segment_read(g, 1, 0, 100, got, sizeof got, &n), 0);
+    assert_int_equal(read_part(g, 1, 0, 100, got, sizeof got, &n), 0);
     assert_int_equal(n, 0);
-    assert_int_equal(segment_read(g, 1, 0, UINT64_MAX, got, sizeof got, &n), -EFBIG);
+    assert_int_equal(read_part(g, 1, 0, UINT64_MAX, got, sizeof got, &n), 0);
+    assert_int_equal(n, 0);
     segments_close(g);
     g = open_segments(&s);
     assert_content(g, 1, 0, "abcdefghi");
@@ -92,6 +123,57 @@ static void going_back_truncates(void **state)
     assert_content(g, 1, 0, "ab");
     assert_int_equal(segment_append(g, 1, 0, 2, "XY", 2, &have), 0);
     assert_content(g, 1, 0, "abXY");
+    segments_close(g);
+    scratch_remove(&s);
+}
+
+static void every_cut_is_told(void **state)
+{
+    struct scratch s = scratch_new();
+    struct segments *g = open_segments(&s);
+    char path[160];
+    uint64_t have;
+    FILE *f;
+
+    assert_told(g, 0, 0, 0, 0, 0, "");
+    assert_int_equal(segment_append(g, 1, 0, 0, "abcdef", 6, &have), 0);
+    assert_int_equal(segment_truncate(g, 1, 0, 6), 0); /* nothing to cut */
+    assert_told(g, 0, 6, 0, 0, 6, "");
+    assert_int_equal(segment_truncate(g, 1, 0, 4), 0);
+    assert_told(g, 0, 6, 0, 1, 4, "");
+    /* It has grown beyond the reader; below the cut nothing is void. */
+    assert_int_equal(segment_append(g, 1, 0, 4, "EFGHI", 5, &have), 0);
+    assert_told(g, 0, 6, 0, 1, 4, "");
+    assert_told(g, 0, 4, 0, 1, 4, "EFGHI");
+    assert_told(g, 0, 6, 1, 1, 9, "GHI");
+    assert_told(g, 0, 6, SEGMENT_CUTS_UNKNOWN, 1, 9, "GHI");
+    /* Of several the deepest counts, for each reader from where he was. */
+    assert_int_equal(segment_truncate(g, 1, 0, 2), 0);
+    assert_int_equal(segment_append(g, 1, 0, 2, "cdefgh", 6, &have), 0);
+    assert_int_equal(segment_truncate(g, 1, 0, 7), 0);
+    assert_told(g, 0, 7, 0, 3, 2, "");
+    assert_told(g, 0, 7, 1, 3, 2, "");
+    assert_told(g, 0, 7, 2, 3, 7, "");
+    assert_told(g, 0, 5, 2, 3, 7, "fg");
+    assert_told(g, 1, 0, 0, 0, 0, ""); /* another part */
+    for (int i = 0; i < 200; i++) {
+        assert_int_equal(segment_append(g, 1, 0, 7, "h", 1, &have), 0);
+        assert_int_equal(segment_truncate(g, 1, 0, 7), 0);
+    }
+    assert_told(g, 0, 8, 202, 203, 7, "");
+    segments_close(g);
+    /* It outlives the process; a piece of an entry that a crash left does not count. */
+    snprintf(path, sizeof path, "%s/1/0.cuts", s.path);
+    f = fopen(path, "a");
+    assert_non_null(f);
+    assert_int_equal(fwrite("\0\0\0", 1, 3, f), 3);
+    assert_int_equal(fclose(f), 0);
+    g = open_segments(&s);
+    assert_told(g, 0, 8, 202, 203, 7, "");
+    assert_int_equal(segment_truncate(g, 1, 0, 1), 0);
+    assert_told(g, 0, 8, 203, 204, 1, "");
+    assert_int_equal(segment_remove_job(g, 1), 0);
+    assert_told(g, 0, 0, 0, 0, 0, "");
     segments_close(g);
     scratch_remove(&s);
 }
@@ -148,7 +230,7 @@ static void threads_do_not_disturb_each_other(void **state)
     for (int i = 0; i < 8; i++)
         pthread_join(t[i], NULL);
     for (uint64_t part = 0; part < 4; part++) {
-        assert_int_equal(segment_read(g, 3, part, 0, got, sizeof got, &n), 0);
+        assert_int_equal(read_part(g, 3, part, 0, got, sizeof got, &n), 0);
         assert_int_equal(n, 300);
         for (int i = 0; i < 60; i++)
             assert_int_equal(atoi(got + 5 * i), i);
@@ -199,7 +281,7 @@ static void check_part(struct segments *g, uint64_t part, uint64_t acknowledged)
     assert_int_equal(segment_length(g, 5, part, &length), 0);
     assert_true(length >= acknowledged);
     for (; at < length; at += n) {
-        assert_int_equal(segment_read(g, 5, part, at, data, sizeof data, &n), 0);
+        assert_int_equal(read_part(g, 5, part, at, data, sizeof data, &n), 0);
         assert_int_not_equal(n, 0);
         for (size_t i = 0; i < n; i++)
             assert_int_equal(data[i], byte_at(part, at + i));
@@ -268,6 +350,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(offsets_decide),
         cmocka_unit_test(going_back_truncates),
+        cmocka_unit_test(every_cut_is_told),
         cmocka_unit_test(a_job_is_removed_whole_and_alone),
         cmocka_unit_test(threads_do_not_disturb_each_other),
         cmocka_unit_test(a_kill_loses_nothing_that_was_acknowledged),

@@ -83,6 +83,19 @@ static struct grid_layer some_layer(struct rng *r)
     return l;
 }
 
+static struct grid_layer some_chain_layer(struct rng *r)
+{
+    struct grid_layer l = some_layer(r);
+
+    l.parent = some_digest(r);
+    l.stands_for = some_digest(r);
+    l.seq = some(r);
+    l.epoch = some(r);
+    l.committed_ms = some(r);
+    l.disk_cut = some(r);
+    return l;
+}
+
 static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t id)
 {
     struct grid_row row;
@@ -114,6 +127,10 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.pc.cls = some_class(r);
         row.pc.recent_failures = some32(r);
         row.pc.last_failed_job = some(r);
+        row.pc.deaths = 1.0 / 7 + rng_unit(r);
+        row.pc.busy_ms = 1.0 / 9 + rng_unit(r) * 1e9;
+        row.pc.history_ms = some(r);
+        row.pc.busy_since_ms = some(r);
         break;
     case GRID_ROW_IMAGE:
         row.image.id = id;
@@ -149,6 +166,18 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.job.finished_ms = some(r);
         row.job.then_of = 0;
         row.job.then_job = some(r);
+        row.job.checkpoint_ms = GRID_CHECKPOINT_NEVER;
+        break;
+    case GRID_ROW_LAYER:
+        row.layer.job = id;
+        row.layer.part = some32(r);
+        row.layer.layer = some_chain_layer(r);
+        break;
+    case GRID_ROW_PIN:
+        row.pin.job = id;
+        row.pin.part = some32(r);
+        row.pin.size_bytes = some(r);
+        row.pin.digest = some_digest(r);
         break;
     case GRID_ROW_PART:
         row.part.job = id;
@@ -158,8 +187,6 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.part.pc = some(r);
         row.part.golden = some(r);
         row.part.queue_key = UINT64_MAX - rng_below(r, 1000);
-        row.part.layer = some_layer(r);
-        row.part.layer.disk_cut = some(r);
         row.part.own_failures = some32(r);
         row.part.grid_failures = some32(r);
         for (int i = 0; i < 3; i++)
@@ -182,6 +209,14 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.part.move_stop_ms = some32(r);
         row.part.move_save_ms = some32(r);
         row.part.move_upload_ms = some32(r);
+        row.part.checkpoint_ms = some(r);
+        row.part.checkpoint_asked = some(r);
+        row.part.checkpoint_done = some(r);
+        row.part.cost_ms = some32(r);
+        row.part.pause_ms = some32(r);
+        row.part.upload_ms = some32(r);
+        row.part.move_to = some(r);
+        row.part.leave_after_ms = some(r);
         break;
     case GRID_ROW_LOG:
         row.log.seq = id;
@@ -224,11 +259,13 @@ static void free_row(struct grid_row *row)
  * changes these sizes adds the column (schema.c), the field (rows.c), and a value above. */
 _Static_assert(sizeof(struct grid_meta) == 72, "grid_meta changed");
 _Static_assert(sizeof(struct grid_user) == 40, "grid_user changed");
-_Static_assert(sizeof(struct grid_pc) == 320, "grid_pc changed");
+_Static_assert(sizeof(struct grid_pc) == 352, "grid_pc changed");
 _Static_assert(sizeof(struct grid_image) == 80, "grid_image changed");
-_Static_assert(sizeof(struct grid_golden) == 424, "grid_golden changed");
-_Static_assert(sizeof(struct grid_job) == 192, "grid_job changed");
-_Static_assert(sizeof(struct grid_part) == 752, "grid_part changed");
+_Static_assert(sizeof(struct grid_golden) == 512, "grid_golden changed");
+_Static_assert(sizeof(struct grid_job) == 200, "grid_job changed");
+_Static_assert(sizeof(struct grid_chain_row) == 320, "grid_chain_row changed");
+_Static_assert(sizeof(struct grid_pin) == 56, "grid_pin changed");
+_Static_assert(sizeof(struct grid_part) == 592, "grid_part changed");
 _Static_assert(sizeof(struct grid_log) == 304, "grid_log changed");
 _Static_assert(sizeof(struct grid_move) == 144, "grid_move changed");
 
@@ -280,6 +317,12 @@ static void assert_same_row(const struct grid_row *a, const struct grid_row *b)
     case GRID_ROW_JOB:
         assert_same_job(&a->job, &b->job);
         break;
+    case GRID_ROW_LAYER:
+        assert_memory_equal(&a->layer, &b->layer, sizeof a->layer);
+        break;
+    case GRID_ROW_PIN:
+        assert_memory_equal(&a->pin, &b->pin, sizeof a->pin);
+        break;
     case GRID_ROW_PART:
         assert_memory_equal(&a->part, &b->part, sizeof a->part);
         break;
@@ -325,16 +368,25 @@ static int loaded(struct state *st)
     return n;
 }
 
+static bool is_referenced(struct state *st, const struct grid_digest *d)
+{
+    bool yes;
+
+    assert_int_equal(state_blob_is_referenced(st, d, &yes), 0);
+    return yes;
+}
+
 /* ---- rows ----------------------------------------------------------------------------------- */
 
 static void every_field_comes_back(void **state)
 {
     static const enum grid_row_kind order[] = {GRID_ROW_META,  GRID_ROW_USER,   GRID_ROW_PC,
                                                GRID_ROW_IMAGE, GRID_ROW_GOLDEN, GRID_ROW_JOB,
-                                               GRID_ROW_PART};
+                                               GRID_ROW_LAYER, GRID_ROW_PIN,    GRID_ROW_PART};
     struct scratch s = scratch_new();
     struct state *st = open_state(&s);
     struct rng r = rng_seed(1);
+    struct grid_digest pinned = some_digest(&r);
     static struct expected e;
 
     assert_int_equal(loaded(st), 0);
@@ -342,7 +394,9 @@ static void every_field_comes_back(void **state)
         e.count = 0;
         for (size_t i = 0; i < sizeof order / sizeof *order; i++)
             e.rows[e.count++] = some_row(&r, order[i], 7);
-        e.rows[6].part.index = 3;
+        e.rows[6].layer.part = e.rows[7].pin.part = e.rows[8].part.index = 3;
+        e.rows[6].layer.layer.seq = 5;
+        e.rows[7].pin.digest = pinned;
         if (round % 3) {
             struct grid_row then = some_row(&r, GRID_ROW_JOB, 0);
             struct grid_row after = some_row(&r, GRID_ROW_JOB, 0);
@@ -393,9 +447,17 @@ static void a_deleted_job_takes_its_own_along(void **state)
     struct state *st = open_state(&s);
     struct rng r = rng_seed(2);
     struct grid_row job = some_row(&r, GRID_ROW_JOB, 1), part = some_row(&r, GRID_ROW_PART, 1);
-    bool referenced;
+    struct grid_row layer = some_row(&r, GRID_ROW_LAYER, 1), pin = some_row(&r, GRID_ROW_PIN, 1);
 
     put_now(st, &job);
+    put_now(st, &layer);
+    put_now(st, &pin);
+    assert_int_equal(loaded(st), 3);
+    layer.put = pin.put = false;
+    put_now(st, &layer);
+    put_now(st, &pin);
+    assert_int_equal(loaded(st), 1);
+    layer.put = pin.put = true;
     put_now(st, &part);
     assert_int_equal(loaded(st), 2);
     part.put = false;
@@ -403,11 +465,15 @@ static void a_deleted_job_takes_its_own_along(void **state)
     assert_int_equal(loaded(st), 1);
     part.put = true;
     put_now(st, &part);
+    put_now(st, &layer);
+    put_now(st, &pin);
+    assert_true(is_referenced(st, &layer.layer.layer.digest));
+    assert_true(is_referenced(st, &pin.pin.digest));
     job.put = false;
     put_now(st, &job);
     assert_int_equal(loaded(st), 0);
-    assert_int_equal(state_blob_is_referenced(st, &part.part.layer.digest, &referenced), 0);
-    assert_false(referenced);
+    assert_false(is_referenced(st, &layer.layer.layer.digest));
+    assert_false(is_referenced(st, &pin.pin.digest));
     free_row(&job);
     state_close(st);
     scratch_remove(&s);
@@ -712,6 +778,56 @@ static bool see_token(void *arg, const struct state_token *t)
     return see(arg, t->created_ms);
 }
 
+static void assert_submission(struct state *st, uint64_t user, const char *key, int outcome,
+                              uint64_t job)
+{
+    struct state_submission found = {0};
+
+    assert_int_equal(state_begin(st), 0);
+    assert_int_equal(state_submission_find(st, user, key, &found), outcome);
+    assert_int_equal(found.job, job);
+    assert_int_equal(state_commit(st), 0);
+}
+
+static void a_submission_is_known_as_long_as_its_job(void **state)
+{
+    struct scratch s = scratch_new();
+    struct state *st = open_state(&s);
+    struct rng r = rng_seed(13);
+    struct grid_digest body = some_digest(&r);
+    struct grid_row job = some_row(&r, GRID_ROW_JOB, 7);
+    struct state_submission found = {0};
+
+    assert_submission(st, 1, "key", STATE_NOT_FOUND, 0);
+    assert_int_equal(state_begin(st), 0);
+    assert_int_equal(state_apply(st, &job, 1), 0);
+    assert_int_equal(state_submission_add(st, 1, "key", &body, 7), 0);
+    assert_int_equal(state_submission_find(st, 1, "key", &found), 0); /* before the commit */
+    assert_int_equal(found.job, 7);
+    assert_int_equal(found.parts, job.job.parts);
+    assert_memory_equal(&found.body, &body, sizeof body);
+    state_rollback(st);
+    assert_submission(st, 1, "key", STATE_NOT_FOUND, 0);
+
+    assert_int_equal(state_begin(st), 0);
+    assert_int_equal(state_apply(st, &job, 1), 0);
+    assert_int_equal(state_submission_add(st, 1, "key", &body, 7), 0);
+    assert_int_equal(state_commit(st), 0);
+    state_close(st);
+    st = open_state(&s);
+    assert_submission(st, 1, "key", 0, 7);
+    assert_submission(st, 2, "key", STATE_NOT_FOUND, 0);
+    assert_submission(st, 1, "KEY", STATE_NOT_FOUND, 0);
+    retire_now(st, 7);
+    assert_submission(st, 1, "key", 0, 7); /* it is history */
+    job.put = false;
+    put_now(st, &job);
+    assert_submission(st, 1, "key", STATE_NOT_FOUND, 0);
+    free_row(&job);
+    state_close(st);
+    scratch_remove(&s);
+}
+
 static void users_have_names_and_tokens(void **state)
 {
     struct scratch s = scratch_new();
@@ -848,12 +964,12 @@ static void certificates_values_and_images(void **state)
     scratch_remove(&s);
 }
 
-static bool is_referenced(struct state *st, const struct grid_digest *d)
+static bool count_references(void *arg, const struct state_reference *ref)
 {
-    bool yes;
+    size_t *count = arg;
 
-    assert_int_equal(state_blob_is_referenced(st, d, &yes), 0);
-    return yes;
+    count[ref->kind]++;
+    return true;
 }
 
 static void blobs_are_referenced_as_long_as_needed(void **state)
@@ -864,8 +980,10 @@ static void blobs_are_referenced_as_long_as_needed(void **state)
     struct grid_row job = some_row(&r, GRID_ROW_JOB, 1), part = some_row(&r, GRID_ROW_PART, 1);
     struct grid_row then = some_row(&r, GRID_ROW_JOB, 2), image = some_row(&r, GRID_ROW_IMAGE, 6);
     struct grid_row golden = some_row(&r, GRID_ROW_GOLDEN, 1);
+    struct grid_row layer = some_row(&r, GRID_ROW_LAYER, 1), pin = some_row(&r, GRID_ROW_PIN, 1);
     struct grid_digest input = some_digest(&r), none = {{0}};
     struct state_image contents = {.root = {some_digest(&r), 5}};
+    size_t count[STATE_REF_KINDS] = {0};
 
     job.job.finished_ms = job.job.then_job = then.job.finished_ms = 0;
     job.job.image = 6;
@@ -874,13 +992,19 @@ static void blobs_are_referenced_as_long_as_needed(void **state)
     assert_int_equal(state_begin(st), 0);
     put(st, &job);
     put(st, &part);
+    put(st, &layer);
+    put(st, &pin);
     put(st, &image);
     put(st, &golden);
     assert_int_equal(state_job_blobs(st, 1, &input, 1), 0);
     assert_int_equal(state_image_put(st, 6, &contents), 0);
     assert_int_equal(state_commit(st), 0);
+    assert_int_equal(state_references(st, count_references, count), 0);
+    for (size_t i = 0; i < STATE_REF_KINDS; i++)
+        assert_int_equal(count[i], 1);
     assert_true(is_referenced(st, &input));
-    assert_true(is_referenced(st, &part.part.layer.digest));
+    assert_true(is_referenced(st, &layer.layer.layer.digest));
+    assert_true(is_referenced(st, &pin.pin.digest));
     assert_true(is_referenced(st, &part.part.result));
     assert_true(is_referenced(st, &golden.golden.layer.digest));
     assert_true(is_referenced(st, &contents.root.digest));
@@ -901,9 +1025,13 @@ static void blobs_are_referenced_as_long_as_needed(void **state)
     assert_int_equal(state_commit(st), 0);
     assert_true(is_referenced(st, &input)); /* an input of the combining job, perhaps */
     assert_false(is_referenced(st, &contents.root.digest));
+    layer.put = pin.put = false; /* as the core does when a part comes to its end */
+    put_now(st, &layer);
+    put_now(st, &pin);
     retire_now(st, 1);
     assert_true(is_referenced(st, &input));
-    assert_false(is_referenced(st, &part.part.layer.digest));
+    assert_false(is_referenced(st, &layer.layer.layer.digest));
+    assert_false(is_referenced(st, &pin.pin.digest));
     assert_true(is_referenced(st, &part.part.result));
     then.job.finished_ms = 2;
     put_now(st, &then);
@@ -961,6 +1089,91 @@ static void tamper(const struct scratch *s, const char *sql)
     sqlite3_close(db);
 }
 
+/* A store as version 1 left it: a part with one layer, on golden. */
+static void a_store_of_version_1_is_brought_up_to_date(void **state)
+{
+    struct scratch s = scratch_new();
+    struct state *st = open_state(&s);
+    struct rng r = rng_seed(12);
+    struct grid_row golden = some_row(&r, GRID_ROW_GOLDEN, 4), part;
+    static struct expected e;
+
+    e.count = 4;
+    e.rows[0] = golden;
+    e.rows[1] = some_row(&r, GRID_ROW_JOB, 1);
+    e.rows[1].job.finished_ms = e.rows[1].job.checkpoint_ms = 0;
+    part = some_row(&r, GRID_ROW_PART, 1);
+    part.part = (struct grid_part){.job = 1,
+                                   .index = 2,
+                                   .state = GRID_SUSPENDED,
+                                   .epoch = 9,
+                                   .golden = 4,
+                                   .queue_key = 3,
+                                   .run_ms = 77};
+    e.rows[3] = part;
+    e.rows[2] = (struct grid_row){.kind = GRID_ROW_LAYER, .put = true};
+    e.rows[2].layer = (struct grid_chain_row){
+        .job = 1, .part = 2, .layer = {.seq = 1, .epoch = 9, .size_bytes = 5, .output_offset = 6}};
+    memset(e.rows[2].layer.layer.digest.bytes, 0xab, 32);
+    e.rows[2].layer.layer.parent = golden.golden.layer.digest;
+    e.rows[2].layer.layer.run_ms = 77;
+    strcpy(e.rows[2].layer.layer.cls.machine, "pc");
+    e.rows[2].layer.layer.cls.qemu_version = 70222;
+    for (size_t i = 0; i < e.count; i++)
+        if (i != 2)
+            put_now(st, &e.rows[i]);
+    state_close(st);
+    tamper(&s, "DROP TABLE layer; DROP TABLE pin;"
+               "ALTER TABLE part DROP COLUMN checkpoint_ms;"
+               "ALTER TABLE part DROP COLUMN checkpoint_asked;"
+               "ALTER TABLE part DROP COLUMN checkpoint_done;"
+               "ALTER TABLE part DROP COLUMN cost_ms; ALTER TABLE part DROP COLUMN pause_ms;"
+               "ALTER TABLE part DROP COLUMN upload_ms; ALTER TABLE part DROP COLUMN move_to;"
+               "ALTER TABLE part DROP COLUMN leave_after_ms;"
+               "ALTER TABLE job DROP COLUMN checkpoint_ms;"
+               "ALTER TABLE job_then DROP COLUMN checkpoint_ms;"
+               "ALTER TABLE pc DROP COLUMN deaths; ALTER TABLE pc DROP COLUMN busy_ms;"
+               "ALTER TABLE pc DROP COLUMN history_ms; ALTER TABLE pc DROP COLUMN busy_since_ms;"
+               "ALTER TABLE part ADD COLUMN layer BLOB;"
+               "ALTER TABLE part ADD COLUMN layer_bytes INTEGER NOT NULL DEFAULT 5;"
+               "ALTER TABLE part ADD COLUMN layer_output INTEGER NOT NULL DEFAULT 6;"
+               "ALTER TABLE part ADD COLUMN layer_run_ms INTEGER NOT NULL DEFAULT 77;"
+               "ALTER TABLE part ADD COLUMN machine TEXT NOT NULL DEFAULT 'pc';"
+               "ALTER TABLE part ADD COLUMN cpu TEXT NOT NULL DEFAULT '';"
+               "ALTER TABLE part ADD COLUMN accel TEXT NOT NULL DEFAULT '';"
+               "ALTER TABLE part ADD COLUMN qemu INTEGER NOT NULL DEFAULT 70222;"
+               "CREATE INDEX part_layer ON part(layer) WHERE layer IS NOT NULL;"
+               "UPDATE part SET layer = x'abababababababababababababababab"
+               "abababababababababababababababab';"
+               "DROP TABLE submission; PRAGMA user_version=1");
+    st = open_state(&s);
+    assert_loads(st, &e);
+    free_row(&e.rows[1]);
+    state_close(st);
+    scratch_remove(&s);
+}
+
+static void a_store_of_version_2_is_brought_up_to_date(void **state)
+{
+    struct scratch s = scratch_new();
+    struct state *st = open_state(&s);
+    struct rng r = rng_seed(12);
+    struct grid_row row = some_row(&r, GRID_ROW_JOB, 1);
+    struct grid_digest body = some_digest(&r);
+
+    put_now(st, &row);
+    state_close(st);
+    tamper(&s, "DROP TABLE submission; PRAGMA user_version=2");
+    st = open_state(&s);
+    assert_int_equal(loaded(st), 1);
+    assert_int_equal(state_begin(st), 0);
+    assert_int_equal(state_submission_add(st, 1, "key", &body, 1), 0);
+    assert_int_equal(state_commit(st), 0);
+    free_row(&row);
+    state_close(st);
+    scratch_remove(&s);
+}
+
 static void strange_stores_are_refused(void **state)
 {
     struct scratch s = scratch_new();
@@ -975,8 +1188,8 @@ static void strange_stores_are_refused(void **state)
     state_close(st);
     tamper(&s, "PRAGMA user_version=99");
     assert_int_equal(state_open(s.path, &st, &err), -EPROTONOSUPPORT);
-    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 2)"));
-    tamper(&s, "PRAGMA user_version=2");
+    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 4)"));
+    tamper(&s, "PRAGMA user_version=4");
     st = open_state(&s); /* and nothing was changed */
     assert_int_equal(loaded(st), 1);
     state_close(st);
@@ -1182,12 +1395,15 @@ int main(void)
         cmocka_unit_test(retired_jobs_are_history),
         cmocka_unit_test(moves_and_events_come_in_order),
         cmocka_unit_test(old_things_age_out),
+        cmocka_unit_test(a_submission_is_known_as_long_as_its_job),
         cmocka_unit_test(users_have_names_and_tokens),
         cmocka_unit_test(an_enrolment_token_is_good_once),
         cmocka_unit_test(certificates_values_and_images),
         cmocka_unit_test(blobs_are_referenced_as_long_as_needed),
         cmocka_unit_test(the_term_grows_with_each_start),
         cmocka_unit_test(a_folder_has_one_master),
+        cmocka_unit_test(a_store_of_version_1_is_brought_up_to_date),
+        cmocka_unit_test(a_store_of_version_2_is_brought_up_to_date),
         cmocka_unit_test(strange_stores_are_refused),
         cmocka_unit_test(readers_go_on_while_rows_are_written),
         cmocka_unit_test(a_kill_loses_nothing_that_was_committed),

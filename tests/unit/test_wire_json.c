@@ -104,13 +104,16 @@ static void test_job_refusals(void **state)
 
 static void test_sync_round_trip(void **state)
 {
+    struct sync_layer layer = {.size = 5};
     struct sync_vm vm = {.job = 7,
                          .part = 1,
                          .epoch = 9,
                          .state = "suspended",
                          .reason = "owner",
                          .exit_status = -1,
-                         .run_ms = 12};
+                         .run_ms = 12,
+                         .layers = &layer,
+                         .count_layers = 1};
     struct sync_report report = {.version = 1,
                                  .seq = 3,
                                  .wait = true,
@@ -122,11 +125,13 @@ static void test_sync_round_trip(void **state)
     json_t *json, *again;
     struct err e;
 
-    memcpy(vm.layer.digest, DIGEST, 65);
+    memcpy(layer.digest, DIGEST, 65);
+    memcpy(layer.parent, DIGEST, 65);
     json = sync_report_to_json(&report);
     assert_int_equal(sync_report_from_json(json, &back, &e), 0);
     assert_int_equal(back.count_vms, 1);
-    assert_string_equal(back.vms[0].layer.digest, DIGEST);
+    assert_int_equal(back.vms[0].count_layers, 1);
+    assert_string_equal(back.vms[0].layers[0].parent, DIGEST);
     assert_int_equal(back.vms[0].exit_status, -1);
     again = sync_report_to_json(&back);
     assert_true(json_equal(json, again));
@@ -151,8 +156,8 @@ static void test_sync_reply_carries_spec(void **state)
 static void test_sync_refusals(void **state)
 {
     static const char *const bad[][2] = {
-        {"{\"vms\": [{\"layer\": {\"size\": \"x\"}}]}",
-         "vms[0].layer.size: a whole number, not a text"},
+        {"{\"vms\": [{\"layers\": [{\"size\": \"x\"}]}]}",
+         "vms[0].layers[0].size: a whole number, not a text"},
         {"{\"vms\": [{\"job\": -1}]}", "vms[0].job: -1 is out of range"},
         {"{\"vms\": {}}", "vms: a list, not an object"},
         {"{\"nonsense\": 1}", "nonsense: unknown key"},

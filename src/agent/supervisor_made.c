@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The supervisor's layers between their making and the master's record of them; the main thread's.
+ */
+#include "agent/supervisor.h"
+#include "base/buf.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/must.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+void made_init(struct made *m, const char *dir, const struct blob_source *source, int wake_fd)
+{
+    *m = (struct made){.dir = dir, .source = source, .wake_fd = wake_fd};
+    m->uploader = uploader_new(source, wake_fd);
+}
+
+char *made_path(const char *dir, const char *digest)
+{
+    return xasprintf("%s/%s.layer", dir, digest);
+}
+
+void made_add(struct made *m, const struct sync_layer *layer)
+{
+    AUTO_FREE char *path = made_path(m->dir, layer->digest);
+
+    m->layers = xreallocarray(m->layers, m->count + 1, sizeof *m->layers);
+    m->layers[m->count++] = *layer;
+    uploader_add(m->uploader, path, layer->digest, layer->size);
+}
+
+bool made_update(struct made *m)
+{
+    size_t done, before = m->count_durable;
+
+    if (m->abandoned)
+        return false;
+    done = uploader_count_done(m->uploader) - m->count_before;
+    m->count_durable = done;
+    return done > before;
+}
+
+static void forget_first(struct made *m)
+{
+    AUTO_FREE char *path = made_path(m->dir, m->layers[0].digest);
+
+    if (unlink(path) && errno != ENOENT)
+        log_warn("cannot remove %s: %s", path, strerror(errno));
+    m->count--;
+    m->count_durable--;
+    m->count_before++;
+    memmove(m->layers, m->layers + 1, m->count * sizeof *m->layers);
+}
+
+void made_recorded(struct made *m, const char *digest)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < m->count_durable; i++)
+        if (strcmp(m->layers[i].digest, digest) == 0)
+            n = i + 1;
+    while (n--)
+        forget_first(m);
+}
+
+bool made_all_durable(const struct made *m)
+{
+    return m->count_durable == m->count;
+}
+
+void made_abandon(struct made *m)
+{
+    uploader_free(m->uploader);
+    m->uploader = uploader_new(m->source, m->wake_fd);
+    m->count = m->count_durable;
+    m->abandoned = true;
+}

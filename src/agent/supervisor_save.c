@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The supervisor's saves, all of them one layer over what is known of the guest's memory: a
+ * checkpoint lets the guest go on as soon as what changed is copied, the last save gives the VM
+ * back instead. Compressing and writing come after that.
+ *
+ * Always true: `prints` and `top` describe the same chain. A layer that could not be written is
+ * taken back (vm_save_abort()), so that the next one holds its pages.
+ */
+#include "agent/supervisor.h"
+#include "base/buf.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/must.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { DRAIN_MS = 10000, CHECKPOINT_DRAIN_MS = 50, SAVE_NICE = 10 };
+
+static int fail_save(int result, char *ret_reason)
+{
+    return work_fail(result, result == -ENOSPC ? "disk full" : "save failed", ret_reason);
+}
+
+/* For whatever reason they may not be what the chain holds: every page counts as changed. */
+static void forget_all(struct work *w)
+{
+    for (uint64_t i = 0; i < w->config->desired.memory_bytes / LAYER_PAGE_BYTES; i++)
+        layer_prints_forget(w->prints, i);
+}
+
+/* Without its list of prints, whatever the layer holds is saved again. */
+static void forget_layer(struct layer_prints *prints, const struct layer *layer)
+{
+    const struct layer_table *t = layer_table_of(layer);
+
+    for (size_t i = 0; i < t->count_runs; i++)
+        for (uint32_t k = 0; k < t->runs[i].count_pages; k++)
+            layer_prints_forget(prints, t->runs[i].first_page + k);
+}
+
+void task_learn(struct work *w)
+{
+    const struct layer_chain *chain = w->chain ? chain_blobs_chain(w->chain) : NULL;
+
+    if (w->prints)
+        return;
+    w->prints = layer_prints_new(w->config->desired.memory_bytes);
+    for (size_t i = 0; chain && i < layer_chain_count(chain); i++) {
+        struct err err = {""};
+
+        if (layer_prints_apply(w->prints, layer_chain_at(chain, i), &err) == 0)
+            continue;
+        log_warn("layer %zu: %s; its pages are saved again", i, err.text);
+        forget_layer(w->prints, layer_chain_at(chain, i));
+    }
+}
+
+/* ---- one layer -------------------------------------------------------------------------------
+ */
+
+struct saving {
+    char *draft; /* DIR/layer.draft */
+    struct vm_save *save;
+    uint64_t output_offset;
+};
+
+/* The guest stands and is drained. Afterwards it is no longer needed for this layer. */
+static int capture(struct work *w, struct saving *s, char *ret_reason, struct err *ret_err)
+{
+    struct vm_save_info info = {.run_ms = w->run_ms, .parent = w->top[0] ? w->top : NULL};
+    int r;
+
+    /* All of it came before the stop, and nothing beyond it is acknowledged to the guest. */
+    info.output_offset = s->output_offset = atomic_load(&w->output_received);
+    s->draft = xasprintf("%s/layer.draft", w->dir);
+    r = vm_save_begin(w->vm, w->prints, s->draft, &info, &s->save, ret_err);
+    return r ? fail_save(r, ret_reason) : 0;
+}
+
+static void describe(struct work *w, const struct saving *s, const struct vm_class *c,
+                     const struct vm_save_stats *stats)
+{
+    struct sync_layer *l = &w->layer;
+
+    *l = (struct sync_layer){
+        .size = stats->size_bytes, .output_offset = s->output_offset, .run_ms = w->run_ms};
+    memcpy(l->digest, stats->digest, sizeof l->digest);
+    memcpy(l->parent, w->top, sizeof l->parent);
+    memcpy(l->cls.machine, c->machine, sizeof l->cls.machine);
+    memcpy(l->cls.cpu, c->cpu, sizeof l->cls.cpu);
+    memcpy(l->cls.accel, c->accel, sizeof l->cls.accel);
+    l->cls.qemu_version = c->qemu_version;
+}
+
+/* Compresses and writes; the layer then stands in DIR under its name. */
+static int write_layer(struct work *w, struct saving *s, const struct vm_class *cls,
+                       char *ret_reason, struct err *ret_err)
+{
+    struct vm_save_stats stats;
+    int r = vm_save_finish(TAKE_PTR(s->save), NULL, 0, &stats, ret_err);
+
+    if (r)
+        return fail_save(r, ret_reason);
+    AUTO_FREE char *path = made_path(w->dir, stats.digest);
+    if (rename(s->draft, path)) {
+        r = fail_save(-errno, ret_reason);
+        if (w->prints)
+            forget_all(w);
+        return err_set(ret_err, r, "%s: %s", path, strerror(-r));
+    }
+    describe(w, s, cls, &stats);
+    memcpy(w->top, stats.digest, sizeof w->top);
+    log_info("layer of %llu pages, %llu private ones looked at, %llu bytes: device %u us, scan %u "
+             "us, write %u us",
+             (unsigned long long)stats.pages, (unsigned long long)stats.private_pages,
+             (unsigned long long)stats.size_bytes, (unsigned)stats.device_us,
+             (unsigned)stats.scan_us, (unsigned)stats.write_us);
+    return 0;
+}
+
+/* ---- a checkpoint ----------------------------------------------------------------------------
+ */
+
+/* A disk read that hangs must not hold the guest: the pager fails it, QEMU keeps it and issues it
+ * again when the guest goes on. */
+static int stop_and_drain(struct work *w, struct err *ret_err)
+{
+    uint64_t us;
+    int r;
+
+    (void)vm_stop_now(w->vm, &us); /* always stops, if need be by SIGSTOP */
+    r = vm_stop_drain(w->vm, CHECKPOINT_DRAIN_MS, ret_err);
+    if (r != -ETIMEDOUT || !w->has_pager)
+        return r;
+    pager_child_say(&w->pager, "fail");
+    r = vm_stop_drain(w->vm, DRAIN_MS, ret_err);
+    pager_child_say(&w->pager, "serve");
+    return r;
+}
+
+int task_checkpoint(struct work *w, char *ret_reason, struct err *ret_err)
+{
+    struct vm_class cls = *vm_class_of(w->vm);
+    struct saving s = {0};
+    uint64_t start_ms, us;
+    int r, went_on = 0;
+
+    task_learn(w);
+    vm_save_prepare(w->vm);
+    start_ms = clock_ms(CLOCK_MONOTONIC);
+    r = stop_and_drain(w, ret_err);
+    if (r)
+        return work_fail(r, "QEMU does not stop", ret_reason);
+    r = capture(w, &s, ret_reason, ret_err);
+    if (atomic_load(&w->may_run)) {
+        struct err why = {""};
+
+        went_on = vm_cont(w->vm, &why);
+        if (!atomic_load(&w->may_run))
+            (void)vm_stop_now(w->vm, &us);
+        w->report.pause_ms = (uint32_t)(clock_ms(CLOCK_MONOTONIC) - start_ms);
+    }
+    if (r == 0)
+        r = write_layer(w, &s, &cls, ret_reason, ret_err);
+    free(s.draft);
+    w->report.cost_ms = (uint32_t)(clock_ms(CLOCK_MONOTONIC) - start_ms);
+    if (went_on)
+        return work_fail(went_on, "QEMU does not go on", ret_reason);
+    /* A checkpoint that could not be made costs nothing but itself. */
+    if (r) {
+        log_warn("no checkpoint: %s", ret_err->text);
+        w->layer.size = 0;
+    }
+    return 0;
+}
+
+/* ---- the last one ----------------------------------------------------------------------------
+ */
+
+static int sync_file(const char *path)
+{
+    AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    return fd < 0 || fsync(fd) ? -errno : 0;
+}
+
+/* Names the layer in saved.json, behind those that are still under way. */
+static int store(struct work *w, struct err *ret_err)
+{
+    AUTO_FREE char *path = made_path(w->dir, w->layer.digest);
+    struct sync_vm report = w->report;
+    int r = sync_file(path);
+
+    report.layers = xcalloc(w->report.count_layers + 1, sizeof *report.layers);
+    if (w->report.count_layers)
+        memcpy(report.layers, w->report.layers, w->report.count_layers * sizeof *report.layers);
+    report.layers[report.count_layers++] = w->layer;
+    if (r == 0)
+        r = saved_store(w->dir, &report, ret_err);
+    free(report.layers);
+    return r;
+}
+
+int task_save(struct work *w, char *ret_reason, struct err *ret_err)
+{
+    struct vm_class cls = *vm_class_of(w->vm);
+    struct saving s = {0};
+    struct layer_prints *prints;
+    uint64_t start_ms = clock_ms(CLOCK_MONOTONIC), us;
+    int r;
+
+    /* The owner is back, and other guests of his PC may still have to be stopped. */
+    (void)setpriority(PRIO_PROCESS, 0, SAVE_NICE); /* Linux: this thread; nothing that can fail */
+    (void)vm_stop_now(w->vm, &us); /* a cont that was under way when the stop came */
+    r = vm_stop_drain(w->vm, DRAIN_MS, ret_err);
+    if (r)
+        return work_fail(r, "QEMU does not stop", ret_reason);
+    http_rearm(w->http); /* see work_hurry() */
+    task_learn(w);
+    r = capture(w, &s, ret_reason, ret_err);
+    /* The owner's memory comes back before anything is compressed or the disk is waited for. */
+    prints = TAKE_PTR(w->prints); /* the save still uses them */
+    task_drop(w);
+    if (r == 0)
+        r = write_layer(w, &s, &cls, ret_reason, ret_err);
+    layer_prints_free(prints);
+    free(s.draft);
+    if (r)
+        return r;
+    w->report.save_ms = (uint32_t)(clock_ms(CLOCK_MONOTONIC) - start_ms);
+    w->report.run_ms = w->layer.run_ms;
+    w->report.output_bytes = w->layer.output_offset;
+    r = store(w, ret_err);
+    return r ? fail_save(r, ret_reason) : 0;
+}

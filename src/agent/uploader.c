@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * See uploader.h.
+ */
+#include "agent/uploader.h"
+#include "base/buf.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/must.h"
+#include "host/wait.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { RETRY_MIN_MS = 200, RETRY_MAX_MS = 5000, QUIET_MS = 60000 };
+
+struct file {
+    char *path, *digest;
+    uint64_t size;
+    struct file *next;
+};
+
+struct uploader {
+    struct http *http;
+    char *url;
+    int event_fd;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct file *first, **last;
+    bool allowed, ending;
+    size_t count_done;
+    uint64_t took_ms;
+    int result;
+    struct err err;
+};
+
+static int head(struct uploader *u, const char *url, struct err *ret_err)
+{
+    struct http_request q = {.method = "HEAD", .url = url};
+    AUTO_HTTP_RESPONSE struct http_response answer = {0};
+    int r = http_do(u->http, &q, &answer, ret_err);
+
+    if (r || (answer.status >= 200 && answer.status < 300))
+        return r;
+    return err_set(ret_err, blob_status_error(answer.status), "%s: HTTP status %d", url,
+                   answer.status);
+}
+
+static int put(struct uploader *u, const char *url, const struct file *f, struct err *ret_err)
+{
+    AUTO_CLOSE int fd = open(f->path, O_RDONLY | O_CLOEXEC);
+    struct http_request q = {.method = "PUT",
+                             .url = url,
+                             .body_file = true,
+                             .body_fd = fd,
+                             .body_bytes = f->size,
+                             .quiet_ms = QUIET_MS};
+    AUTO_HTTP_RESPONSE struct http_response answer = {0};
+    struct err why;
+    int r;
+
+    if (fd < 0)
+        return err_set(ret_err, -errno, "cannot open %s: %s", f->path, strerror(errno));
+    r = http_do(u->http, &q, &answer, ret_err);
+    if (r || (answer.status >= 200 && answer.status < 300))
+        return r;
+    http_error_text(&answer, &why);
+    return err_set(ret_err, blob_status_error(answer.status), "%s: %.300s", url, why.text);
+}
+
+static int upload(struct uploader *u, const struct file *f, struct err *ret_err)
+{
+    AUTO_FREE char *url = xasprintf("%sblobs/%s", u->url, f->digest);
+    int r = head(u, url, ret_err);
+
+    return r == -ENOENT ? put(u, url, f, ret_err) : r;
+}
+
+/* The lock is held. */
+static void wait_ms(struct uploader *u, uint32_t ms)
+{
+    uint64_t at_ms = wait_now_ms() + ms;
+
+    while (!u->ending && wait_until_ms(&u->changed, &u->lock, at_ms))
+        ;
+}
+
+static void file_free(struct file *f)
+{
+    free(f->path);
+    free(f->digest);
+    free(f);
+}
+
+static void tell(struct uploader *u)
+{
+    const uint64_t one = 1;
+
+    if (write(u->event_fd, &one, sizeof one) < 0)
+        MUST(errno == EAGAIN); /* full is readable, too */
+}
+
+static void file_done(struct uploader *u, uint64_t took_ms)
+{
+    struct file *f = u->first;
+
+    u->first = f->next;
+    if (!u->first)
+        u->last = &u->first;
+    file_free(f);
+    u->count_done++;
+    u->took_ms = took_ms;
+    tell(u);
+}
+
+static void *run(void *arg)
+{
+    struct uploader *u = arg;
+    uint32_t pause_ms = 0;
+
+    pthread_mutex_lock(&u->lock);
+    while (!u->ending && !u->result) {
+        struct err err = {""};
+        uint64_t start_ms = wait_now_ms();
+        int r;
+
+        if (!u->first || !u->allowed) {
+            pthread_cond_wait(&u->changed, &u->lock);
+            continue;
+        }
+        pthread_mutex_unlock(&u->lock);
+        r = upload(u, u->first, &err); /* only this thread takes files away */
+        pthread_mutex_lock(&u->lock);
+        if (r == 0) {
+            file_done(u, wait_now_ms() - start_ms);
+            pause_ms = 0;
+        } else if (blob_may_retry(r)) {
+            log_info("upload waits: %s", err.text);
+            pause_ms = pause_ms ? pause_ms * 2 : RETRY_MIN_MS;
+            pause_ms = pause_ms < RETRY_MAX_MS ? pause_ms : RETRY_MAX_MS;
+            wait_ms(u, pause_ms);
+        } else if (!u->ending) {
+            u->result = r;
+            u->err = err;
+            tell(u);
+        }
+    }
+    pthread_mutex_unlock(&u->lock);
+    return NULL;
+}
+
+struct uploader *uploader_new(const struct blob_source *source, int event_fd)
+{
+    struct uploader *u = xcalloc(1, sizeof *u);
+
+    u->http = blob_source_open(source);
+    u->url = xstrdup(source->url);
+    u->event_fd = event_fd;
+    u->last = &u->first;
+    MUST(pthread_mutex_init(&u->lock, NULL) == 0);
+    wait_cond_init(&u->changed);
+    MUST(pthread_create(&u->thread, NULL, run, u) == 0);
+    return u;
+}
+
+void uploader_add(struct uploader *u, const char *path, const char *digest, uint64_t size)
+{
+    struct file *f = xcalloc(1, sizeof *f);
+
+    *f = (struct file){.path = xstrdup(path), .digest = xstrdup(digest), .size = size};
+    pthread_mutex_lock(&u->lock);
+    *u->last = f;
+    u->last = &f->next;
+    pthread_cond_broadcast(&u->changed);
+    pthread_mutex_unlock(&u->lock);
+}
+
+void uploader_allow(struct uploader *u, bool allowed)
+{
+    pthread_mutex_lock(&u->lock);
+    u->allowed = allowed;
+    pthread_cond_broadcast(&u->changed);
+    pthread_mutex_unlock(&u->lock);
+}
+
+size_t uploader_count_done(struct uploader *u)
+{
+    size_t n;
+
+    pthread_mutex_lock(&u->lock);
+    n = u->count_done;
+    pthread_mutex_unlock(&u->lock);
+    return n;
+}
+
+uint64_t uploader_took_ms(struct uploader *u)
+{
+    uint64_t ms;
+
+    pthread_mutex_lock(&u->lock);
+    ms = u->took_ms;
+    pthread_mutex_unlock(&u->lock);
+    return ms;
+}
+
+int uploader_result(struct uploader *u, struct err *ret_err)
+{
+    int r;
+
+    pthread_mutex_lock(&u->lock);
+    r = u->result;
+    if (r)
+        *ret_err = u->err;
+    pthread_mutex_unlock(&u->lock);
+    return r;
+}
+
+void uploader_free(struct uploader *u)
+{
+    if (!u)
+        return;
+    pthread_mutex_lock(&u->lock);
+    u->ending = true;
+    pthread_cond_broadcast(&u->changed);
+    pthread_mutex_unlock(&u->lock);
+    http_abort(u->http);
+    pthread_join(u->thread, NULL);
+    while (u->first) {
+        struct file *next = u->first->next;
+
+        file_free(u->first);
+        u->first = next;
+    }
+    http_free(u->http);
+    pthread_cond_destroy(&u->changed);
+    pthread_mutex_destroy(&u->lock);
+    free(u->url);
+    free(u);
+}

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Leaving a PC while the guest runs, for a named PC (move) or for any (drain): a checkpoint first,
+ * then the guest is stopped and what has changed since is all that has to be sent.
+ *
+ *   asked --> leave_after_ms set: wanted to run, and to make a checkpoint
+ *         --> the checkpoint is committed, or the time is over: leave_after_ms 0: suspend
+ *         --> suspended: placed on the reserved PC, or on another when that one is busy by then
+ *
+ * Re-basing is the same move to the PC where the guest is. What QEMU's process has written since it
+ * was started only grows, and all of it is looked at for each checkpoint; over its newest layer, in
+ * a fresh process, a guest begins with nothing written.
+ *
+ * A reservation (move_to) holds the guest's memory and CPUs on the target from the asking until
+ * the part is placed, wherever, or no longer waits for a place. Before the guest is stopped the
+ * target is looked at once more: a move that cannot succeed costs the guest nothing.
+ */
+#include "grid/internal.h"
+
+#include "base/num.h"
+
+static void set_leave(struct grid *g, struct part *p, uint64_t after_ms)
+{
+    if (!p->r.leave_after_ms == !after_ms && p->r.leave_after_ms == after_ms)
+        return;
+    if (!p->r.leave_after_ms)
+        list_add(&g->leaving, p);
+    else if (!after_ms)
+        (void)list_remove(&g->leaving, p); /* it is there */
+    p->r.leave_after_ms = after_ms;
+    part_dirty(g, p);
+    if (p->r.pc)
+        find_pc(g, p->r.pc)->wake = true;
+}
+
+static void reserve(const struct part *p, struct pc *target)
+{
+    target->incoming_bytes += grid_guest_reserve(p->job->r.memory_bytes);
+    target->incoming_cpus += p->job->r.cpus;
+}
+
+static void set_target(struct grid *g, struct part *p, struct pc *target)
+{
+    struct pc *old = p->r.move_to ? find_pc(g, p->r.move_to) : NULL;
+    bool waits = p->bucket != NULL;
+
+    queue_remove(g, p); /* like parts are found by their target, too */
+    if (old) {
+        old->incoming_bytes -= grid_guest_reserve(p->job->r.memory_bytes);
+        old->incoming_cpus -= p->job->r.cpus;
+    }
+    p->r.move_to = target ? target->r.id : 0;
+    if (target)
+        reserve(p, target);
+    if (waits)
+        queue_add(g, p);
+    if (p->r.pc)
+        find_pc(g, p->r.pc)->wake = true;
+    g->place_due = true;
+    part_dirty(g, p);
+}
+
+/* Why the part cannot move there, or GRID_OK. */
+static enum grid_outcome check_target(const struct grid *g, const struct part *p, struct pc *to,
+                                      struct err *err)
+{
+    const struct pc *from = find_pc(g, p->r.pc);
+    const struct grid_job *j = &p->job->r;
+    uint64_t reserved = grid_guest_reserve(j->memory_bytes);
+    char need[NUM_TEXT_MAX], have[NUM_TEXT_MAX];
+
+    if (to == from)
+        return err_set(err, GRID_CONFLICT, "it is on %s already", to->r.name);
+    if (to->r.draining)
+        return err_set(err, GRID_CONFLICT, "%s is drained", to->r.name);
+    if (to->r.reported && !to->r.available)
+        return err_set(err, GRID_CONFLICT, "%s is busy (%s)", to->r.name,
+                       to->r.reason[0] ? to->r.reason : "unknown");
+    if (!pc_is_eligible(g, to, g->now_ms))
+        return err_set(err, GRID_CONFLICT, "%s has not been heard of lately", to->r.name);
+    if (!grid_class_fits(&from->r.cls, &to->r.cls))
+        return err_set(err, GRID_CONFLICT,
+                       "a guest that ran on %s (%s, %s, %s, QEMU %" PRIu32
+                       ") cannot go on on %s (%s, %s, %s, QEMU %" PRIu32 ")",
+                       from->r.name, from->r.cls.machine, from->r.cls.cpu, from->r.cls.accel,
+                       from->r.cls.qemu_version, to->r.name, to->r.cls.machine, to->r.cls.cpu,
+                       to->r.cls.accel, to->r.cls.qemu_version);
+    if (to->r.memory_bytes < reserved || to->r.cpus < j->cpus)
+        return err_set(err, GRID_CONFLICT,
+                       "%s gives guests %s of memory and %" PRIu32 " CPUs; this one takes %s and "
+                       "%" PRIu32,
+                       to->r.name, num_format_size(to->r.memory_bytes, have), to->r.cpus,
+                       num_format_size(reserved, need), j->cpus);
+    if (!pc_has_room(g, to, p))
+        return err_set(err, GRID_CONFLICT, "%s is full", to->r.name);
+    return GRID_OK;
+}
+
+enum grid_outcome event_move(struct grid *g, const struct grid_event *e, struct err *err)
+{
+    struct part *p = find_part(g, e->job, e->part);
+    struct pc *to = find_pc(g, e->pc);
+    enum grid_outcome bad;
+
+    if (!p)
+        return err_set(err, GRID_NOT_FOUND, "there is no such part of an unfinished job");
+    if (!to || to->r.forgotten)
+        return err_set(err, GRID_NOT_FOUND,
+                       "there is no such PC; `yado pcs` shows those there are");
+    if (p->bucket && p->r.pc)
+        return err_set(err, GRID_CONFLICT, "its PC is silent: it is placed elsewhere by itself");
+    if (p->r.state != GRID_RUNNING && p->r.state != GRID_PAUSED_HERE)
+        return err_set(err, GRID_CONFLICT, "it is %s: only what runs can be moved",
+                       grid_part_state_name(p->r.state));
+    if (p->job->r.held)
+        return err_set(err, GRID_CONFLICT, "its job is held");
+    bad = check_target(g, p, to, err);
+    if (bad)
+        return bad;
+    set_target(g, p, to);
+    move_leave(g, p);
+    note(g, GRID_LOG_PART, p->job, p, to, "is to move to %s%s%s", to->r.name,
+         e->name ? ", asked for by " : "", e->name ? e->name : "");
+    return GRID_OK;
+}
+
+void move_leave(struct grid *g, struct part *p)
+{
+    checkpoint_ask(g, p);
+    set_leave(g, p, g->now_ms + g->config.leave_wait_ms);
+}
+
+void move_rebase(struct grid *g, struct part *p, uint64_t layer_bytes)
+{
+    struct pc *pc = find_pc(g, p->r.pc);
+
+    /* One that changes most of its memory between two checkpoints would be as slow again. */
+    if (p->r.pause_ms <= g->config.rebase_pause_ms || layer_bytes > p->job->r.memory_bytes / 4 ||
+        ms_between(p->r.move_placed_ms, g->now_ms) < g->config.rebase_after_ms ||
+        p->r.leave_after_ms || p->r.move_to || p->job->r.held || pc->r.draining)
+        return;
+    set_target(g, p, pc);
+    note(g, GRID_LOG_PART, p->job, p, pc, "is re-based: it stood %" PRIu32 " ms for a checkpoint",
+         p->r.pause_ms);
+}
+
+void move_stay(struct grid *g, struct part *p)
+{
+    set_leave(g, p, 0);
+}
+
+void move_forget(struct grid *g, struct part *p)
+{
+    set_leave(g, p, 0);
+    if (p->r.move_to)
+        set_target(g, p, NULL);
+}
+
+void move_ripe(struct grid *g, struct part *p)
+{
+    struct pc *to = p->r.move_to ? find_pc(g, p->r.move_to) : NULL;
+    struct err why = {""};
+
+    if (to && check_target(g, p, to, &why) != GRID_OK) {
+        note(g, GRID_LOG_PART, p->job, p, to, "does not move to %s: %s", to->r.name, why.text);
+        set_target(g, p, NULL);
+    }
+    set_leave(g, p, 0);
+}
+
+static bool is_over(const struct part *p, uint64_t now_ms, uint64_t wait_ms)
+{
+    /* A clock that went back does not make it wait longer. */
+    return now_ms >= p->r.leave_after_ms || now_ms + wait_ms < p->r.leave_after_ms;
+}
+
+void move_tick(struct grid *g)
+{
+    for (size_t i = g->leaving.count; i-- > 0;) {
+        struct part *p = g->leaving.items[i];
+
+        if (is_over(p, g->now_ms, g->config.leave_wait_ms))
+            move_ripe(g, p);
+    }
+}
+
+bool move_is_due(const struct grid *g, uint64_t now_ms)
+{
+    for (size_t i = 0; i < g->leaving.count; i++)
+        if (is_over(g->leaving.items[i], now_ms, g->config.leave_wait_ms))
+            return true;
+    return false;
+}
+
+static void refuse(struct grid *g, struct part *p, const struct pc *pc)
+{
+    if (p->r.move_to != pc->r.id)
+        return;
+    note(g, GRID_LOG_PART, p->job, p, pc, "does not move to %s any more", pc->r.name);
+    move_forget(g, p);
+}
+
+void move_refuse_all(struct grid *g, const struct pc *pc)
+{
+    for (struct job *j = pc->incoming_bytes ? g->first_job : NULL; j; j = j->next)
+        for (uint32_t i = 0; i < j->r.parts && pc->incoming_bytes; i++)
+            refuse(g, &j->parts[i], pc);
+}
+
+void move_load(struct grid *g, struct part *p)
+{
+    struct pc *to = p->r.move_to ? find_pc(g, p->r.move_to) : NULL;
+
+    if (to)
+        reserve(p, to);
+    if (p->r.leave_after_ms)
+        list_add(&g->leaving, p);
+}

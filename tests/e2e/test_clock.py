@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wall clocks that are an hour off, or are set by an hour while everything runs: jobs run on, moves
+work, nothing is moved for nothing. The clocks of real daemons are set by wallclock.c."""
+import pathlib
+import re
+import struct
+
+from grid import Grid, YADO, wait_for
+
+HOUR = 3600
+SHIM = pathlib.Path(YADO).resolve().parent / "libwallclock.so"
+COUNTER = ("i=0; while [ ! -e /tmp/end ] && [ $i -lt 3000 ]; do i=$((i+1)); echo tick $i; "
+           "usleep 50000; done")
+
+
+class ClockGrid(Grid):
+    """off: what the wall clock of a daemon, and of all it starts, is off at first, in seconds."""
+
+    def __init__(self, off, **kw):
+        super().__init__(**kw)
+        self.off = off
+
+    def clock(self, name):
+        return self.dir / f"{name}.clock"
+
+    def set_clock(self, name, off_s):
+        with open(self.clock(name), "r+b" if self.clock(name).exists() else "wb") as f:
+            f.write(struct.pack("=q", off_s))  # in place: it is mapped
+
+    def daemon_env(self, name):
+        if not self.clock(name).exists():
+            self.set_clock(name, self.off.get(name, 0))
+        return {**self.env, "LD_PRELOAD": str(SHIM), "WALLCLOCK": str(self.clock(name)),
+                "ASAN_OPTIONS": self.env["ASAN_OPTIONS"] + ":verify_asan_link_order=0"}
+
+    def ticks(self, job):
+        return [int(n) for n in re.findall(r"^tick (\d+)$", self.log(job, 0, "out"), re.M)]
+
+    def wait_ticks(self, job):
+        seen = len(self.ticks(job))
+        wait_for(f"job {job} to tick on", lambda: len(self.ticks(job)) > seen + 3, 60)
+
+    def check_ticks(self, job):
+        ticks = self.ticks(job)
+        assert ticks and ticks == list(range(1, len(ticks) + 1)), ticks
+
+    def move(self, job):
+        """The owner of the job's PC comes back; the job goes on at another."""
+        def running_on():
+            p = self.parts(job)[0]
+            return p["state"] == "running" and p["pc"]
+        pc = wait_for(f"job {job} to run", running_on, 90)
+        self.wait_ticks(job)
+        self.owner(pc, "leave")
+        wait_for(f"job {job} to run elsewhere", lambda: running_on() not in (False, pc), 60)
+        self.owner(pc, "auto")
+        self.wait_ticks(job)
+
+
+def short_job(g):
+    job = g.submit("--memory", "128M", "--time-limit", "60s", "--", "sh", "-c",
+                   "echo one; sleep 1; echo two > $YADO_OUT/two")
+    g.wait_state(job, "done")
+    assert g.log(job, 0, "out") == "one\n"
+    g.yado("results", job, g.dir / f"result-{job}")
+    assert (g.dir / f"result-{job}/two").read_text() == "two\n"
+
+
+def test_pcs_that_are_an_hour_off():
+    """One ahead, one behind: their certificates and the master's are good for them, they run jobs
+    and hand them over, and every figure is a duration, not a difference of two PCs' clocks."""
+    with ClockGrid({"pc-1": HOUR, "pc-2": -HOUR}, pcs=2, memory="300M",
+                   master_args=["--lease", "12s"]) as g:
+        short_job(g)
+        job = g.submit("--memory", "128M", "--time-limit", "10m", "--", "sh", "-c", COUNTER)
+        g.move(job)
+        g.move(job)
+        # An agent whose clock is ahead must not wait an hour before it asks again.
+        g.master.kill()
+        wait_for("an attempt to fail",
+                 lambda: "no answer from the master" in g.agents["pc-1"].text(), 20)
+        g.start_master()
+        wait_for("the next attempt", lambda: "answers again" in g.agents["pc-1"].text(), 20)
+        g.wait_ticks(job)
+        g.check_ticks(job)
+        moves = g.moves(job)
+        assert [m["reason"] for m in moves] == ["owner", "owner"]
+        assert all(0 <= m[k] < 60000 for m in moves for k in m if k.endswith("_ms")
+                   and k != "at_ms"), moves
+        assert g.parts(job)[0]["run_ms"] < 300000
+
+
+def test_a_master_that_is_an_hour_off():
+    for off in (HOUR, -HOUR):
+        with ClockGrid({"master": off}, pcs=1, memory="300M") as g:
+            short_job(g)
+
+
+def test_the_masters_clock_is_set_while_it_runs():
+    """An hour forwards, two back, and one forwards again while it is down: no lease lapses for it,
+    no part gets a new epoch, and new jobs, PCs and moves are as ever."""
+    with ClockGrid({}, pcs=2, memory="200M", master_args=["--lease", "12s"]) as g:
+        jobs = [g.submit("--memory", "128M", "--time-limit", "10m", "--", "sh", "-c", COUNTER)
+                for _ in range(2)]
+        for job in jobs:
+            g.wait_state(job, "running")
+
+        def placements():
+            return [(p["pc"], p["epoch"], p["moves"]) for j in jobs for p in g.parts(j)]
+        before = placements()
+        for i, off in enumerate((HOUR, -HOUR, 0), 1):
+            if off:
+                said = g.master.text().count("every lease starts anew")
+                g.set_clock("master", off)
+                wait_for("the master to see it", lambda: g.master.text().count(
+                    "every lease starts anew") > said, 10)
+            else:
+                g.master.kill()
+                g.set_clock("master", off)
+                g.start_master()
+            for job in jobs:
+                g.wait_ticks(job)
+            g.add_pc(f"pc-{i + 2}")
+            short_job(g)
+            assert placements() == before
+            assert "no word from" not in g.master.text()
+        g.move(jobs[0])
+        for job in jobs:
+            g.check_ticks(job)
