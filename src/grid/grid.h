@@ -60,7 +60,7 @@ enum grid_part_state {
     GRID_DONE,        /* exit status 0 and the result recorded */
     GRID_FAILED,      /* the job's own failure, after its retries */
     GRID_CANCELLED,
-    GRID_MERGING, /* (later) unused until disks: the disk of an old epoch is being closed */
+    GRID_MERGING, /* unused: drives of old epochs are closed when the next one opens them */
     GRID_PART_STATES
 };
 

@@ -14,8 +14,8 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "host/pump.h"
+#include "host/wait.h"
 #include "master/drive_daemon.h"
-#include "vm/clock.h"
 
 #include <errno.h>
 #include <string.h>
@@ -135,11 +135,11 @@ static int look_at_all(struct drive_session *s)
 /* Waits until there is a connection: false when there will be none. */
 static bool wait_attached(struct drive_session *s)
 {
-    struct timespec until = vm_deadline_us(ATTACH_MS * 1000);
-    int r = 0;
+    uint64_t until_ms = wait_now_ms() + ATTACH_MS;
     drive_lock(&s->lock);
-    while (s->state == SESSION_READY && !s->ending && r == 0)
-        r = pthread_cond_timedwait(&s->changed, &s->lock, &until);
+    while (s->state == SESSION_READY && !s->ending &&
+           wait_until_ms(&s->changed, &s->lock, until_ms))
+        ;
     bool attached = s->state == SESSION_ATTACHED && !s->ending;
     drive_unlock(&s->lock);
     return attached;
@@ -238,7 +238,7 @@ int drive_session_start(struct drive *d, const struct drive_open *o,
         .drive = d, .refs = 2, .open = *o, .wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
     MUST(s->wake_fd >= 0);
     pthread_mutex_init(&s->lock, NULL);
-    vm_cond_init(&s->changed);
+    wait_cond_init(&s->changed);
     MUST(pthread_create(&s->thread, NULL, session_main, s) == 0);
     drive_lock(&s->lock);
     while (s->state == SESSION_STARTING)

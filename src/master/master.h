@@ -4,7 +4,8 @@
  *
  * Threads: libmicrohttpd's I/O threads (requests, bodies), the disk threads (disk.h), the core
  * thread (core.h), the care thread (care.h), one for each network drive in use and one that cares
- * for them (drives.h), the main thread (start, signals, sweeping the depot). What they share is in struct master and is either constant after the start or has its own lock.
+ * for them (drives.h), the main thread (start, signals, sweeping the depot). What they share is in
+ * struct master and is either constant after the start or has its own lock.
  */
 #ifndef YADO_MASTER_MASTER_H
 #define YADO_MASTER_MASTER_H

@@ -36,7 +36,7 @@ class Place:
     def suspend(self, cut):
         """The layer with that cut becomes durable; the part waits in its queue."""
         self.pc.vm(self.key, "suspended", reason="owner",
-                   layer=self.pc.layer(self.key, os.urandom(100), cut=cut, run_ms=1000))
+                   layers=[self.pc.layer(self.key, os.urandom(100), cut=cut, run_ms=1000)])
         self.pc.sync()
 
 

@@ -1163,7 +1163,8 @@ static void a_store_of_version_2_is_brought_up_to_date(void **state)
 
     put_now(st, &row);
     state_close(st);
-    tamper(&s, "DROP TABLE submission; PRAGMA user_version=2");
+    tamper(&s, "ALTER TABLE layer DROP COLUMN disk_cut; DROP TABLE submission;"
+               "PRAGMA user_version=2");
     st = open_state(&s);
     assert_int_equal(loaded(st), 1);
     assert_int_equal(state_begin(st), 0);
