@@ -132,7 +132,9 @@ static const char *const steps[] = {
     "CREATE TABLE submission(user INTEGER NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL," OF_JOB
     ", PRIMARY KEY(user, key)) WITHOUT ROWID;"
     "CREATE INDEX submission_job ON submission(job);",
-    /* 4: the owners' habits, guests that get too little CPU. */
+    /* 4: network drives. */
+    "ALTER TABLE layer ADD COLUMN disk_cut INTEGER NOT NULL DEFAULT 0;",
+    /* 5: the owners' habits, guests that get too little CPU. */
     "ALTER TABLE part ADD COLUMN move_for_load INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE part ADD COLUMN starves_since_ms INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE pc ADD COLUMN free_since_ms INTEGER NOT NULL DEFAULT 0;"

@@ -92,6 +92,7 @@ static struct grid_layer some_chain_layer(struct rng *r)
     l.seq = some(r);
     l.epoch = some(r);
     l.committed_ms = some(r);
+    l.disk_cut = some(r);
     return l;
 }
 
@@ -265,9 +266,9 @@ _Static_assert(sizeof(struct grid_meta) == 72, "grid_meta changed");
 _Static_assert(sizeof(struct grid_user) == 40, "grid_user changed");
 _Static_assert(sizeof(struct grid_pc) == 528, "grid_pc changed");
 _Static_assert(sizeof(struct grid_image) == 80, "grid_image changed");
-_Static_assert(sizeof(struct grid_golden) == 504, "grid_golden changed");
+_Static_assert(sizeof(struct grid_golden) == 512, "grid_golden changed");
 _Static_assert(sizeof(struct grid_job) == 200, "grid_job changed");
-_Static_assert(sizeof(struct grid_chain_row) == 312, "grid_chain_row changed");
+_Static_assert(sizeof(struct grid_chain_row) == 320, "grid_chain_row changed");
 _Static_assert(sizeof(struct grid_pin) == 56, "grid_pin changed");
 _Static_assert(sizeof(struct grid_part) == 608, "grid_part changed");
 _Static_assert(sizeof(struct grid_log) == 304, "grid_log changed");
@@ -1093,14 +1094,14 @@ static void tamper(const struct scratch *s, const char *sql)
     sqlite3_close(db);
 }
 
-/* A store as version 1 left it: a part with one layer, on golden. */
-/* What step 4 of the schema added. */
-#define UNDO_4                                       \
+/* What step 5 of the schema added. */
+#define UNDO_5                                       \
     "ALTER TABLE part DROP COLUMN move_for_load;"    \
     "ALTER TABLE part DROP COLUMN starves_since_ms;" \
     "ALTER TABLE pc DROP COLUMN free_since_ms;"      \
     "ALTER TABLE pc DROP COLUMN returns;"
 
+/* A store as version 1 left it: a part with one layer, on golden. */
 static void a_store_of_version_1_is_brought_up_to_date(void **state)
 {
     struct scratch s = scratch_new();
@@ -1156,7 +1157,7 @@ static void a_store_of_version_1_is_brought_up_to_date(void **state)
                "CREATE INDEX part_layer ON part(layer) WHERE layer IS NOT NULL;"
                "UPDATE part SET layer = x'abababababababababababababababab"
                "abababababababababababababababab';"
-               "DROP TABLE submission;" UNDO_4 "PRAGMA user_version=1");
+               "DROP TABLE submission;" UNDO_5 "PRAGMA user_version=1");
     st = open_state(&s);
     assert_loads(st, &e);
     free_row(&e.rows[1]);
@@ -1174,7 +1175,8 @@ static void a_store_of_version_2_is_brought_up_to_date(void **state)
 
     put_now(st, &row);
     state_close(st);
-    tamper(&s, "DROP TABLE submission;" UNDO_4 "PRAGMA user_version=2");
+    tamper(&s, "ALTER TABLE layer DROP COLUMN disk_cut; DROP TABLE submission;" UNDO_5
+               "PRAGMA user_version=2");
     st = open_state(&s);
     assert_int_equal(loaded(st), 1);
     assert_int_equal(state_begin(st), 0);
@@ -1199,8 +1201,8 @@ static void strange_stores_are_refused(void **state)
     state_close(st);
     tamper(&s, "PRAGMA user_version=99");
     assert_int_equal(state_open(s.path, &st, &err), -EPROTONOSUPPORT);
-    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 4)"));
-    tamper(&s, "PRAGMA user_version=4");
+    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 5)"));
+    tamper(&s, "PRAGMA user_version=5");
     st = open_state(&s); /* and nothing was changed */
     assert_int_equal(loaded(st), 1);
     state_close(st);
