@@ -90,6 +90,7 @@ void grid_free(struct grid *g)
     free(g->saving.items);
     free(g->leaving.items);
     free(g->starving.items);
+    free(g->expected.pcs.items);
     free(g);
 }
 
@@ -148,6 +149,7 @@ enum grid_outcome grid_step(struct grid *g, const struct grid_event *event, stru
     free_retired(g);
     g->now_ms = event->now_ms;
     g->failed_on = g->died_on = 0;
+    habit_look_ahead(g);
     outcome = take(g, event, fx);
     if (outcome != GRID_OK) {
         MUST(!rows_pending(g));

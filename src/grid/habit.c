@@ -13,6 +13,8 @@
  */
 #include "grid/internal.h"
 
+#include <stdlib.h>
+
 enum {
     CHANCE_ONE = 256,
     FADE = 4,
@@ -75,47 +77,77 @@ void habit_note(struct grid *g, struct pc *pc, const struct grid_report *r)
 
 /* ---- the checkpoint before ------------------------------------------------------------------ */
 
-/* When the guests of this PC are to be saved for what the next hour may bring; UINT64_MAX: it
- * brings nothing. Ids follow each other, and so their moments are spread evenly. */
-static uint64_t moment_ms(const struct pc *pc, uint64_t now_ms)
+/* How long before the hour; ids follow each other, and so these are spread evenly. */
+static uint64_t lead_ms(const struct pc *pc)
 {
-    uint64_t hour = now_ms / HOUR_MS + 1;
     uint64_t spread = (uint32_t)(pc->r.id * 2654435769u); /* 2^32 divided by the golden ratio */
 
-    if (pc->r.returns[hour % GRID_WEEK_HOURS] < CHANCE_USUAL)
-        return UINT64_MAX;
-    return hour * HOUR_MS - 1 - (spread * WINDOW_MS >> 32);
+    return 1 + (spread * WINDOW_MS >> 32);
 }
 
-static bool is_due(const struct part *p, uint64_t moment_ms)
+static int by_moment(const void *a, const void *b)
+{
+    uint64_t x = lead_ms(*(struct pc *const *)a), y = lead_ms(*(struct pc *const *)b);
+
+    return x > y ? -1 : x < y;
+}
+
+static uint64_t hour_after(uint64_t now_ms)
+{
+    return now_ms / HOUR_MS + 1;
+}
+
+void habit_look_ahead(struct grid *g)
+{
+    struct expected *x = &g->expected;
+    uint64_t hour = hour_after(g->now_ms);
+
+    if (x->hour == hour)
+        return;
+    x->hour = hour;
+    x->pcs.count = x->at = 0;
+    for (struct pc *pc = g->first_pc; pc; pc = pc->next)
+        if (pc->r.returns[hour % GRID_WEEK_HOURS] >= CHANCE_USUAL)
+            list_add(&x->pcs, pc);
+    if (x->pcs.count > 1)
+        qsort(x->pcs.items, x->pcs.count, sizeof *x->pcs.items, by_moment);
+}
+
+/* Not what was begun or saved since the moment; a restart begins with the first moment again. */
+static bool wants_one(const struct part *p, uint64_t moment_ms)
 {
     const struct grid_layer *top = part_top(p);
-    uint64_t fresh_ms =
-        top && top->committed_ms > p->r.move_placed_ms ? top->committed_ms : p->r.move_placed_ms;
 
     return p->r.state == GRID_RUNNING && p->job->r.checkpoint_ms != GRID_CHECKPOINT_NEVER &&
-           p->r.checkpoint_asked == p->r.checkpoint_done && fresh_ms < moment_ms;
+           p->r.checkpoint_asked == p->r.checkpoint_done && p->r.move_placed_ms < moment_ms &&
+           (!top || top->committed_ms < moment_ms);
 }
 
-bool habit_is_due(const struct pc *pc, uint64_t now_ms)
+static struct pc *next_due(const struct grid *g, uint64_t now_ms, uint64_t *ret_moment_ms)
 {
-    uint64_t at_ms = pc->placed ? moment_ms(pc, now_ms) : UINT64_MAX;
+    const struct expected *x = &g->expected;
+    struct pc *pc = x->at < x->pcs.count ? x->pcs.items[x->at] : NULL;
 
-    if (now_ms < at_ms)
-        return false;
-    for (const struct part *p = pc->placed; p; p = p->next_placed)
-        if (is_due(p, at_ms))
-            return true;
-    return false;
+    if (!pc)
+        return NULL;
+    *ret_moment_ms = x->hour * HOUR_MS - lead_ms(pc);
+    return *ret_moment_ms <= now_ms ? pc : NULL;
+}
+
+bool habit_is_due(const struct grid *g, uint64_t now_ms)
+{
+    uint64_t moment_ms;
+
+    return g->expected.hour != hour_after(now_ms) || next_due(g, now_ms, &moment_ms);
 }
 
 void habit_tick(struct grid *g)
 {
-    for (struct pc *pc = g->first_pc; pc; pc = pc->next) {
-        uint64_t at_ms = moment_ms(pc, g->now_ms);
+    uint64_t moment_ms;
+    struct pc *pc;
 
-        for (struct part *p = pc->placed; p && at_ms <= g->now_ms; p = p->next_placed)
-            if (is_due(p, at_ms))
+    for (; (pc = next_due(g, g->now_ms, &moment_ms)); g->expected.at++)
+        for (struct part *p = pc->placed; p; p = p->next_placed)
+            if (wants_one(p, moment_ms))
                 checkpoint_ask(g, p);
-    }
 }

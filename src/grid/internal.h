@@ -124,6 +124,13 @@ struct list {
     size_t count, cap;
 };
 
+/* Soft: whose owners usually come in the next hour; see habit.c. */
+struct expected {
+    struct list pcs;
+    size_t at;     /* the next one whose moment comes */
+    uint64_t hour; /* since the epoch; 0: not yet looked at */
+};
+
 struct grid {
     struct grid_config config;
     struct grid_meta meta;
@@ -144,6 +151,7 @@ struct grid {
     struct list saving;   /* parts that save or upload, first come first; see slots.c */
     struct list leaving;  /* parts with leave_after_ms */
     struct list starving; /* parts with starves_since_ms */
+    struct expected expected;
     /* Of the step under way: */
     uint64_t now_ms;
     uint64_t failed_on; /* PC that was already blamed in this step */
@@ -251,9 +259,11 @@ void balance_load(struct grid *g, struct part *p);
 void habit_note(struct grid *g, struct pc *pc, const struct grid_report *r);
 bool habit_is_news(const struct grid_pc *pc, const struct grid_report *r);
 void habit_forget(struct grid *g, struct pc *pc);
+/* Once an hour, at its first step: the PCs that are usually taken back in the next one. */
+void habit_look_ahead(struct grid *g);
 /* Asks for the checkpoints that are due before a usual hour. */
 void habit_tick(struct grid *g);
-bool habit_is_due(const struct pc *pc, uint64_t now_ms);
+bool habit_is_due(const struct grid *g, uint64_t now_ms);
 
 /* part.c: how placements begin and end. `reason` may be "". */
 void part_place(struct grid *g, struct part *p, struct pc *pc, uint64_t golden);

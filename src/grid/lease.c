@@ -156,11 +156,10 @@ bool grid_tick_due(const struct grid *g, uint64_t now_ms)
     for (const struct pc *pc = g->first_pc; pc; pc = pc->next) {
         if (!pc->lapsed && is_over(g, pc, now_ms) && has_lease(g, pc))
             return true;
-        if (habit_is_due(pc, now_ms))
-            return true;
         waits |= pc->lapsed && !pc->released;
     }
-    if ((waits && !brakes(g, now_ms)) || move_is_due(g, now_ms) || balance_is_due(g, now_ms))
+    if ((waits && !brakes(g, now_ms)) || move_is_due(g, now_ms) || habit_is_due(g, now_ms) ||
+        balance_is_due(g, now_ms))
         return true;
     for (const struct job *j = g->finished; j; j = j->next_finished)
         if (job_may_retire(g, j, now_ms))
