@@ -37,15 +37,17 @@ static ssize_t verdict(CURLcode code, size_t n)
 static ssize_t stream_recv(void *arg, void *data, size_t len)
 {
     size_t n = 0;
+    CURLcode code = curl_easy_recv(((struct http *)arg)->easy, data, len, &n);
 
-    return verdict(curl_easy_recv(((struct http *)arg)->easy, data, len, &n), n);
+    return verdict(code, n);
 }
 
 static ssize_t stream_send(void *arg, const void *data, size_t len)
 {
     size_t n = 0;
+    CURLcode code = curl_easy_send(((struct http *)arg)->easy, data, len, &n);
 
-    return verdict(curl_easy_send(((struct http *)arg)->easy, data, len, &n), n);
+    return verdict(code, n);
 }
 
 static int stream_fd(struct http *h)

@@ -23,7 +23,7 @@ static struct vm_config example(void)
                               .gid = 65534};
 }
 
-static const struct vm_fds fds = {10, 11, 12, 13, 14, 15, 16, 17};
+static const struct vm_fds fds = {10, 11, 12, 13, 14, 15, 16, 17, 18};
 
 static char *line_of(const struct vm_config *c, uint32_t version, const struct vm_fds *f)
 {
