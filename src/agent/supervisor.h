@@ -6,8 +6,9 @@
  * Threads. The main thread owns everything but what `struct work` marks, and never blocks: a stop
  * goes from the agent's socket to vm_stop_now() with nothing between. The worker, which lives as
  * long as the process because QEMU dies with the thread that started it, does what takes time,
- * one task after the other: prepare, cont, checkpoint, save, finish. Output and uploads have a
- * thread each (outbox.h, uploader.h), so that neither holds up a save.
+ * one task after the other: prepare, cont, checkpoint, save, cut, finish. Output, uploads and the
+ * network drive have a thread each (outbox.h, uploader.h, drive_link.h), so that none holds up a
+ * save.
  *
  *   PREPARING --> LIVE (running <-> paused) --suspend--> SAVING ------> UPLOADING --> ENDED
  *                   |  \-checkpoint-/                    ^                              ^
