@@ -12,6 +12,8 @@ import re
 import signal
 import time
 
+import pytest
+
 from grid import Grid, wait_for
 
 SEED = int(os.environ.get("YADO_SEED", random.SystemRandom().randrange(1 << 32)))
@@ -176,9 +178,15 @@ def test_a_master_that_dies_loses_nothing(tmp_path):
         assert_result(g, job, steps, tmp_path)
 
 
-def test_an_owner_returns_while_writes_hang(tmp_path):
+@pytest.mark.parametrize("qemu", ["7.2", "10"])
+def test_an_owner_returns_while_writes_hang(tmp_path, qemu):
+    args = []
+    if qemu == "10":
+        if not os.environ.get("YADO_QEMU10"):
+            pytest.skip("no QEMU 10 (YADO_QEMU10)")
+        args = ["--qemu", os.environ["YADO_QEMU10"]]
     steps = 25
-    with Grid(pcs=2, memory="300M", master_args=LEASE) as g:
+    with Grid(pcs=2, memory="300M", master_args=LEASE, agent_args=args) as g:
         job = submit(g, steps)
         g.wait_state(job, "running")
         wait_ticks(g, job)
