@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The memory split method (PAPER.md of the project's history: Morikawa, Ebara, Onishi, Nakano): of
+ * The memory split method (Morikawa, Ebara, Onishi, Nakano: "Job migration adapting PC grid with
+ * virtual machine"): of
  * the ways in which a job may be split, the one whose expected run time on the PCs at hand is the
  * least, given how often their owners come back.
  *

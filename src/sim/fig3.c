@@ -148,7 +148,7 @@ static double run_s(const struct point *p, const struct plan_candidate *c, uint6
     config.grid.upload_slots = PCS;
     w = world_new(&config);
     world_submit(w, &job);
-    (void)world_run(w, UINT64_MAX);
+    (void)world_finish(w, UINT64_MAX); /* it has an end */
     s = (double)world_now(w) / 1000;
     world_free(w);
     return s;

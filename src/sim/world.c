@@ -65,7 +65,7 @@ static void take_effects(struct world *w)
         if (fx->kind == GRID_FX_ROW)
             take_row(w, &fx->row);
         else if (fx->kind == GRID_FX_WAKE_PC)
-            pc_answer(w, fx->pc - 1);
+            wpc_answer(w, fx->pc - 1);
         else if (fx->kind == GRID_FX_RETIRE)
             free(table_remove(&w->jobs, fx->job));
     }
@@ -181,7 +181,7 @@ static void link_event(struct world *w)
     link_advance(&w->link, w->now_ms);
     while (link_take(&w->link, &vm, &stamp))
         if (w->vms[vm].stamp == stamp)
-            vm_stage_ends(w, vm);
+            guest_stage_ends(w, vm);
     link_expect(w);
 }
 
@@ -196,22 +196,22 @@ static void take_event(struct world *w, const struct event *e)
         return;
     switch ((enum event_kind)e->kind) {
     case EV_OWNER:
-        pc_owner(w, e->who);
+        wpc_owner(w, e->who);
         break;
     case EV_POWER:
-        pc_power(w, e->who);
+        wpc_power(w, e->who);
         break;
     case EV_REPORT:
-        pc_report_arrives(w, e->who);
+        wpc_report_arrives(w, e->who);
         break;
     case EV_ANSWER:
-        pc_answer_arrives(w, e->who);
+        wpc_answer_arrives(w, e->who);
         break;
     case EV_VM:
-        vm_stage_ends(w, e->who);
+        guest_stage_ends(w, e->who);
         break;
     case EV_CHECKPOINT:
-        vm_checkpoint(w, e->who);
+        guest_checkpoint(w, e->who);
         break;
     case EV_LINK:
         link_event(w);
@@ -222,19 +222,31 @@ static void take_event(struct world *w, const struct event *e)
     }
 }
 
-bool world_run(struct world *w, uint64_t until_ms)
+static bool take_next(struct world *w, uint64_t until_ms)
 {
-    const struct event *first;
+    const struct event *first = agenda_first(&w->events);
     struct event e;
 
-    while (w->unfinished && (first = agenda_first(&w->events)) && first->at_ms <= until_ms) {
-        (void)agenda_take(&w->events, &e);
-        w->now_ms = e.at_ms;
-        take_event(w, &e);
-    }
-    if (w->unfinished && w->now_ms < until_ms)
-        w->now_ms = until_ms;
-    return w->unfinished > 0;
+    if (!first || first->at_ms > until_ms)
+        return false;
+    (void)agenda_take(&w->events, &e);
+    w->now_ms = e.at_ms;
+    take_event(w, &e);
+    return true;
+}
+
+void world_run(struct world *w, uint64_t until_ms)
+{
+    while (take_next(w, until_ms))
+        ;
+    w->now_ms = until_ms;
+}
+
+bool world_finish(struct world *w, uint64_t until_ms)
+{
+    while (w->unfinished && take_next(w, until_ms))
+        ;
+    return w->unfinished == 0;
 }
 
 /* ---- setting up ------------------------------------------------------------------------------ */
@@ -294,7 +306,7 @@ struct world *world_new(const struct world_config *c)
     world_step(w, &restart);
     for (size_t i = 0; i < c->count_pcs; i++) {
         grid_renew(w->g, i + 1, WORLD_EPOCH_MS);
-        pc_start(w, i);
+        wpc_start(w, i);
     }
     agenda_add(&w->events, c->tick_ms, EV_TICK, 0, 0);
     return w;
@@ -393,6 +405,6 @@ uint64_t world_unfinished(const struct world *w)
 const struct world_stats *world_stats(struct world *w)
 {
     for (size_t i = 0; i < w->c.count_pcs; i++)
-        pc_count(w, i);
+        wpc_count(w, i);
     return &w->stats;
 }

@@ -88,8 +88,10 @@ struct world *world_new(const struct world_config *c);
 void world_free(struct world *w);
 /* Now; the id of the job. */
 uint64_t world_submit(struct world *w, const struct world_job *job);
-/* Takes events until that time, or until no job is unfinished (then false). */
-bool world_run(struct world *w, uint64_t until_ms);
+/* Takes events until that time. */
+void world_run(struct world *w, uint64_t until_ms);
+/* Takes events until no job is unfinished; false: some still is at that time. */
+bool world_finish(struct world *w, uint64_t until_ms);
 uint64_t world_now(const struct world *w);
 const struct grid *world_grid(const struct world *w);
 const struct link *world_link(const struct world *w);

@@ -101,26 +101,26 @@ const struct wjob *world_job_of(struct world *w, const struct grid_job *record);
 void world_digest(struct world *w, struct grid_digest *ret);
 
 /* world_pc.c */
-void pc_start(struct world *w, size_t pc);
-void pc_owner(struct world *w, size_t pc);
-void pc_power(struct world *w, size_t pc);
-void pc_report_arrives(struct world *w, size_t pc);
-void pc_answer_arrives(struct world *w, size_t pc);
+void wpc_start(struct world *w, size_t pc);
+void wpc_owner(struct world *w, size_t pc);
+void wpc_power(struct world *w, size_t pc);
+void wpc_report_arrives(struct world *w, size_t pc);
+void wpc_answer_arrives(struct world *w, size_t pc);
 /* It has something to say, or is to hear. */
-void pc_report(struct world *w, size_t pc);
-void pc_answer(struct world *w, size_t pc);
+void wpc_report(struct world *w, size_t pc);
+void wpc_answer(struct world *w, size_t pc);
 /* Counts the time that the owner was away. */
-void pc_count(struct world *w, size_t pc);
+void wpc_count(struct world *w, size_t pc);
 
 /* world_vm.c */
-uint32_t vm_find(const struct world *w, size_t pc, uint64_t job, uint64_t part);
-uint32_t vm_begin(struct world *w, size_t pc, const struct grid_desired *d);
-void vm_desired(struct world *w, uint32_t vm, const struct grid_desired *d);
-void vm_drop(struct world *w, uint32_t vm);
-void vm_stage_ends(struct world *w, uint32_t vm);
-void vm_checkpoint(struct world *w, uint32_t vm);
-void vm_owner(struct world *w, uint32_t vm, bool present);
-void vm_fail(struct world *w, uint32_t vm, const char *reason);
-void vm_to_report(const struct world *w, const struct vm *vm, struct grid_vm_report *r);
+uint32_t guest_find(const struct world *w, size_t pc, uint64_t job, uint64_t part);
+uint32_t guest_begin(struct world *w, size_t pc, const struct grid_desired *d);
+void guest_desired(struct world *w, uint32_t vm, const struct grid_desired *d);
+void guest_drop(struct world *w, uint32_t vm);
+void guest_stage_ends(struct world *w, uint32_t vm);
+void guest_checkpoint(struct world *w, uint32_t vm);
+void guest_owner(struct world *w, uint32_t vm, bool present);
+void guest_fail(struct world *w, uint32_t vm, const char *reason);
+void guest_to_report(const struct world *w, const struct vm *vm, struct grid_vm_report *r);
 
 #endif

@@ -31,7 +31,7 @@ static void expect_cut(struct world *w, size_t i)
         agenda_add(&w->events, w->now_ms + 1 + (uint64_t)ms, EV_POWER, (uint32_t)i, 0);
 }
 
-void pc_start(struct world *w, size_t i)
+void wpc_start(struct world *w, size_t i)
 {
     struct wpc *pc = &w->pcs[i];
 
@@ -42,7 +42,7 @@ void pc_start(struct world *w, size_t i)
     expect_cut(w, i);
 }
 
-void pc_count(struct world *w, size_t i)
+void wpc_count(struct world *w, size_t i)
 {
     struct wpc *pc = &w->pcs[i];
 
@@ -51,38 +51,38 @@ void pc_count(struct world *w, size_t i)
     pc->free_since_ms = w->now_ms;
 }
 
-void pc_owner(struct world *w, size_t i)
+void wpc_owner(struct world *w, size_t i)
 {
     struct wpc *pc = &w->pcs[i];
     uint32_t next;
 
-    pc_count(w, i);
+    wpc_count(w, i);
     pc->owner_present = !pc->owner_present;
     if (pc->owner_present && pc->vms != NONE && !pc->down)
         w->stats.visits++;
     for (uint32_t vm = pc->vms; vm != NONE && !pc->down; vm = next) {
         next = w->vms[vm].next;
-        vm_owner(w, vm, pc->owner_present);
+        guest_owner(w, vm, pc->owner_present);
     }
-    pc_report(w, i);
+    wpc_report(w, i);
     expect_owner(w, i);
 }
 
-void pc_power(struct world *w, size_t i)
+void wpc_power(struct world *w, size_t i)
 {
     struct wpc *pc = &w->pcs[i];
 
-    pc_count(w, i);
+    wpc_count(w, i);
     pc->down = !pc->down;
     if (!pc->down) {
-        pc_report(w, i);
+        wpc_report(w, i);
         expect_cut(w, i);
         return;
     }
     w->stats.deaths++;
     pc->seen_epoch = 0;
     for (uint32_t vm = pc->vms; vm != NONE; vm = w->vms[vm].next)
-        vm_fail(w, vm, "the PC went down");
+        guest_fail(w, vm, "the PC went down");
     agenda_add(&w->events, w->now_ms + w->c.down_ms, EV_POWER, (uint32_t)i, 0);
 }
 
@@ -101,7 +101,7 @@ static void send(struct world *w, size_t i, enum event_kind kind)
         agenda_add(&w->events, at_ms + w->c.latency_ms, kind, (uint32_t)i, 0);
 }
 
-void pc_report(struct world *w, size_t i)
+void wpc_report(struct world *w, size_t i)
 {
     if (w->pcs[i].report_due || w->pcs[i].down)
         return;
@@ -109,7 +109,7 @@ void pc_report(struct world *w, size_t i)
     send(w, i, EV_REPORT);
 }
 
-void pc_answer(struct world *w, size_t i)
+void wpc_answer(struct world *w, size_t i)
 {
     if (w->pcs[i].answer_due || w->pcs[i].down)
         return;
@@ -124,7 +124,7 @@ static void take_layers(struct world *w, const struct grid_report *r)
             w->stats.checkpoints++;
 }
 
-void pc_report_arrives(struct world *w, size_t i)
+void wpc_report_arrives(struct world *w, size_t i)
 {
     struct wpc *pc = &w->pcs[i];
     const struct grid_pc *record = grid_get_pc(w->g, pc->id);
@@ -144,7 +144,7 @@ void pc_report_arrives(struct world *w, size_t i)
     snprintf(r.reason, sizeof r.reason, "%s", pc->owner_present ? "owner" : "");
     for (uint32_t vm = pc->vms; vm != NONE; vm = w->vms[vm].next) {
         MUST(r.count_vms < VMS_MAX);
-        vm_to_report(w, &w->vms[vm], &vms[r.count_vms++]);
+        guest_to_report(w, &w->vms[vm], &vms[r.count_vms++]);
     }
     take_layers(w, &r);
     if (grid_report_is_news(w->g, pc->id, &r))
@@ -153,7 +153,7 @@ void pc_report_arrives(struct world *w, size_t i)
         grid_renew(w->g, pc->id, w->now_ms + WORLD_EPOCH_MS);
     /* What was said last and is not wanted any more is dropped; a silent PC has much to hear. */
     if (!pc->seen_epoch)
-        pc_answer(w, i);
+        wpc_answer(w, i);
 }
 
 struct answer {
@@ -165,23 +165,23 @@ static void take_desired(void *arg, const struct grid_desired *d)
 {
     struct answer *a = arg;
     struct world *w = a->w;
-    uint32_t vm = vm_find(w, a->pc, d->job, d->part);
+    uint32_t vm = guest_find(w, a->pc, d->job, d->part);
 
     if (d->epoch > w->pcs[a->pc].seen_epoch)
         w->pcs[a->pc].seen_epoch = d->epoch;
     if (d->want == GRID_WANT_DROP)
         return;
     if (vm != NONE && w->vms[vm].epoch != d->epoch) {
-        vm_drop(w, vm);
+        guest_drop(w, vm);
         vm = NONE;
     }
     if (vm == NONE)
-        vm = vm_begin(w, a->pc, d);
+        vm = guest_begin(w, a->pc, d);
     w->vms[vm].seen = true;
-    vm_desired(w, vm, d);
+    guest_desired(w, vm, d);
 }
 
-void pc_answer_arrives(struct world *w, size_t i)
+void wpc_answer_arrives(struct world *w, size_t i)
 {
     struct wpc *pc = &w->pcs[i];
     struct answer a = {w, i};
@@ -198,9 +198,9 @@ void pc_answer_arrives(struct world *w, size_t i)
         next = w->vms[vm].next;
         if (w->vms[vm].seen)
             continue;
-        vm_drop(w, vm);
+        guest_drop(w, vm);
         dropped = true;
     }
     if (dropped)
-        pc_report(w, i);
+        wpc_report(w, i);
 }

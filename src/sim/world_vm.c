@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static uint32_t vm_new(struct world *w)
+static uint32_t guest_new(struct world *w)
 {
     uint32_t vm = w->free_vms;
 
@@ -34,7 +34,7 @@ static uint32_t vm_new(struct world *w)
     return (uint32_t)w->count_vms++;
 }
 
-uint32_t vm_find(const struct world *w, size_t pc, uint64_t job, uint64_t part)
+uint32_t guest_find(const struct world *w, size_t pc, uint64_t job, uint64_t part)
 {
     uint32_t vm = w->pcs[pc].vms;
 
@@ -99,7 +99,7 @@ static void run(struct world *w, uint32_t i)
     enter(w, i, VM_RUN);
     expect(w, i, (vm->spec->r.work_ms - vm->done_ms) / speed(w, vm));
     expect_checkpoint(w, i);
-    pc_report(w, vm->pc);
+    wpc_report(w, vm->pc);
 }
 
 static double half_move_ms(const struct world *w, const struct vm *vm)
@@ -143,7 +143,7 @@ static void save(struct world *w, uint32_t i, const char *reason)
         w->stats.late++;
     vm->save_ms = (uint64_t)ms;
     expect(w, i, ms);
-    pc_report(w, vm->pc);
+    wpc_report(w, vm->pc);
 }
 
 static void upload(struct world *w, uint32_t i)
@@ -156,7 +156,7 @@ static void upload(struct world *w, uint32_t i)
         expect(w, i, 0);
     else
         world_flow(w, bytes, i);
-    pc_report(w, vm->pc);
+    wpc_report(w, vm->pc);
 }
 
 static void end_run(struct world *w, uint32_t i)
@@ -171,7 +171,7 @@ static void end_run(struct world *w, uint32_t i)
     world_flow(w, vm->spec->r.out_bytes, i);
 }
 
-void vm_stage_ends(struct world *w, uint32_t i)
+void guest_stage_ends(struct world *w, uint32_t i)
 {
     struct vm *vm = &w->vms[i];
 
@@ -220,10 +220,10 @@ void vm_stage_ends(struct world *w, uint32_t i)
     default:
         return;
     }
-    pc_report(w, vm->pc);
+    wpc_report(w, vm->pc);
 }
 
-void vm_checkpoint(struct world *w, uint32_t i)
+void guest_checkpoint(struct world *w, uint32_t i)
 {
     struct vm *vm = &w->vms[i];
 
@@ -234,10 +234,10 @@ void vm_checkpoint(struct world *w, uint32_t i)
     make_layer(w, vm, true);
     vm->checkpoint_done = vm->checkpoint;
     expect_checkpoint(w, i);
-    pc_report(w, vm->pc);
+    wpc_report(w, vm->pc);
 }
 
-void vm_fail(struct world *w, uint32_t i, const char *reason)
+void guest_fail(struct world *w, uint32_t i, const char *reason)
 {
     if (w->vms[i].stage >= VM_SUSPENDED)
         return;
@@ -251,10 +251,10 @@ static void owner_comes(struct world *w, uint32_t i)
     struct vm *vm = &w->vms[i];
 
     if (vm->stage < VM_RUN && w->c.policy != WORLD_PAUSE) {
-        vm_fail(w, i, "owner");
+        guest_fail(w, i, "owner");
     } else if (vm->stage == VM_RUN && w->c.policy == WORLD_RESTART) {
         w->stats.restarts++;
-        vm_fail(w, i, "owner");
+        guest_fail(w, i, "owner");
     } else if (vm->stage == VM_RUN && w->c.policy == WORLD_MOVE && !w->c.pause_here_ms) {
         save(w, i, "owner");
     } else if (vm->stage == VM_RUN) {
@@ -265,7 +265,7 @@ static void owner_comes(struct world *w, uint32_t i)
     }
 }
 
-void vm_owner(struct world *w, uint32_t i, bool present)
+void guest_owner(struct world *w, uint32_t i, bool present)
 {
     if (present)
         owner_comes(w, i);
@@ -275,9 +275,9 @@ void vm_owner(struct world *w, uint32_t i, bool present)
 
 /* ---- what the master says -------------------------------------------------------------------- */
 
-uint32_t vm_begin(struct world *w, size_t pc, const struct grid_desired *d)
+uint32_t guest_begin(struct world *w, size_t pc, const struct grid_desired *d)
 {
-    uint32_t i = vm_new(w);
+    uint32_t i = guest_new(w);
     struct vm *vm = &w->vms[i];
     const struct grid_layer *top =
         d->chain && d->chain->count ? &d->chain->layers[d->chain->count - 1] : NULL;
@@ -294,7 +294,7 @@ uint32_t vm_begin(struct world *w, size_t pc, const struct grid_desired *d)
         world_digest(w, &vm->layer.digest);
         vm->layer.size_bytes = 1;
         vm->has_layer = true;
-        pc_report(w, pc);
+        wpc_report(w, pc);
         return i;
     }
     vm->spec = world_job_of(w, d->record);
@@ -311,13 +311,13 @@ uint32_t vm_begin(struct world *w, size_t pc, const struct grid_desired *d)
            : w->c.move_s ? half_move_ms(w, vm)
                          : (double)w->c.resume_ms);
     if (w->pcs[pc].owner_present) {
-        vm_fail(w, i, "owner");
-        pc_report(w, pc);
+        guest_fail(w, i, "owner");
+        wpc_report(w, pc);
     }
     return i;
 }
 
-void vm_desired(struct world *w, uint32_t i, const struct grid_desired *d)
+void guest_desired(struct world *w, uint32_t i, const struct grid_desired *d)
 {
     struct vm *vm = &w->vms[i];
 
@@ -328,7 +328,7 @@ void vm_desired(struct world *w, uint32_t i, const struct grid_desired *d)
     vm->checkpoint_ms = d->checkpoint_ms;
     if (d->checkpoint > vm->checkpoint) {
         vm->checkpoint = d->checkpoint;
-        vm_checkpoint(w, i);
+        guest_checkpoint(w, i);
     }
     if (d->want == GRID_WANT_SUSPEND && (vm->stage == VM_RUN || vm->stage == VM_PAUSED))
         save(w, i, d->reason[0] == 'm' ? "move" : d->reason[0] == 'd' ? "drain" : "hold");
@@ -336,7 +336,7 @@ void vm_desired(struct world *w, uint32_t i, const struct grid_desired *d)
         upload(w, i);
 }
 
-void vm_drop(struct world *w, uint32_t i)
+void guest_drop(struct world *w, uint32_t i)
 {
     struct vm *vm = &w->vms[i];
     uint32_t *link = &w->pcs[vm->pc].vms;
@@ -364,7 +364,7 @@ static enum grid_vm_state state_of(enum stage s)
     return states[s];
 }
 
-void vm_to_report(const struct world *w, const struct vm *vm, struct grid_vm_report *r)
+void guest_to_report(const struct world *w, const struct vm *vm, struct grid_vm_report *r)
 {
     *r = (struct grid_vm_report){
         .job = vm->job,
