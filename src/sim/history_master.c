@@ -3,7 +3,7 @@
  * The master of a history: steps, group commit, effects in order, crash and reload, and the
  * invariants that its rows must keep.
  */
-#include "sim.h"
+#include "sim/history.h"
 
 #include "base/buf.h"
 #include "base/must.h"
