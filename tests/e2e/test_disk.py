@@ -153,7 +153,8 @@ class Fate:
         os.kill(storage_daemon(self.g, self.job), signal.SIGSTOP)
         time.sleep(1)  # a write hangs by then
         self.g.owner(pc, "leave")
-        wait_for("his memory to be given back", lambda: not self.g.pids(str(self.g.dir / pc), "qemu"), 10)
+        wait_for("his memory to be given back",
+                 lambda: not self.g.pids(f"guest={self.g.dir / pc}/"), 10)
         running_elsewhere(self.g, self.job, pc)
         assert self.g.moves(self.job)[0]["stop_ms"] <= 100
         self.g.owner(pc, "auto")
