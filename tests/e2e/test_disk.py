@@ -148,7 +148,7 @@ class Fate:
         wait_for("his memory to be given back",
                  lambda: not self.g.pids(f"guest={self.g.dir / pc}/"), 10)
         running_elsewhere(self.g, self.job, pc)
-        assert self.g.moves(self.job)[0]["stop_ms"] <= 100
+        assert self.g.moves(self.job)[-1]["stop_ms"] <= 100
         self.g.owner(pc, "auto")
 
     def saved_while_the_master_is_away(self):
@@ -163,6 +163,7 @@ class Fate:
         seen = len(self.g.moves(self.job))
         self.g.agents[pc].start()
         wait_for("the move", lambda: len(self.g.moves(self.job)) > seen, 90)
+        assert self.g.moves(self.job)[-1]["reason"] == "owner"
         self.g.owner(pc, "auto")
 
     def power_cut(self):
