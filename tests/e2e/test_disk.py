@@ -6,7 +6,6 @@ Seed: YADO_SEED, printed first."""
 import contextlib
 import hashlib
 import os
-import pathlib
 import random
 import re
 import signal
@@ -15,6 +14,7 @@ import time
 import pytest
 
 from grid import Grid, wait_for
+from nbd import storage_daemons
 
 SEED = int(os.environ.get("YADO_SEED", random.SystemRandom().randrange(1 << 32)))
 LEASE = ["--lease", "8s"]
@@ -109,15 +109,7 @@ def overlays(g, job):
 
 def storage_daemon(g, job):
     """The process that writes the job's drive."""
-    folder = g.dir / f"master/drives/{job}.0"
-
-    def check():
-        for p in pathlib.Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if os.readlink(p / "cwd") == str(folder) and \
-                        b"qemu-storage-daemon" in (p / "cmdline").read_bytes():
-                    return int(p.name)
-    return wait_for("the storage daemon", check, 30)
+    return wait_for("the storage daemon", lambda: storage_daemons(g.dir / f"master/drives/{job}.0"), 30)[0]
 
 
 def signal_pc(g, pc, number):
@@ -156,7 +148,22 @@ class Fate:
         wait_for("his memory to be given back",
                  lambda: not self.g.pids(f"guest={self.g.dir / pc}/"), 10)
         running_elsewhere(self.g, self.job, pc)
-        assert self.g.moves(self.job)[0]["stop_ms"] <= 100
+        assert self.g.moves(self.job)[-1]["stop_ms"] <= 100
+        self.g.owner(pc, "auto")
+
+    def saved_while_the_master_is_away(self):
+        """And then the power is cut: the last layer is there, its cut comes later."""
+        pc = self.pc
+        self.g.master.kill()
+        self.g.owner(pc, "leave")
+        wait_for("the layer", lambda: list((self.g.dir / pc / "vm").glob("*/saved.json")), 20)
+        signal_pc(self.g, pc, signal.SIGKILL)
+        self.g.agents[pc].kill()
+        self.g.start_master()
+        seen = len(self.g.moves(self.job))
+        self.g.agents[pc].start()
+        wait_for("the move", lambda: len(self.g.moves(self.job)) > seen, 90)
+        assert self.g.moves(self.job)[-1]["reason"] == "owner"
         self.g.owner(pc, "auto")
 
     def power_cut(self):
@@ -190,7 +197,7 @@ def test_a_file_system_through_all_that_may_happen(tmp_path):
         g.wait_state(job, "running")
         fate = Fate(g, job, rng)
         fates = [fate.move, fate.owner, fate.owner_while_writes_hang, fate.power_cut, fate.late_pc,
-                 fate.master_killed, fate.master_killed]
+                 fate.saved_while_the_master_is_away, fate.master_killed, fate.master_killed]
         for what in rng.sample(fates, len(fates)):
             wait_ticks(g, job, 3)
             wait_for("it to run", lambda: fate.pc and place(g, job)["state"] == "running", 60)

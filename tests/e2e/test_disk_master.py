@@ -4,7 +4,6 @@ connection or epoch ends an older one, and files that nobody needs go away. PCs 
 test; the storage daemons are real."""
 import contextlib
 import os
-import pathlib
 import random
 import signal
 
@@ -12,7 +11,7 @@ import pytest
 
 from api import ApiGrid, FakePC
 from grid import wait_for
-from nbd import WRITE, Drive, Lost, Refused
+from nbd import WRITE, Drive, Lost, Refused, storage_daemons
 
 MIB = 1 << 20
 
@@ -60,13 +59,7 @@ class World:
         return {p.name for p in self.folder.glob("*.qcow2")} if self.folder.exists() else set()
 
     def daemons(self):
-        found = []
-        for p in pathlib.Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if os.readlink(p / "cwd") == str(self.folder) and \
-                        b"qemu-storage-daemon" in (p / "cmdline").read_bytes():
-                    found.append(int(p.name))
-        return found
+        return storage_daemons(self.folder)
 
 
 @pytest.fixture
