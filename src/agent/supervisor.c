@@ -240,6 +240,20 @@ void supervisor_serve_guest(struct supervisor *s, short events)
 
 /* ---- QEMU's events ---- */
 
+/* By itself: the request is issued again when it goes on, later from time to time. */
+static void go_on_later(struct supervisor *s)
+{
+    uint64_t now = mono_ms();
+
+    if (now - s->run_since_ms > IO_CALM_MS)
+        s->io_retry_ms = 0;
+    s->io_retry_ms = s->io_retry_ms ? 2 * s->io_retry_ms : IO_RETRY_MIN_MS;
+    if (s->io_retry_ms > IO_RETRY_MAX_MS)
+        s->io_retry_ms = IO_RETRY_MAX_MS;
+    s->io_retry_at_ms = now + s->io_retry_ms;
+    stop_counting(s);
+}
+
 void supervisor_serve_vm(struct supervisor *s)
 {
     enum vm_event e;
@@ -253,18 +267,12 @@ void supervisor_serve_vm(struct supervisor *s)
             supervisor_fail(s, "guest ended", "the guest rebooted, powered off or crashed");
         } else if (e == VM_EVENT_IO_ERROR) {
             log_info("a disk request failed and is kept");
-            s->io_failed = s->checkpointing;
+            if (s->checkpointing)
+                s->io_failed = true;
+            else if (s->running)
+                go_on_later(s);
         } else if (e == VM_EVENT_STOPPED && s->running && !s->checkpointing) {
-            /* By itself: an I/O error. The request is issued again when it goes on. */
-            uint64_t now = mono_ms();
-
-            if (now - s->run_since_ms > IO_CALM_MS)
-                s->io_retry_ms = 0;
-            s->io_retry_ms = s->io_retry_ms ? 2 * s->io_retry_ms : IO_RETRY_MIN_MS;
-            if (s->io_retry_ms > IO_RETRY_MAX_MS)
-                s->io_retry_ms = IO_RETRY_MAX_MS;
-            s->io_retry_at_ms = now + s->io_retry_ms;
-            stop_counting(s);
+            go_on_later(s);
         }
     }
 }
@@ -444,8 +452,7 @@ static void go_on_after_io(struct supervisor *s)
     if (!s->io_failed || !s->running)
         return;
     s->io_failed = false;
-    s->io_retry_at_ms = mono_ms() + IO_RETRY_MIN_MS;
-    stop_counting(s);
+    go_on_later(s);
 }
 
 static void end_checkpoint(struct supervisor *s)

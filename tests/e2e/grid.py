@@ -229,6 +229,12 @@ class Grid:
         except Failed as e:
             raise Failed(f"{e}: {self.parts(job)}") from None
 
+    def wait_elsewhere(self, job, pc, timeout=60):
+        """Waits until the job's one part runs on another PC than that; its name."""
+        return wait_for(f"job {job} to run elsewhere than on {pc}", lambda: [
+            p["pc"] for p in self.parts(job) if p["state"] == "running" and p["pc"] != pc],
+            timeout)[0]
+
     def log(self, job, part=0, stream=None):
         args = ["logs", job, part] + (["--stream", stream] if stream else [])
         return self.yado(*args)

@@ -175,8 +175,7 @@ def test_a_guest_that_lives_elsewhere_when_its_pc_wakes():
         wait_for("the checkpoint", lambda: g.parts(job)[0]["layers"] == 1, 20)
         was = g.parts(job)[0]["pc"]
         g.freeze(was)
-        wait_for("another PC", lambda: [p for p in g.parts(job) if p["state"] == "running" and
-                                        p["pc"] not in (None, was)], 60)
+        g.wait_elsewhere(job, was)
         g.wait_ticks(job)
         g.wake(was)
         wait_for("the old guest to be gone", lambda: not list((g.dir / was / "vm").iterdir()), 30)

@@ -118,8 +118,7 @@ def test_two_moves_in_a_row_within_a_second():
                 p for p in there.glob("*/supervisor.log") if state in p.read_text()], 60, 0.002)
             g.owner_says(other(pc), "leave")
             g.owner_says(pc, "auto")
-            wait_for("it to be back", lambda: [p for p in g.parts(job) if p["state"] == "running" and
-                                               p["pc"] == pc], 60)
+            assert g.wait_elsewhere(job, other(pc)) == pc
             g.owner_says(other(pc), "auto")
         seen = len(ticks(g, job))
         wait_for("ticks", lambda: len(ticks(g, job)) > seen + 3)

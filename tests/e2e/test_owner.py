@@ -220,16 +220,13 @@ def test_an_agent_that_comes_back_without_its_rights():
         subprocess.run(["chown", "-R", "nobody:nogroup", g.dir / was], check=True)
         net.names.add(was)
         g.agents[was].start()
-        wait_for("another PC", lambda: [p for p in g.parts(job) if p["state"] == "running" and
-                                        p["pc"] not in (None, was)], 60)
+        to = g.wait_elsewhere(job, was)
         seen = len(g.log(job))
         wait_for("ticks", lambda: len(g.log(job)) > seen + 100)
         ticks = [int(n) for n in re.findall(r"^tick (\d+)$", g.log(job), re.M)]
         assert ticks == list(range(1, len(ticks) + 1))
-        to = g.parts(job)[0]["pc"]
         g.owner(to, "leave")  # and now the other one is the only one
-        wait_for("the guest to be back", lambda: [p for p in g.parts(job) if p["state"] == "running"
-                                                  and p["pc"] == was], 60)
+        assert g.wait_elsewhere(job, to) == was
 
 
 # -- the input watcher ---------------------------------------------------------------------------
