@@ -57,7 +57,7 @@ fuzz: $(FUZZ)/build.ninja
 
 soak: $(TEST)/build.ninja images
 	ninja -C $(TEST)
-	$(TEST)/src/grid/test_histories --count 200000
+	$(TEST)/yado sim check --count 200000
 	YADO_SOAK=1 $(MAKE) e2e
 
 bench: all

@@ -115,8 +115,11 @@ void supervisor_suspend(struct supervisor *s, const char *reason, uint64_t event
         supervisor_fail(s, reason, "");
         return;
     }
+    /* Requests that hang would hold the stop. */
     if (s->work.has_pager)
-        pager_child_say(&s->work.pager, "fail"); /* reads that hang would hold the stop */
+        pager_child_say(&s->work.pager, "fail");
+    if (s->work.drive)
+        drive_link_cut_off(s->work.drive);
     supervisor_stop_vcpus(s);
     work_hurry(&s->work);
     s->suspend = true;
@@ -240,7 +243,7 @@ void supervisor_serve_guest(struct supervisor *s, short events)
 
 /* ---- QEMU's events ---- */
 
-/* By itself: the request is issued again when it goes on, later from time to time. */
+/* A disk request failed and is kept: it is issued again when the guest goes on. */
 static void go_on_later(struct supervisor *s)
 {
     uint64_t now = mono_ms();
@@ -252,6 +255,7 @@ static void go_on_later(struct supervisor *s)
         s->io_retry_ms = IO_RETRY_MAX_MS;
     s->io_retry_at_ms = now + s->io_retry_ms;
     stop_counting(s);
+    log_info("a disk request failed and is kept; on again in %u ms", s->io_retry_ms);
 }
 
 void supervisor_serve_vm(struct supervisor *s)
@@ -265,13 +269,9 @@ void supervisor_serve_vm(struct supervisor *s)
             supervisor_fail(s, "QEMU died", "it stopped with an internal error");
         } else if (e == VM_EVENT_SHUTDOWN) {
             supervisor_fail(s, "guest ended", "the guest rebooted, powered off or crashed");
-        } else if (e == VM_EVENT_IO_ERROR) {
-            log_info("a disk request failed and is kept");
-            if (s->checkpointing)
-                s->io_failed = true;
-            else if (s->running)
-                go_on_later(s);
-        } else if (e == VM_EVENT_STOPPED && s->running && !s->checkpointing) {
+        } else if (e == VM_EVENT_IO_ERROR && s->checkpointing) {
+            s->io_failed = true;
+        } else if (e == VM_EVENT_IO_ERROR && s->running) {
             go_on_later(s);
         }
     }
@@ -424,6 +424,11 @@ void supervisor_upload_layer(struct supervisor *s)
 {
     struct sync_layer *copied = s->work.report.layers;
 
+    if (work_needs_cut(&s->work)) {
+        s->stage = SAVING;
+        work_ask(&s->work, TASK_CUT);
+        return;
+    }
     s->report = s->work.report;
     made_add(&s->made, &s->work.layer);
     supervisor_report_layers(s);
@@ -449,10 +454,9 @@ void supervisor_upload_result(struct supervisor *s)
 /* A request that failed meanwhile has stopped the guest behind the checkpoint's back. */
 static void go_on_after_io(struct supervisor *s)
 {
-    if (!s->io_failed || !s->running)
-        return;
+    if (s->io_failed && s->running)
+        go_on_later(s);
     s->io_failed = false;
-    go_on_later(s);
 }
 
 static void end_checkpoint(struct supervisor *s)
@@ -509,6 +513,7 @@ static void take_outcome(struct supervisor *s)
         end_checkpoint(s);
         break;
     case TASK_SAVE:
+    case TASK_CUT:
         supervisor_upload_layer(s);
         break;
     case TASK_FINISH:

@@ -6,8 +6,9 @@
  * Threads. The main thread owns everything but what `struct work` marks, and never blocks: a stop
  * goes from the agent's socket to vm_stop_now() with nothing between. The worker, which lives as
  * long as the process because QEMU dies with the thread that started it, does what takes time,
- * one task after the other: prepare, cont, checkpoint, save, finish. Output and uploads have a
- * thread each (outbox.h, uploader.h), so that neither holds up a save.
+ * one task after the other: prepare, cont, checkpoint, save, cut, finish. Output, uploads and the
+ * network drive have a thread each (outbox.h, uploader.h, drive_link.h), so that none holds up a
+ * save.
  *
  *   PREPARING --> LIVE (running <-> paused) --suspend--> SAVING ------> UPLOADING --> ENDED
  *                   |  \-checkpoint-/                    ^                              ^
@@ -27,6 +28,7 @@
 #include "agent/guest_link.h"
 #include "agent/json_line.h"
 #include "agent/chain_blobs.h"
+#include "agent/drive_link.h"
 #include "agent/outbox.h"
 #include "agent/pager_child.h"
 #include "agent/uploader.h"
@@ -69,6 +71,7 @@ enum task {
     TASK_LEARN,      /* what the chain holds, for the saves to come */
     TASK_CHECKPOINT, /* a layer while the guest stands for a moment */
     TASK_SAVE,       /* the last layer, and the VM is given up */
+    TASK_CUT,        /* of the network drive, which belongs to the last layer */
     TASK_FINISH,
     TASK_DROP
 };
@@ -104,6 +107,7 @@ struct work {
     struct vm *vm;
     struct pager_child pager;
     bool has_pager;
+    struct drive_link *drive; /* NULL: the part has none */
 
     /* The worker's own. */
     struct blob *blobs[WORK_BLOBS_MAX];
@@ -115,7 +119,7 @@ struct work {
     /* Set by the main thread before CHECKPOINT, SAVE and FINISH; completed by them. */
     uint64_t run_ms;
     struct sync_vm report;
-    struct sync_layer layer; /* CHECKPOINT, SAVE: what was made */
+    struct sync_layer layer; /* CHECKPOINT, SAVE: what was made; CUT */
     char damaged[65];        /* PREPARE failed: the layer that could not be used */
 };
 
@@ -135,6 +139,15 @@ int task_finish(struct work *w, char *ret_reason, struct err *ret_err);
 void task_learn(struct work *w);
 int task_checkpoint(struct work *w, char *ret_reason, struct err *ret_err);
 int task_save(struct work *w, char *ret_reason, struct err *ret_err);
+/* Names the layer in saved.json, behind those that are still under way. */
+int work_store_layer(struct work *w, char *ret_reason, struct err *ret_err);
+/* supervisor_drive.c */
+int work_open_drive(struct work *w, char *ret_reason, struct err *ret_err);
+/* While the guest stands for a checkpoint, for w->layer. */
+int work_cut_drive(struct work *w, struct err *ret_err);
+/* The layer that is to be uploaded has no cut yet. */
+bool work_needs_cut(const struct work *w);
+int task_cut(struct work *w, char *ret_reason, struct err *ret_err);
 /* Pager first, so that no read holds QEMU; then QEMU; then the mount and memory file. */
 void task_drop(struct work *w);
 /* Sleeps, but not beyond a cancel or when a save waits; false then. */

@@ -142,7 +142,7 @@ static void resume_upload(struct supervisor *s)
         supervisor_upload_result(s);
         return;
     }
-    s->work.layer = s->work.report.layers[s->work.report.count_layers - 1];
+    s->work.layer = s->work.report.layers[--s->work.report.count_layers];
     s->may_upload = true; /* until the master says otherwise */
     supervisor_allow_upload(s);
     supervisor_upload_layer(s);

@@ -241,6 +241,7 @@ static int launch(struct work *w, const struct guest_files *files, const char *k
                           .initrd = initrd,
                           .root = files->root,
                           .input = files->input,
+                          .drive = w->drive ? drive_link_path(w->drive) : NULL,
                           .memory_file = files->memory,
                           .cls = c->cls,
                           .memory_bytes = d->memory_bytes,
@@ -293,7 +294,7 @@ int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
     const struct sync_desired *d = &w->config->desired;
     uint64_t since_ms = clock_ms(CLOCK_MONOTONIC);
     struct guest_files files = {0};
-    struct blob *kernel, *initrd;
+    struct blob *kernel = NULL, *initrd = NULL;
     struct err why = {""};
     int r;
 
@@ -315,6 +316,9 @@ int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
     if (r == 0)
         r = prepare_files(w, &files, ret_reason, ret_err);
     note(&since_ms, "pager");
+    if (r == 0)
+        r = work_open_drive(w, ret_reason, ret_err);
+    note(&since_ms, "drive");
     if (r == 0 && atomic_load(&w->cancelled))
         r = work_fail(-ECANCELED, "cancelled", ret_reason);
     if (r == 0)

@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { DRAIN_MS = 10000, CHECKPOINT_DRAIN_MS = 50, SAVE_NICE = 10 };
+enum { DRAIN_MS = 10000, CHECKPOINT_DRAIN_MS = 50, DRIVE_DRAIN_MS = 500, SAVE_NICE = 10 };
 
 static int fail_save(int result, char *ret_reason)
 {
@@ -75,7 +75,8 @@ struct saving {
 /* The guest stands and is drained. Afterwards it is no longer needed for this layer. */
 static int capture(struct work *w, struct saving *s, char *ret_reason, struct err *ret_err)
 {
-    struct vm_save_info info = {.run_ms = w->run_ms, .parent = w->top[0] ? w->top : NULL};
+    struct vm_save_info info = {
+        .run_ms = w->run_ms, .disk_cut = w->layer.cut, .parent = w->top[0] ? w->top : NULL};
     int r;
 
     /* All of it came before the stop, and nothing beyond it is acknowledged to the guest. */
@@ -90,8 +91,10 @@ static void describe(struct work *w, const struct saving *s, const struct vm_cla
 {
     struct sync_layer *l = &w->layer;
 
-    *l = (struct sync_layer){
-        .size = stats->size_bytes, .output_offset = s->output_offset, .run_ms = w->run_ms};
+    *l = (struct sync_layer){.size = stats->size_bytes,
+                             .output_offset = s->output_offset,
+                             .run_ms = w->run_ms,
+                             .cut = l->cut};
     memcpy(l->digest, stats->digest, sizeof l->digest);
     memcpy(l->parent, w->top, sizeof l->parent);
     memcpy(l->cls.machine, c->machine, sizeof l->cls.machine);
@@ -129,8 +132,8 @@ static int write_layer(struct work *w, struct saving *s, const struct vm_class *
 /* ---- a checkpoint ----------------------------------------------------------------------------
  */
 
-/* A disk read that hangs must not hold the guest: the pager fails it, QEMU keeps it and issues it
- * again when the guest goes on. */
+/* A disk request that hangs must not hold the guest: the pager or the drive's link fails it, QEMU
+ * keeps it and issues it again when the guest goes on. */
 static int stop_and_drain(struct work *w, struct err *ret_err)
 {
     uint64_t us;
@@ -138,11 +141,17 @@ static int stop_and_drain(struct work *w, struct err *ret_err)
 
     (void)vm_stop_now(w->vm, &us); /* always stops, if need be by SIGSTOP */
     r = vm_stop_drain(w->vm, CHECKPOINT_DRAIN_MS, ret_err);
-    if (r != -ETIMEDOUT || !w->has_pager)
+    if (r == -ETIMEDOUT && w->drive) /* the master is still writing */
+        r = vm_stop_drain(w->vm, DRIVE_DRAIN_MS, ret_err);
+    if (r != -ETIMEDOUT)
         return r;
-    pager_child_say(&w->pager, "fail");
+    if (w->has_pager)
+        pager_child_say(&w->pager, "fail");
+    if (w->drive)
+        drive_link_interrupt(w->drive);
     r = vm_stop_drain(w->vm, DRAIN_MS, ret_err);
-    pager_child_say(&w->pager, "serve");
+    if (w->has_pager)
+        pager_child_say(&w->pager, "serve");
     return r;
 }
 
@@ -159,7 +168,9 @@ int task_checkpoint(struct work *w, char *ret_reason, struct err *ret_err)
     r = stop_and_drain(w, ret_err);
     if (r)
         return work_fail(r, "QEMU does not stop", ret_reason);
-    r = capture(w, &s, ret_reason, ret_err);
+    r = work_cut_drive(w, ret_err);
+    if (r == 0)
+        r = capture(w, &s, ret_reason, ret_err);
     if (atomic_load(&w->may_run)) {
         struct err why = {""};
 
@@ -192,8 +203,7 @@ static int sync_file(const char *path)
     return fd < 0 || fsync(fd) ? -errno : 0;
 }
 
-/* Names the layer in saved.json, behind those that are still under way. */
-static int store(struct work *w, struct err *ret_err)
+int work_store_layer(struct work *w, char *ret_reason, struct err *ret_err)
 {
     AUTO_FREE char *path = made_path(w->dir, w->layer.digest);
     struct sync_vm report = w->report;
@@ -206,7 +216,7 @@ static int store(struct work *w, struct err *ret_err)
     if (r == 0)
         r = saved_store(w->dir, &report, ret_err);
     free(report.layers);
-    return r;
+    return r ? fail_save(r, ret_reason) : 0;
 }
 
 int task_save(struct work *w, char *ret_reason, struct err *ret_err)
@@ -225,6 +235,7 @@ int task_save(struct work *w, char *ret_reason, struct err *ret_err)
         return work_fail(r, "QEMU does not stop", ret_reason);
     http_rearm(w->http); /* see work_hurry() */
     task_learn(w);
+    w->layer.cut = 0;
     r = capture(w, &s, ret_reason, ret_err);
     /* The owner's memory comes back before anything is compressed or the disk is waited for. */
     prints = TAKE_PTR(w->prints); /* the save still uses them */
@@ -238,6 +249,5 @@ int task_save(struct work *w, char *ret_reason, struct err *ret_err)
     w->report.save_ms = (uint32_t)(clock_ms(CLOCK_MONOTONIC) - start_ms);
     w->report.run_ms = w->layer.run_ms;
     w->report.output_bytes = w->layer.output_offset;
-    r = store(w, ret_err);
-    return r ? fail_save(r, ret_reason) : 0;
+    return work_store_layer(w, ret_reason, ret_err);
 }

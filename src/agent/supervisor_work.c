@@ -56,6 +56,8 @@ static void end_vm(struct work *w)
     if (w->has_pager)
         pager_child_end(&w->pager);
     w->has_pager = false;
+    drive_link_free(w->drive);
+    w->drive = NULL;
     if (w->vm)
         vm_drop(w->vm);
     w->vm = NULL;
@@ -120,6 +122,8 @@ static int run_task(struct work *w, enum task task, char *ret_reason, struct err
         return task_checkpoint(w, ret_reason, ret_err);
     case TASK_SAVE:
         return task_save(w, ret_reason, ret_err);
+    case TASK_CUT:
+        return task_cut(w, ret_reason, ret_err);
     case TASK_FINISH:
         return task_finish(w, ret_reason, ret_err);
     case TASK_DROP:

@@ -99,6 +99,12 @@ struct room {
     uint32_t speed;
 };
 
+/* The most that any PC of a tree has for whoever has no reservation. */
+struct most {
+    uint64_t bytes;
+    uint32_t cpus;
+};
+
 /* PCs of one class; see room.c. */
 struct shelf {
     struct grid_class cls;
@@ -108,15 +114,15 @@ struct shelf {
 };
 
 struct pc {
+    /* In room.c's tree; together, since a walk down the tree touches nothing else: */
+    struct pc *left, *right;
+    struct room room;
+    struct most own, most; /* its own, and of those below, too */
     struct grid_pc r;
     struct part *placed;
     struct pc *prev, *next;
     struct pc *same_key; /* in the table of names */
-    /* In room.c's tree: */
-    struct shelf *shelf; /* NULL: is given nothing now */
-    struct pc *left, *right;
-    struct room room;
-    struct room most_free, most_ever;   /* of those below */
+    struct shelf *shelf; /* of room.c; NULL: it has no room, or is given nothing now */
     struct pc *prev_heard, *next_heard; /* in the list of those that are not silent */
     struct pc *prev_lapsed, *next_lapsed;
     uint64_t seen_ms;       /* last sync; 0 never since the start */

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Who has room: every PC that may be given work, in the order in which placement prefers them, so
- * that the best one for a part is found without looking at all.
+ * Who has room: the PCs that may be given work and have memory and a CPU left, in the order in
+ * which placement prefers them, so that the best one for a part is found without looking at all.
  *
  * PCs of one class (and builders apart) stand on one shelf: a treap in the order of preference,
- * whose nodes know the most memory and CPUs, free and in all, of any PC below them. "The first that
- * fits" skips every branch in which none can. Priorities are a hash of the id, so that the same
- * PCs always make the same tree.
+ * whose nodes know the most memory and CPUs of any PC below them. "The first that fits" skips every
+ * branch in which none can. Priorities are a hash of the id, so that the same PCs always make the
+ * same tree.
  *
  * A PC whose room may have changed is marked with room_changed(); before anybody looks, those and
  * no others are put in their places. One that went silent is found out when it comes up.
@@ -39,7 +39,8 @@ static void take(struct room *room, uint64_t memory_bytes, uint32_t cpus)
 
 static struct room room_of(const struct grid *g, const struct pc *pc)
 {
-    struct room room = {.memory_bytes = pc->r.memory_bytes, .cpus = pc->r.cpus};
+    struct room room = {
+        .memory_bytes = pc->r.memory_bytes, .cpus = pc->r.cpus, .speed = pc->r.speed};
 
     for (const struct part *p = pc->placed; p; p = p->next_placed)
         if (part_takes_room(p->r.state))
@@ -91,36 +92,19 @@ static bool before(const struct pc *a, const struct pc *b)
     return a->r.id < b->r.id;
 }
 
-/* What anybody may have who has no reservation. */
-static struct room usable(const struct pc *pc)
+static void raise_to(struct most *m, const struct most *other)
 {
-    struct room room = pc->room;
-
-    room.memory_bytes -=
-        pc->incoming_bytes < room.memory_bytes ? pc->incoming_bytes : room.memory_bytes;
-    room.cpus -= pc->incoming_cpus < room.cpus ? pc->incoming_cpus : room.cpus;
-    return room;
+    m->bytes = other->bytes > m->bytes ? other->bytes : m->bytes;
+    m->cpus = other->cpus > m->cpus ? other->cpus : m->cpus;
 }
 
-static void most(struct room *m, const struct room *r)
-{
-    m->memory_bytes = r->memory_bytes > m->memory_bytes ? r->memory_bytes : m->memory_bytes;
-    m->cpus = r->cpus > m->cpus ? r->cpus : m->cpus;
-}
-
-/* What a node knows of itself and those below it. */
 static void sum_up(struct pc *pc)
 {
-    struct pc *sides[] = {pc->left, pc->right};
-
-    pc->most_free = usable(pc);
-    pc->most_ever = (struct room){.memory_bytes = pc->r.memory_bytes, .cpus = pc->r.cpus};
-    for (int i = 0; i < 2; i++) {
-        if (!sides[i])
-            continue;
-        most(&pc->most_free, &sides[i]->most_free);
-        most(&pc->most_ever, &sides[i]->most_ever);
-    }
+    pc->most = pc->own;
+    if (pc->left)
+        raise_to(&pc->most, &pc->left->most);
+    if (pc->right)
+        raise_to(&pc->most, &pc->right->most);
 }
 
 /* Into those before and those after the pivot. */
@@ -209,13 +193,26 @@ static void take_down(struct pc *pc)
     pc->left = pc->right = NULL;
 }
 
+static struct most own_of(const struct pc *pc)
+{
+    struct most own = {0};
+
+    if (pc->room.memory_bytes > pc->incoming_bytes)
+        own.bytes = pc->room.memory_bytes - pc->incoming_bytes;
+    if (pc->room.cpus > pc->incoming_cpus)
+        own.cpus = pc->room.cpus - pc->incoming_cpus;
+    return own;
+}
+
 static void put_up(struct grid *g, struct pc *pc)
 {
     take_down(pc);
     if (!pc_is_eligible(g, pc, g->now_ms))
         return;
     pc->room = room_of(g, pc);
-    pc->room.speed = pc->r.speed;
+    if (!pc->room.memory_bytes || !pc->room.cpus)
+        return;
+    pc->own = own_of(pc);
     pc->shelf = shelf_for(g, pc);
     pc->shelf->root = insert(pc->shelf->root, pc);
 }
@@ -260,8 +257,8 @@ static struct pc *first(struct pc *tree, const struct bucket_key *k, uint64_t av
 {
     struct pc *found;
 
-    if (!tree || tree->most_free.memory_bytes < grid_guest_reserve(k->memory_bytes) ||
-        tree->most_free.cpus < k->cpus)
+    if (!tree || tree->most.bytes < grid_guest_reserve(k->memory_bytes) ||
+        tree->most.cpus < k->cpus)
         return NULL;
     found = first(tree->left, k, avoid);
     if (found)
@@ -318,24 +315,14 @@ static struct pc *first_of_all(struct grid *g, const struct bucket_key *k, uint6
     return best;
 }
 
-/* Whether some PC below this node could take it once it has room. */
-static bool could(const struct grid *g, const struct pc *tree, const struct bucket_key *k)
-{
-    uint64_t need = grid_guest_reserve(k->memory_bytes);
-
-    if (!tree || tree->most_ever.memory_bytes < need || tree->most_ever.cpus < k->cpus)
-        return false;
-    if (pc_is_eligible(g, tree, g->now_ms) && !failed_on(k, tree) && tree->r.memory_bytes >= need &&
-        tree->r.cpus >= k->cpus)
-        return true;
-    return could(g, tree->left, k) || could(g, tree->right, k);
-}
-
-/* Then it waits for that one rather than fail again. */
+/* Whether some PC on which the part has not failed could take it once it has room: then it waits
+ * for that one rather than fail again. */
 static bool other_pc_could(const struct grid *g, const struct bucket_key *k)
 {
-    for (const struct shelf *s = g->shelves; s; s = s->next)
-        if ((!k->golden || grid_class_fits(&k->cls, &s->cls)) && could(g, s->root, k))
+    for (const struct pc *pc = g->first_pc; pc; pc = pc->next)
+        if (pc_is_eligible(g, pc, g->now_ms) && !failed_on(k, pc) &&
+            pc->r.memory_bytes >= grid_guest_reserve(k->memory_bytes) && pc->r.cpus >= k->cpus &&
+            (!k->golden || grid_class_fits(&k->cls, &pc->r.cls)))
             return true;
     return false;
 }

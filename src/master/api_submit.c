@@ -13,6 +13,7 @@
 #include "base/must.h"
 #include "depot/depot.h"
 #include "master/digests.h"
+#include "master/drives.h"
 
 #include <errno.h>
 #include <gnutls/crypto.h>
@@ -91,6 +92,12 @@ static bool fill_submit(struct core *c, struct req *r, const struct jobspec *spe
         (void)req_reply_error(r, 400, "no_image",
                               "there is no image \"%s\": yado image list shows those there are",
                               shown);
+        return false;
+    }
+    const char *lack = spec->disk_bytes ? drives_lack() : NULL;
+    if (lack) {
+        (void)req_reply_error(r, 400, "no_drives",
+                              "disk: the master lacks %s: ask its administrator", lack);
         return false;
     }
     *ret = (struct grid_submit){

@@ -235,6 +235,43 @@ def test_acknowledged_writes_survive_the_daemon_and_the_master(world):
         assert have == value or block in sent
 
 
+@pytest.mark.parametrize("killed_after", ["cut", "upload", "report", "placement", "open"])
+def test_the_master_is_killed_between_cut_and_commit(world, killed_after):
+    """Wherever it dies, the next placement finds the drive of the layer that counts."""
+    def step(name):
+        if name == killed_after:
+            world.g.master.kill()
+            world.g.start_master()
+            world.pc.sync()
+    first = world.place()
+    d = first.open(cut=0)
+    d.write(MIB, b"1" * 4096)
+    cut = first.cut()
+    d.write(MIB, b"2" * 4096)
+    step("cut")
+    layer = world.pc.layer(first.key, os.urandom(100), cut=cut, run_ms=1000)
+    step("upload")
+    world.pc.vm(first.key, "suspended", reason="owner", layers=[layer])
+    world.pc.post()
+    step("report")
+    world.pc.sync()
+    world.pc.vms.pop(first.key, None)
+    wait_for("another placement", lambda: world.pc.sync() and world.pc.desired.get(
+        next((k for k in world.pc.desired if k[0] == world.job and k != first.key), None)))
+    step("placement")
+    second = world.place()
+    assert world.pc.desired[second.key]["chain"][-1]["cut"] == cut
+    e = second.open(cut=cut)
+    step("open")
+    if killed_after == "open":
+        e = second.open(cut=cut)
+    assert e.read(MIB, 4096) == b"1" * 4096
+    e.write(MIB, b"3" * 4096)
+    later = second.cut()
+    second.suspend(later)
+    assert world.place().open(cut=later).read(MIB, 4096) == b"3" * 4096
+
+
 def test_overlays_become_one_and_chains_stay_short(world):
     place, want, cut = world.place(), {}, 0
     for generation in range(6):

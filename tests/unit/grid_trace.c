@@ -4,7 +4,7 @@
  */
 #include "grid_trace.h"
 
-#include "../sim/grid_store.h"
+#include "sim/grid_store.h"
 #include "base/buf.h"
 #include "base/num.h"
 

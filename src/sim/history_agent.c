@@ -4,7 +4,7 @@
  * are told, never twice under one epoch (their VM folders survive a power cut), go only forward,
  * repeat final reports until the VM leaves the answer, and stop vCPUs when the lease ends.
  */
-#include "sim.h"
+#include "sim/history.h"
 
 #include "base/buf.h"
 
