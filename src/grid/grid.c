@@ -29,6 +29,7 @@ struct grid_config grid_config_default(void)
         .rebase_pause_ms = 500,
         .rebase_after_ms = 600000,
         .upload_slots = 4,
+        .by_habit = true,
         .chain_max = 4,
     };
 }

@@ -239,6 +239,8 @@ void grid_renew(struct grid *g, uint64_t id, uint64_t now_ms)
     if (!pc_is_eligible(g, pc, now_ms)) {
         g->place_due = true;
         room_changed(g, pc);
+    } else if (room_is_stale(g, pc, now_ms)) {
+        room_changed(g, pc);
     }
     pc->seen_ms = now_ms;
     hear(g, pc, now_ms);

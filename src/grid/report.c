@@ -119,6 +119,10 @@ static void apply_pc(struct grid *g, struct pc *pc, const struct grid_report *r)
     if (!pc->r.reported || pc->r.available != r->available)
         note(g, GRID_LOG_PC, NULL, NULL, pc, r->available ? "%s is free" : "%s is busy (%s)",
              pc->r.name, r->reason[0] ? r->reason : "unknown");
+    if (r->available && !pc->r.habit.since_ms)
+        grid_habit_free(&pc->r.habit, g->now_ms);
+    else if (!r->available)
+        grid_habit_busy(&pc->r.habit, g->now_ms);
     pc->r.reported = true;
     pc->r.available = r->available;
     COPY_TEXT(pc->r.reason, r->available ? "" : r->reason);

@@ -100,7 +100,7 @@ static void shrink(uint64_t seed, bool *skip, struct progress *p)
             bool before[SIM_ROUNDS_MAX];
             size_t end = from + piece < SIM_ROUNDS_MAX ? from + piece : SIM_ROUNDS_MAX;
 
-            if (memchr(skip + from, false, end - from) == NULL)
+            if (memchr(skip + from, 0, end - from) == NULL)
                 continue;
             memcpy(before, skip, sizeof before);
             memset(skip + from, true, end - from);

@@ -106,7 +106,7 @@ static bool wakes(const struct sim *s, uint64_t pc)
 
 enum grid_outcome sim_step(struct sim *s, struct grid_event *e)
 {
-    uint64_t before[SIM_PCS_MAX];
+    uint64_t before[SIM_PCS_MAX] = {0};
     enum grid_outcome outcome;
 
     for (size_t i = 0; i < s->count_agents; i++)

@@ -131,6 +131,14 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.pc.busy_ms = 1.0 / 9 + rng_unit(r) * 1e9;
         row.pc.history_ms = some(r);
         row.pc.busy_since_ms = some(r);
+        for (int i = 0; i < GRID_HOURS; i++) {
+            row.pc.habit.n.free_min[i] = (uint16_t)some(r);
+            row.pc.habit.n.ends[i] = (uint16_t)some(r);
+        }
+        row.pc.habit.n.age_expected[GRID_AGES - 1] = some32(r);
+        row.pc.habit.n.age_ends[GRID_AGES - 1] = some32(r);
+        row.pc.habit.since_ms = some(r);
+        row.pc.habit.faded_ms = some(r);
         break;
     case GRID_ROW_IMAGE:
         row.image.id = id;
@@ -259,7 +267,7 @@ static void free_row(struct grid_row *row)
  * changes these sizes adds the column (schema.c), the field (rows.c), and a value above. */
 _Static_assert(sizeof(struct grid_meta) == 72, "grid_meta changed");
 _Static_assert(sizeof(struct grid_user) == 40, "grid_user changed");
-_Static_assert(sizeof(struct grid_pc) == 352, "grid_pc changed");
+_Static_assert(sizeof(struct grid_pc) == 1080, "grid_pc changed");
 _Static_assert(sizeof(struct grid_image) == 80, "grid_image changed");
 _Static_assert(sizeof(struct grid_golden) == 512, "grid_golden changed");
 _Static_assert(sizeof(struct grid_job) == 200, "grid_job changed");
@@ -1089,6 +1097,10 @@ static void tamper(const struct scratch *s, const char *sql)
     sqlite3_close(db);
 }
 
+#define WITHOUT_HABITS                                                            \
+    "ALTER TABLE pc DROP COLUMN habit; ALTER TABLE pc DROP COLUMN free_since_ms;" \
+    "ALTER TABLE pc DROP COLUMN habit_faded_ms;"
+
 /* A store as version 1 left it: a part with one layer, on golden. */
 static void a_store_of_version_1_is_brought_up_to_date(void **state)
 {
@@ -1133,8 +1145,8 @@ static void a_store_of_version_1_is_brought_up_to_date(void **state)
                "ALTER TABLE job DROP COLUMN checkpoint_ms;"
                "ALTER TABLE job_then DROP COLUMN checkpoint_ms;"
                "ALTER TABLE pc DROP COLUMN deaths; ALTER TABLE pc DROP COLUMN busy_ms;"
-               "ALTER TABLE pc DROP COLUMN history_ms; ALTER TABLE pc DROP COLUMN busy_since_ms;"
-               "ALTER TABLE part ADD COLUMN layer BLOB;"
+               "ALTER TABLE pc DROP COLUMN history_ms; ALTER TABLE pc DROP COLUMN "
+               "busy_since_ms;" WITHOUT_HABITS "ALTER TABLE part ADD COLUMN layer BLOB;"
                "ALTER TABLE part ADD COLUMN layer_bytes INTEGER NOT NULL DEFAULT 5;"
                "ALTER TABLE part ADD COLUMN layer_output INTEGER NOT NULL DEFAULT 6;"
                "ALTER TABLE part ADD COLUMN layer_run_ms INTEGER NOT NULL DEFAULT 77;"
@@ -1163,8 +1175,8 @@ static void a_store_of_version_2_is_brought_up_to_date(void **state)
 
     put_now(st, &row);
     state_close(st);
-    tamper(&s, "ALTER TABLE layer DROP COLUMN disk_cut; DROP TABLE submission;"
-               "PRAGMA user_version=2");
+    tamper(&s, WITHOUT_HABITS "ALTER TABLE layer DROP COLUMN disk_cut; DROP TABLE submission;"
+                              "PRAGMA user_version=2");
     st = open_state(&s);
     assert_int_equal(loaded(st), 1);
     assert_int_equal(state_begin(st), 0);
@@ -1189,8 +1201,8 @@ static void strange_stores_are_refused(void **state)
     state_close(st);
     tamper(&s, "PRAGMA user_version=99");
     assert_int_equal(state_open(s.path, &st, &err), -EPROTONOSUPPORT);
-    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 4)"));
-    tamper(&s, "PRAGMA user_version=4");
+    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 5)"));
+    tamper(&s, "PRAGMA user_version=5");
     st = open_state(&s); /* and nothing was changed */
     assert_int_equal(loaded(st), 1);
     state_close(st);
