@@ -186,7 +186,7 @@ static void test_split(void **state)
     refused(SPLIT "  memory: 5 * c^2\n  work: 10\n",
             "job.yaml:6:15: split: memory: there is no \"c\" here");
     refused(SPLIT "  memory: 1M\n  work: \"2 * (b\"\n",
-            "job.yaml:7:17: split: work: here a \")\" is missing");
+            "job.yaml:7:16: split: work: here a \")\" is missing");
     refused(SPLIT "  memory: 1M\n", "job.yaml:3:3: split: work is missing");
     refused(
         "command: [a]\nsplit:\n  x: 8..2\n",
