@@ -85,8 +85,7 @@ static void add_pc(struct hash *h, const struct grid_pc *p)
     add_bytes(h, &p->busy_ms, sizeof p->busy_ms);
     add(h, p->history_ms);
     add(h, p->busy_since_ms);
-    add(h, p->free_since_ms);
-    add_bytes(h, p->returns, sizeof p->returns);
+    add_bytes(h, &p->habit, sizeof p->habit);
 }
 
 static void add_golden(struct hash *h, const struct grid_golden *x)

@@ -30,6 +30,7 @@ struct grid_config grid_config_default(void)
         .rebase_after_ms = 600000,
         .starve_wait_ms = 120000,
         .upload_slots = 4,
+        .by_habit = true,
         .chain_max = 4,
     };
 }
@@ -152,7 +153,7 @@ enum grid_outcome grid_step(struct grid *g, const struct grid_event *event, stru
     free_retired(g);
     g->now_ms = event->now_ms;
     g->failed_on = g->died_on = 0;
-    habit_look_ahead(g);
+    expect_look_ahead(g);
     outcome = take(g, event, fx);
     if (outcome != GRID_OK) {
         MUST(!rows_pending(g));

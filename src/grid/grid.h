@@ -32,7 +32,6 @@ enum {
     GRID_NAME_MAX = 64,      /* names of PCs, users, images, with the NUL */
     GRID_TEXT_MAX = 256,     /* reasons and event texts, with the NUL */
     GRID_PARTS_MAX = 100000, /* parts of one job */
-    GRID_WEEK_HOURS = 168,
 };
 
 /* SHA-256 of a blob in the depot; all zero means none. */
@@ -145,6 +144,17 @@ struct grid_chain {
  * one's is golden. */
 bool grid_chain_holds(const struct grid_chain *chain, const struct grid_digest *golden);
 
+/* When a PC is free, as far as anybody needs to know (habit.c): personal data, never shown. */
+enum { GRID_HOURS = 168, GRID_AGES = 5 };
+struct grid_habit {
+    struct grid_habit_counts {
+        uint16_t free_min[GRID_HOURS], ends[GRID_HOURS];       /* by hour of the week */
+        uint32_t age_expected[GRID_AGES], age_ends[GRID_AGES]; /* by how long it had been free */
+    } n;
+    uint64_t since_ms; /* it has been free; 0: it is not */
+    uint64_t faded_ms; /* forgotten up to then */
+};
+
 struct grid_pc {
     uint64_t id; /* > 0, never reused */
     char name[GRID_NAME_MAX];
@@ -166,9 +176,7 @@ struct grid_pc {
     double busy_ms; /* time with guests */
     uint64_t history_ms;
     uint64_t busy_since_ms; /* it has guests since then; 0: none */
-    /* Its owner's habits (habit.c): */
-    uint64_t free_since_ms;           /* lent since then; 0: is not, or must not be known */
-    uint8_t returns[GRID_WEEK_HOURS]; /* in 256ths: how often it is taken back in that hour */
+    struct grid_habit habit;
 };
 
 /* An image as the core sees it; what is inside is the master's business. */
@@ -533,6 +541,7 @@ struct grid_config {
     uint64_t starve_wait_ms;  /* a guest that gets less than half the CPU it could use moves when
                                  that lasts; default 2 min; 0: never */
     uint32_t upload_slots;    /* suspended guests that may upload at once; default 4 */
+    bool by_habit;            /* PCs that are likely to stay free are preferred; default true */
     uint32_t chain_max;       /* longer chains are merged to three layers; default 4 */
     /* Parts do not start while the layers of all parts take nine tenths of it; 0: no limit. */
     uint64_t depot_quota_bytes;
@@ -552,6 +561,13 @@ uint64_t grid_checkpoint_interval(const struct grid_config *config, double cost_
 /* Mean time between sudden deaths (of guests, or of the PC itself) by the PC's own history; the
  * prior counts as one death. */
 double grid_pc_mtbf_ms(const struct grid_config *config, const struct grid_pc *pc);
+
+/* The PC became free, or is no longer. */
+void grid_habit_free(struct grid_habit *h, uint64_t now_ms);
+void grid_habit_busy(struct grid_habit *h, uint64_t now_ms);
+/* The probability that it stays free for so long from now on, S(x+i)/S(x) of its own free times;
+ * NAN as long as too little is known. */
+double grid_habit_stays(const struct grid_habit *h, uint64_t now_ms, uint64_t ms);
 
 /* What a guest of that size takes of a PC's memory share: its size and a quarter, since page cache
  * and private copies both count. */

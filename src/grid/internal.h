@@ -9,9 +9,10 @@
  *   report.c  what a PC observes     lease.c   silence, the brake, time
  *   job.c     what users ask for     pc.c      PCs, images, users     golden.c  golden layers
  *   checkpoint.c  how often, and when asked for     slots.c   who may upload
+ *   habit.c   how long a PC is likely to stay free
  *   move.c    leaving a PC while it runs: a checkpoint, then the rest
  *   balance.c leaving a PC whose own load is too high
- *   habit.c   the hours at which owners come back
+ *   expect.c  what the next hour may bring
  *   rows.c    what changed, as rows  load.c    and back               digest.c
  *
  * Records (`r`) are durable; everything else in a node is derived from records or soft. Whoever
@@ -74,6 +75,9 @@ struct part {
 
 struct job {
     struct grid_job r;
+    /* Of its parts that are done; soft, a restart begins anew: */
+    double done_work_ms; /* guest time */
+    uint32_t count_done;
     struct user *user;
     struct part *parts;
     struct job *prev, *next;
@@ -97,6 +101,8 @@ struct room {
     uint32_t cpus;
     uint32_t guests;
     uint32_t speed;
+    uint32_t stay;    /* how long it is likely to stay free: habit_stay() */
+    uint64_t stay_ms; /* as of then */
 };
 
 /* The most that any PC of a tree has for whoever has no reservation. */
@@ -154,7 +160,7 @@ struct list {
     size_t count, cap;
 };
 
-/* Soft: whose owners usually come in the next hour; see habit.c. */
+/* Soft: the PCs that are usually taken back in the next hour; see expect.c. */
 struct expected {
     struct list pcs;
     size_t at;     /* the next one whose moment comes */
@@ -221,6 +227,12 @@ double user_share(const struct grid *g, const struct user *u);
 /* place.c */
 void grid_place(struct grid *g);
 
+/* habit.c: a PC's chances as a small number, so that PCs can stand in order. Half of the PCs of
+ * stay n are free for 2^(n-1) minutes more. */
+enum { STAY_UNKNOWN = 7, STAY_MAX = 14 };
+unsigned habit_stay(const struct grid_habit *h, uint64_t now_ms);
+unsigned stay_for(uint64_t ms);
+
 /* room.c */
 bool pc_is_eligible(const struct grid *g, const struct pc *pc, uint64_t now_ms);
 /* Whether the part would fit beside what the PC has, and what is reserved there for others. */
@@ -230,10 +242,11 @@ void room_changed(struct grid *g, struct pc *pc);
 /* Before room_for() and room_to_build(), when any changed. */
 void rooms_renew(struct grid *g);
 void rooms_free(struct grid *g);
-/* The best PC for a part of this bucket, or NULL. avoid: the PC that it left (0: none). *ret_golden
- * is what it starts from there. */
-struct pc *room_for(struct grid *g, const struct bucket_key *k, uint64_t avoid,
+/* The best PC for this part of that bucket, or NULL. *ret_golden is what it starts from there. */
+struct pc *room_for(struct grid *g, const struct bucket_key *k, const struct part *p,
                     uint64_t *ret_golden);
+/* It stands where its chances put it some time ago. */
+bool room_is_stale(const struct grid *g, const struct pc *pc, uint64_t now_ms);
 /* A builder for a golden layer without which PCs that have room cannot take it, or NULL. */
 struct pc *room_to_build(struct grid *g, const struct bucket_key *k);
 
@@ -309,16 +322,12 @@ bool balance_is_due(const struct grid *g, uint64_t now_ms);
 void balance_forget(struct grid *g, struct part *p);
 void balance_load(struct grid *g, struct part *p);
 
-/* habit.c */
-/* Notes what a report says; to be asked first, since then it is no news any more. */
-void habit_note(struct grid *g, struct pc *pc, const struct grid_report *r);
-bool habit_is_news(const struct grid_pc *pc, const struct grid_report *r);
-void habit_forget(struct grid *g, struct pc *pc);
+/* expect.c */
 /* Once an hour, at its first step: the PCs that are usually taken back in the next one. */
-void habit_look_ahead(struct grid *g);
+void expect_look_ahead(struct grid *g);
 /* Asks for the checkpoints that are due before a usual hour. */
-void habit_tick(struct grid *g);
-bool habit_is_due(const struct grid *g, uint64_t now_ms);
+void expect_tick(struct grid *g);
+bool expect_is_due(const struct grid *g, uint64_t now_ms);
 
 /* part.c: how placements begin and end. `reason` may be "". */
 void part_place(struct grid *g, struct part *p, struct pc *pc, uint64_t golden);

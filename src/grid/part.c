@@ -307,6 +307,10 @@ void part_ended(struct grid *g, struct part *p, const struct grid_vm_report *vm)
     p->r.exit_status = vm->exit_status;
     if (vm->peak_bytes > p->r.peak_bytes)
         p->r.peak_bytes = vm->peak_bytes;
+    if (vm->exit_status == 0) {
+        p->job->done_work_ms += (double)p->r.run_ms;
+        p->job->count_done++;
+    }
     unplace(g, p);
     pc_succeeded(g, pc);
     if (vm->exit_status != 0) {

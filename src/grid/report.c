@@ -103,6 +103,13 @@ bool reason_is_wish(const struct grid_report *r, const char *reason)
     return !r->available && reason[0] && strcmp(reason, r->reason) == 0;
 }
 
+static bool knows_habits(const struct grid_pc *pc)
+{
+    static const struct grid_habit nothing;
+
+    return memcmp(&pc->habit, &nothing, sizeof nothing) != 0; /* there is no padding in it */
+}
+
 static bool pc_is_news(const struct grid_pc *pc, const struct grid_report *r)
 {
     return !pc->reported || pc->available != r->available ||
@@ -110,7 +117,17 @@ static bool pc_is_news(const struct grid_pc *pc, const struct grid_report *r)
            pc->memory_bytes != r->memory_bytes || pc->cpus != r->cpus || pc->speed != r->speed ||
            strcmp(pc->cls.machine, r->cls.machine) != 0 || strcmp(pc->cls.cpu, r->cls.cpu) != 0 ||
            strcmp(pc->cls.accel, r->cls.accel) != 0 ||
-           pc->cls.qemu_version != r->cls.qemu_version || habit_is_news(pc, r);
+           pc->cls.qemu_version != r->cls.qemu_version || (r->no_habits && knows_habits(pc));
+}
+
+static void note_habit(struct pc *pc, const struct grid_report *r, uint64_t now_ms)
+{
+    if (r->no_habits)
+        pc->r.habit = (struct grid_habit){0};
+    else if (!r->available)
+        grid_habit_busy(&pc->r.habit, now_ms);
+    else if (!pc->r.habit.since_ms)
+        grid_habit_free(&pc->r.habit, now_ms);
 }
 
 static void apply_pc(struct grid *g, struct pc *pc, const struct grid_report *r)
@@ -120,7 +137,7 @@ static void apply_pc(struct grid *g, struct pc *pc, const struct grid_report *r)
     if (!pc->r.reported || pc->r.available != r->available)
         note(g, GRID_LOG_PC, NULL, NULL, pc, r->available ? "%s is free" : "%s is busy (%s)",
              pc->r.name, r->reason[0] ? r->reason : "unknown");
-    habit_note(g, pc, r);
+    note_habit(pc, r, g->now_ms);
     pc->r.reported = true;
     pc->r.available = r->available;
     COPY_TEXT(pc->r.reason, r->available ? "" : r->reason);

@@ -85,6 +85,8 @@ static uint64_t priority(const struct pc *pc)
 /* The order of preference. */
 static bool before(const struct pc *a, const struct pc *b)
 {
+    if (a->room.stay != b->room.stay)
+        return a->room.stay > b->room.stay;
     if (a->room.guests != b->room.guests)
         return a->room.guests < b->room.guests;
     if (a->room.speed != b->room.speed)
@@ -212,6 +214,9 @@ static void put_up(struct grid *g, struct pc *pc)
     pc->room = room_of(g, pc);
     if (!pc->room.memory_bytes || !pc->room.cpus)
         return;
+    pc->room.stay_ms = g->now_ms;
+    pc->room.stay =
+        g->config.by_habit ? habit_stay(&pc->r.habit, g->now_ms) : (unsigned)STAY_UNKNOWN;
     pc->own = own_of(pc);
     pc->shelf = shelf_for(g, pc);
     pc->shelf->root = insert(pc->shelf->root, pc);
@@ -252,29 +257,38 @@ static bool failed_on(const struct bucket_key *k, const struct pc *pc)
            k->failed_pcs[2] == pc->r.id;
 }
 
+/* What a part asks of a PC beside its bucket's key. */
+struct wish {
+    const struct bucket_key *k;
+    uint64_t avoid;     /* the PC that it left */
+    unsigned low, high; /* how long the PC is likely to stay free */
+};
+
 /* The first below this node that fits, is neither the one it left nor one that it failed on. */
-static struct pc *first(struct pc *tree, const struct bucket_key *k, uint64_t avoid)
+static struct pc *first(struct pc *tree, const struct wish *w)
 {
+    const struct bucket_key *k = w->k;
     struct pc *found;
 
     if (!tree || tree->most.bytes < grid_guest_reserve(k->memory_bytes) ||
         tree->most.cpus < k->cpus)
         return NULL;
-    found = first(tree->left, k, avoid);
+    /* Those on the left are likely to stay longer. */
+    found = tree->room.stay <= w->high ? first(tree->left, w) : NULL;
     if (found)
         return found;
-    if (tree->r.id != avoid && !failed_on(k, tree) && fits(tree, &tree->room, k))
+    if (tree->room.stay >= w->low && tree->room.stay <= w->high && tree->r.id != w->avoid &&
+        !failed_on(k, tree) && fits(tree, &tree->room, k))
         return tree;
-    return first(tree->right, k, avoid);
+    return tree->room.stay >= w->low ? first(tree->right, w) : NULL;
 }
 
 /* The same, of those that can still be heard. */
-static struct pc *first_on(struct grid *g, struct shelf *s, const struct bucket_key *k,
-                           uint64_t avoid)
+static struct pc *first_on(struct grid *g, struct shelf *s, const struct wish *w)
 {
     struct pc *pc;
 
-    while ((pc = first(s->root, k, avoid)) && !pc_is_eligible(g, pc, g->now_ms))
+    while ((pc = first(s->root, w)) && !pc_is_eligible(g, pc, g->now_ms))
         take_down(pc);
     return pc;
 }
@@ -302,12 +316,12 @@ static struct pc *this_one(const struct grid *g, const struct bucket_key *k, uin
                : NULL;
 }
 
-static struct pc *first_of_all(struct grid *g, const struct bucket_key *k, uint64_t avoid)
+static struct pc *first_of_all(struct grid *g, const struct wish *w)
 {
     struct pc *best = NULL;
 
     for (struct shelf *s = g->shelves; s; s = s->next) {
-        struct pc *pc = base_for(g, k, &s->cls) ? first_on(g, s, k, avoid) : NULL;
+        struct pc *pc = base_for(g, w->k, &s->cls) ? first_on(g, s, w) : NULL;
 
         if (pc && (!best || before(pc, best)))
             best = pc;
@@ -327,7 +341,41 @@ static bool other_pc_could(const struct grid *g, const struct bucket_key *k)
     return false;
 }
 
-struct pc *room_for(struct grid *g, const struct bucket_key *k, uint64_t avoid,
+/* How much longer it is likely to run; 0: nobody knows. Parts of a job are alike. */
+static uint64_t remaining_ms(const struct part *p)
+{
+    const struct job *j = p->job;
+    double ms = j->count_done ? j->done_work_ms / j->count_done - (double)p->r.run_ms : 0;
+
+    return ms > 1 ? (uint64_t)ms : 0;
+}
+
+/* A short part takes the PC that is just likely enough to stay, and leaves the others to long ones:
+ * twice as long as it needs, and again twice. Otherwise the one that is likely to stay longest. */
+static struct pc *best_of_all(struct grid *g, const struct bucket_key *k, const struct part *p)
+{
+    uint64_t ms = remaining_ms(p);
+    unsigned enough = stay_for(ms) + 3;
+    struct wish w = {k, p->r.move_from, 0, STAY_MAX};
+
+    for (unsigned stay = enough; ms && stay < STAY_MAX && g->config.by_habit; stay++) {
+        struct wish just = {k, p->r.move_from, stay, stay};
+        struct pc *pc = first_of_all(g, &just);
+
+        if (pc)
+            return pc;
+    }
+    return first_of_all(g, &w);
+}
+
+bool room_is_stale(const struct grid *g, const struct pc *pc, uint64_t now_ms)
+{
+    enum { OLD_MS = 1800000 };
+
+    return pc->shelf && g->config.by_habit && ms_between(pc->room.stay_ms, now_ms) >= OLD_MS;
+}
+
+struct pc *room_for(struct grid *g, const struct bucket_key *k, const struct part *p,
                     uint64_t *ret_golden)
 {
     struct pc *best = this_one(g, k, k->target);
@@ -335,9 +383,9 @@ struct pc *room_for(struct grid *g, const struct bucket_key *k, uint64_t avoid,
     if (best && failed_on(k, best))
         best = NULL;
     if (!best)
-        best = first_of_all(g, k, avoid);
+        best = best_of_all(g, k, p);
     if (!best) {
-        best = this_one(g, k, avoid);
+        best = this_one(g, k, p->r.move_from);
         if (best && failed_on(k, best))
             best = NULL;
     }
@@ -356,16 +404,17 @@ struct pc *room_for(struct grid *g, const struct bucket_key *k, uint64_t avoid,
 struct pc *room_to_build(struct grid *g, const struct bucket_key *k)
 {
     struct bucket_key any = *k;
+    struct wish w = {&any, 0, 0, STAY_MAX};
 
     memset(any.failed_pcs, 0, sizeof any.failed_pcs);
     for (struct shelf *s = g->shelves; s; s = s->next) {
         struct pc *best = NULL;
 
-        if (golden_for(g, k, &s->cls) || !first_on(g, s, &any, 0))
+        if (golden_for(g, k, &s->cls) || !first_on(g, s, &w))
             continue;
         for (struct shelf *b = g->shelves; b; b = b->next) {
             struct pc *pc =
-                b->builder && grid_class_fits(&b->cls, &s->cls) ? first_on(g, b, &any, 0) : NULL;
+                b->builder && grid_class_fits(&b->cls, &s->cls) ? first_on(g, b, &w) : NULL;
 
             if (pc && (!best || before(pc, best)))
                 best = pc;

@@ -30,7 +30,7 @@ static const char help[] =
     "  --json            figures as JSON\n"
     "  --svg FILE        a plot, by gnuplot\n"
     "  --count N         histories, each of its own seed, from S on (10000)\n"
-    "  --pcs N           (grid: 200; core: 1000, 10000 and 100000)\n"
+    "  --pcs N           (grid: 1000; core: 1000, 10000 and 100000)\n"
     "  --days D          (7)\n"
     "  --demand PERCENT  work that comes in, of what idle PCs could do (50)\n"
     "  --owners KIND     weekly, poisson or weibull (weekly)\n"

@@ -23,7 +23,7 @@
 #define DAY_MS (24 * HOUR_MS)
 #define MB (1ull << 20)
 
-enum { PCS = 200, DAYS = 7, DEMAND = 50, USERS = 8, POLICIES_MAX = 8 };
+enum { PCS = 1000, DAYS = 7, DEMAND = 50, USERS = 8, POLICIES_MAX = 8 };
 
 struct arrival {
     uint64_t at_ms;
@@ -40,9 +40,12 @@ static const struct rule {
     const char *name, *what;
     enum world_policy policy;
     enum grid_requeue requeue;
+    bool first_fit;
 } rules[] = {
     {"move, tail", "ours; a moved part goes to the end of its queue", WORLD_MOVE,
      GRID_REQUEUE_TAIL},
+    {"first-fit", "ours, but PCs' habits are not looked at", WORLD_MOVE, GRID_REQUEUE_TAIL,
+     .first_fit = true},
     {"move, head", "ours; it keeps its place", WORLD_MOVE, GRID_REQUEUE_HEAD},
     {"restart", "killed, and begun again from zero", WORLD_RESTART, GRID_REQUEUE_TAIL},
     {"pause", "stands still where it is until the owner leaves", WORLD_PAUSE, GRID_REQUEUE_TAIL},
@@ -192,9 +195,11 @@ static struct world_config config_of(const struct week *w, const struct rule *ru
                              .mtbf_ms = 30 * DAY_MS,
                              .down_ms = HOUR_MS / 4,
                              .checkpoints = rule->policy == WORLD_MOVE,
+                             .history_ms = 4 * 7 * DAY_MS,
                              .tick_ms = 1000};
 
     c.grid.requeue = rule->requeue;
+    c.grid.by_habit = !rule->first_fit;
     c.grid.upload_slots = 16;
     return c;
 }

@@ -261,6 +261,28 @@ static void load(struct world *w, const struct grid_row *row)
     }
 }
 
+/* What the core would know of an owner of the same habits, and another fate. */
+static struct grid_habit habit_of(const struct world *w, size_t pc)
+{
+    const struct owners_config *c = &w->pcs[pc].r.owners;
+    uint64_t from_ms = WORLD_EPOCH_MS - w->c.history_ms, at_ms;
+    struct grid_habit habit = {0};
+    struct owner o;
+
+    owner_init(&o, c, w->c.seed, pc);
+    (void)rng_u64(&o.rng);
+    o.rng = rng_seed(rng_u64(&o.rng) ^ w->c.seed);
+    grid_habit_free(&habit, from_ms);
+    while (c->kind != OWNERS_TRACE && (at_ms = owner_next(&o, c, pc)) < w->c.history_ms) {
+        if (o.present)
+            grid_habit_busy(&habit, from_ms + at_ms);
+        else
+            grid_habit_free(&habit, from_ms + at_ms);
+    }
+    grid_habit_free(&habit, WORLD_EPOCH_MS);
+    return habit;
+}
+
 static void load_all(struct world *w)
 {
     struct grid_row meta = {.kind = GRID_ROW_META,
@@ -282,6 +304,7 @@ static void load_all(struct world *w)
                                      .speed = (uint32_t)(w->pcs[i].r.speed * 1000),
                                      .cls = class_of_all}};
 
+        pc.pc.habit = habit_of(w, i);
         snprintf(pc.pc.name, sizeof pc.pc.name, "pc-%zu", i + 1);
         load(w, &pc);
     }

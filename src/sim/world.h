@@ -68,7 +68,8 @@ struct world_config {
     uint64_t deadline_ms;      /* by when an owner has his memory back */
     uint64_t mtbf_ms, down_ms; /* of a PC's power; 0: never fails */
     bool checkpoints;
-    uint64_t tick_ms; /* 1000 unless leases do not matter */
+    uint64_t history_ms; /* PCs have been watched for so long before; not of a trace */
+    uint64_t tick_ms;    /* 1000 unless leases do not matter */
 };
 
 struct world_stats {

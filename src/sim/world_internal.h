@@ -90,8 +90,8 @@ struct world {
     struct world_stats stats;
 };
 
-/* The core's clock: no time of a run is 0, and hours of the week fall as they should. */
-#define WORLD_EPOCH_MS (4ull * 24 * 3600 * 1000)
+/* The core's clock at time 0: a Monday, with weeks before it. */
+#define WORLD_EPOCH_MS ((4 + 52 * 7) * 24 * UINT64_C(3600000))
 
 /* world.c */
 void world_step(struct world *w, struct grid_event *e);

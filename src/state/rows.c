@@ -75,8 +75,9 @@ void row_pc(struct query *q, struct grid_pc *p)
     q_double(q, &p->busy_ms);
     q_u64(q, &p->history_ms);
     q_u64(q, &p->busy_since_ms);
-    q_u64(q, &p->free_since_ms);
-    q_blob(q, p->returns, sizeof p->returns);
+    q_blob(q, &p->habit.n, sizeof p->habit.n);
+    q_u64(q, &p->habit.since_ms);
+    q_u64(q, &p->habit.faded_ms);
 }
 
 void row_image(struct query *q, struct grid_image *i)

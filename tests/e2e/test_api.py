@@ -508,6 +508,25 @@ def test_checkpoints_and_damage(grid):
     forget(grid, job, [pc, other])
 
 
+def test_an_upload_that_is_cut_off_leaves_nothing(grid):
+    (pc, other), job, key = pcs_at_work(grid, "pc-u1", "pc-u2")
+    data = bytes(range(256)) * 4096
+    digest = hashlib.sha256(data).hexdigest()
+    host, port = grid.url.split("//")[1].split(":")
+    trust = ssl.create_default_context(cafile=grid.ca)
+    trust.check_hostname = False
+    for cut in [0, 1, *range(65536, len(data), 65536), len(data) - 1]:
+        with socket.create_connection((host, int(port))) as s, trust.wrap_socket(s) as tls:
+            tls.sendall(f"PUT /v1/vm/{key[0]}.{key[1]}.{key[2]}/blobs/{digest} HTTP/1.1\r\n"
+                        f"Host: {host}\r\nAuthorization: Bearer {pc.desired[key]['grant']}\r\n"
+                        f"Content-Length: {len(data)}\r\n\r\n".encode() + data[:cut])
+        assert pc.data("HEAD", key, f"blobs/{digest}").status_code == 404, cut
+    wait_for("the drafts to go", lambda: not list((grid.dir / "master/depot/tmp").iterdir()))
+    assert pc.put(key, data) == digest
+    assert pc.data("HEAD", key, f"blobs/{digest}").status_code == 200
+    forget(grid, job, [pc, other])
+
+
 def test_a_move_to_a_named_pc(grid):
     (pc, other), job, key = pcs_at_work(grid, "pc-m1", "pc-m2")
     other.report["available"] = False

@@ -202,7 +202,7 @@ def test_guests_that_never_answer(tmp_path):
     """Given up after --guest-silence of their running time, by name; the grid's failures, not the job's;
     the PC is good for other jobs, and in the end the job is held. (All tries: YADO_SOAK.)"""
     with Grid(pcs=1, memory="500M", master_args=["--images", str(bad_images(tmp_path / "i"))],
-              agent_args=["--guest-silence", "15s"]) as g:
+              agent_args=["--guest-silence", "25s"]) as g:
         def events(job=None):
             return [e["text"] for e in g.json("events")["events"] if e.get("job") == job]
 
@@ -211,10 +211,10 @@ def test_guests_that_never_answer(tmp_path):
                          "echo alive; touch /work/hang; while :; do sleep 1; echo alive; done")
         # A build that never answers: nobody's job failed, and nothing else waits for it.
         wait_for("the build to be given up", lambda: [
-            t for t in events() if "golden layer: guest does not answer" in t], 100)
+            t for t in events() if "golden layer: guest does not answer" in t], 200)
         assert g.parts(silent)[0]["state"] == "queued"
         wait_for("the part to be given up", lambda: [
-            t for t in events(hangs) if "guest does not answer" in t], 100)
+            t for t in events(hangs) if "guest does not answer" in t], 200)
         good = g.submit("--memory", "192M", "--", "echo", "good")
         g.wait_state(good, "done")
         assert g.log(hangs, 0, "out") in ("", "alive\n")  # of the run that counts

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ import time
 
 import pytest
 
+import layer_file
 from blobserver import BlobServer
 from grid import IMAGES, SANITIZER, YADO, wait_for
 
@@ -227,8 +229,9 @@ def golden_world():
 def world(golden_world):
     w = golden_world
     w.server.output = b""
-    w.server.output_status, w.server.blob_status = 200, None
+    w.server.output_status, w.server.blob_status, w.server.cuts = 200, None, []
     w.server.stall.clear()
+    w.server.hang_from.clear()
     if not w.server.server:
         w.server.start()
     w.vms.clear()
@@ -388,23 +391,51 @@ def test_a_program_that_ends_during_a_checkpoint(world):
         world.server.output = b""
 
 
+def read_until_it_hangs(world):
+    """A guest that reads an input whose second half does not come; what it was started with; what
+    it is to print."""
+    data = os.urandom(8 << 20)
+    digest = world.server.add(data)
+    world.server.hang_from[digest] = 4 << 20
+    program = {"argv": ["sh", "-c", "sha256sum < $YADO_IN/a"], "inputs": [
+        {"path": "a", "digest": digest, "size": len(data), "mode": 0o644, "tar": False}]}
+    vm = start(world, **program)
+    vm.wait_until("the reads to come so far", lambda: any(
+        digest in path and ranges and int(ranges.split("-")[1]) >= 4 << 20
+        for _, path, ranges in list(world.server.requests)))
+    quiet = [len(world.server.requests), time.monotonic()]
+
+    def hangs():
+        if len(world.server.requests) != quiet[0]:
+            quiet[:] = len(world.server.requests), time.monotonic()
+        return time.monotonic() - quiet[1] > 0.5
+    vm.wait_until("the guest's own read to hang", hangs)
+    return vm, program, hashlib.sha256(data).hexdigest() + "  -\n"
+
+
 def test_checkpoints_while_the_source_is_away(world):
     """What it reads then is neither lost nor wrong; the guest goes on when the source is back."""
-    a = os.urandom(24 << 20)
-    digest = world.server.add(a)
-    vm = start(world, argv=["sh", "-c", "sha256sum < $YADO_IN/a"], inputs=[
-        {"path": "a", "digest": digest, "size": len(a), "mode": 0o644, "tar": False}])
-    vm.wait("running")
-    seen = len(world.server.requests)
-    vm.wait_until("the guest to read", lambda: any(
-        digest in q[1] and q[2] for q in world.server.requests[seen:]))
-    world.server.stall.set()
-    vm.wait_until("reads to hang", lambda: time.sleep(0.7) or True)
+    vm, _, says = read_until_it_hangs(world)
     vm.lease(checkpoint=1)
     vm.wait_until("a checkpoint meanwhile", lambda: "layer of" in vm.text())
-    world.server.stall.clear()
+    world.server.hang_from.clear()
     vm.wait_until("the end", lambda: checkpoint_always(vm, 100) or vm.report["state"] == "done")
-    assert world.text().split()[0] == hashlib.sha256(a).hexdigest()
+    assert world.text() == says
+    vm.drop()
+
+
+def test_a_disk_request_that_fails_while_the_guest_runs(world):
+    """QEMU stops the guest; it goes on from time to time, until the request succeeds."""
+    vm, _, says = read_until_it_hangs(world)
+    pager = next(pid for name, pid in vm.processes().items() if name.startswith("yado-pager"))
+    with open(f"/proc/{pager}/fd/0", "w") as control:
+        control.write("fail\n")
+    vm.wait_until("a second attempt", lambda: vm.text().count("request failed and is kept") >= 2)
+    with open(f"/proc/{pager}/fd/0", "w") as control:
+        control.write("serve\n")
+    world.server.hang_from.clear()
+    vm.wait("done")
+    assert world.text() == says
     vm.drop()
 
 
@@ -422,6 +453,31 @@ def test_a_checkpoint_that_cannot_be_written(world):
     vm.drop()
     ticks = world.ticks()
     assert ticks == list(range(1, len(ticks) + 1))
+
+
+# All frames with YADO_SOAK: the pauses between attempts grow to 5 s.
+CUTS = 1000 if os.environ.get("YADO_SOAK") else 4
+
+
+def test_an_upload_that_is_cut_off(world):
+    """Between two frames, in the middle of one, before the first byte and before the last: what
+    counts is whole."""
+    vm = start(world, argv=["sh", "-c", "echo ready; sleep 1000"])
+    vm.wait_until("the program", lambda: "ready" in world.text())
+    world.server.blob_status = 507
+    vm.lease(checkpoint=1)
+    vm.wait_until("an attempt", lambda: "upload waits" in vm.text())
+    (path,) = vm.dir.glob("*.layer")
+    data = path.read_bytes()
+    ends = [offset + size for offset, size in layer_file.parts(data).values()][:-1]
+    cuts = [0, ends[0] + 1, *ends, len(data) - 1]
+    world.server.cuts = cuts if len(cuts) <= CUTS else random.sample(cuts, CUTS)
+    world.server.blob_status = None
+    vm.wait_until("the checkpoint", lambda: vm.report.get("checkpoint") == 1,
+                  60 + 10 * len(world.server.cuts))
+    assert not world.server.cuts
+    assert world.server.blobs[vm.report["layers"][0]["digest"]] == data
+    vm.drop()
 
 
 def test_an_idle_guest_writes_next_to_nothing(world):
@@ -567,29 +623,18 @@ def test_master_away(world):
 
 def test_owner_returns_while_reads_hang(world):
     """The stop waits for no read, and the guest never sees an error."""
-    a = os.urandom(24 << 20)
-    digest = world.server.add(a)
-    inputs = [{"path": "a", "digest": digest, "size": len(a), "mode": 0o644, "tar": False}]
-    argv = ["sh", "-c", "sha256sum < $YADO_IN/a"]
-    vm = start(world, argv=argv, inputs=inputs)
-    vm.wait("running")  # QEMU has looked at the drive by then
-    seen = len(world.server.requests)
-    vm.wait_until("the guest to read", lambda: any(
-        digest in q[1] and q[2] for q in world.server.requests[seen:]))
-    world.server.stall.set()
-    vm.wait_until("reads to hang", lambda: time.sleep(0.7) or True)
+    vm, program, says = read_until_it_hangs(world)
     begin = time.monotonic()
     vm.suspend()
     report = vm.wait("saved", "uploading")
     assert time.monotonic() - begin < 2 and report["stop_ms"] <= 50
     assert not world.text()
-    world.server.stall.clear()
+    world.server.hang_from.clear()
     report = vm.wait("suspended")
     vm.drop()
-    vm = start(world, name="1.0.6", argv=argv, inputs=inputs, chain=report["layers"],
-               have=len(world.server.output))
+    vm = start(world, name="1.0.6", chain=report["layers"], have=len(world.server.output), **program)
     vm.wait("done")
-    assert world.text().split()[0] == hashlib.sha256(a).hexdigest()
+    assert world.text() == says
     vm.drop()
 
 

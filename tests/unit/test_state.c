@@ -131,9 +131,14 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.pc.busy_ms = 1.0 / 9 + rng_unit(r) * 1e9;
         row.pc.history_ms = some(r);
         row.pc.busy_since_ms = some(r);
-        row.pc.free_since_ms = some(r);
-        for (int i = 0; i < GRID_WEEK_HOURS; i++)
-            row.pc.returns[i] = (uint8_t)some(r);
+        for (int i = 0; i < GRID_HOURS; i++) {
+            row.pc.habit.n.free_min[i] = (uint16_t)some(r);
+            row.pc.habit.n.ends[i] = (uint16_t)some(r);
+        }
+        row.pc.habit.n.age_expected[GRID_AGES - 1] = some32(r);
+        row.pc.habit.n.age_ends[GRID_AGES - 1] = some32(r);
+        row.pc.habit.since_ms = some(r);
+        row.pc.habit.faded_ms = some(r);
         break;
     case GRID_ROW_IMAGE:
         row.image.id = id;
@@ -264,7 +269,7 @@ static void free_row(struct grid_row *row)
  * changes these sizes adds the column (schema.c), the field (rows.c), and a value above. */
 _Static_assert(sizeof(struct grid_meta) == 72, "grid_meta changed");
 _Static_assert(sizeof(struct grid_user) == 40, "grid_user changed");
-_Static_assert(sizeof(struct grid_pc) == 528, "grid_pc changed");
+_Static_assert(sizeof(struct grid_pc) == 1080, "grid_pc changed");
 _Static_assert(sizeof(struct grid_image) == 80, "grid_image changed");
 _Static_assert(sizeof(struct grid_golden) == 512, "grid_golden changed");
 _Static_assert(sizeof(struct grid_job) == 200, "grid_job changed");
@@ -1098,8 +1103,9 @@ static void tamper(const struct scratch *s, const char *sql)
 #define UNDO_5                                       \
     "ALTER TABLE part DROP COLUMN move_for_load;"    \
     "ALTER TABLE part DROP COLUMN starves_since_ms;" \
+    "ALTER TABLE pc DROP COLUMN habit;"              \
     "ALTER TABLE pc DROP COLUMN free_since_ms;"      \
-    "ALTER TABLE pc DROP COLUMN returns;"
+    "ALTER TABLE pc DROP COLUMN habit_faded_ms;"
 
 /* A store as version 1 left it: a part with one layer, on golden. */
 static void a_store_of_version_1_is_brought_up_to_date(void **state)
