@@ -197,7 +197,7 @@ void pager_pages_note(struct pager_pages *p, uint64_t offset, uint64_t length, b
             p->ring[(p->ring_first + p->ring_count++) % p->units] = u;
             news = true;
         }
-        if (holes && !p->filled[u]) {
+        if (holes && !p->filled[u] && p->fills_count < p->units) {
             p->filled[u] = 1;
             p->fills[(p->fills_first + p->fills_count++) % p->units] = u;
             news = true;
