@@ -212,7 +212,6 @@ static void take_report(struct agent_vm *vm, const json_t *json)
     if (strcmp(r.state, vm->report.state) != 0)
         log_info("%s: %s%s%s%s%s", vm->name, r.state, r.reason[0] ? ", " : "", r.reason,
                  r.note[0] ? ": " : "", r.note);
-    r.checkpoint = vm->report.checkpoint;
     sync_vm_deinit(&vm->report);
     vm->report = r;
     agent_publish(vm->agent);

@@ -6,13 +6,13 @@
 #include "base/buf.h"
 #include "base/log.h"
 #include "base/must.h"
+#include "host/wait.h"
 
 #include <errno.h>
 #include <jansson.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { POST_MAX = 256 * 1024, BACKOFF_MIN_MS = 100, BACKOFF_MAX_MS = 2000 };
@@ -70,16 +70,9 @@ static int post(struct outbox *o, uint64_t offset, const struct buf *data, uint6
 
 static void wait_ms(struct outbox *o, uint32_t ms)
 {
-    struct timespec until;
+    uint64_t at_ms = wait_now_ms() + ms;
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += ms / 1000;
-    until.tv_nsec += (long)(ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
-    while (!o->ending && pthread_cond_timedwait(&o->changed, &o->lock, &until) != ETIMEDOUT)
+    while (!o->ending && wait_until_ms(&o->changed, &o->lock, at_ms))
         ;
 }
 
@@ -131,17 +124,13 @@ static void *send_all(void *arg)
 struct outbox *outbox_new(const struct blob_source *source, uint64_t output_have, int event_fd)
 {
     struct outbox *o = xcalloc(1, sizeof *o);
-    pthread_condattr_t attr;
 
     o->http = blob_source_open(source);
     o->url = xstrdup(source->url);
     o->event_fd = event_fd;
     o->have = output_have;
     MUST(pthread_mutex_init(&o->lock, NULL) == 0);
-    MUST(pthread_condattr_init(&attr) == 0);
-    MUST(pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) == 0);
-    MUST(pthread_cond_init(&o->changed, &attr) == 0);
-    pthread_condattr_destroy(&attr);
+    wait_cond_init(&o->changed);
     MUST(pthread_create(&o->thread, NULL, send_all, o) == 0);
     return o;
 }
@@ -176,14 +165,11 @@ int outbox_result(struct outbox *o)
 
 bool outbox_drain(struct outbox *o, uint32_t timeout_ms)
 {
-    struct timespec until;
+    uint64_t at_ms = wait_now_ms() + timeout_ms;
     bool empty;
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000 + 1;
     pthread_mutex_lock(&o->lock);
-    while (o->waiting.len && !o->result &&
-           pthread_cond_timedwait(&o->changed, &o->lock, &until) != ETIMEDOUT)
+    while (o->waiting.len && !o->result && wait_until_ms(&o->changed, &o->lock, at_ms))
         ;
     empty = o->waiting.len == 0;
     pthread_mutex_unlock(&o->lock);

@@ -16,8 +16,7 @@ uint64_t part_input_offset(const struct jobspec *spec, size_t i);
 /* The JSON text of START, owned by the caller; NULL for a golden build. */
 char *part_start_json(const struct sync_desired *d);
 
-/* The pager's "files" (docs/protocol.md): "input" always, "root" when the image has one,
- * "memory" when there is a chain. */
+/* The pager's "files" (docs/protocol.md): "input" always, "root" when the image has one. */
 json_t *part_pager_files(const struct sync_desired *d, uint64_t input_bytes);
 
 #endif

@@ -13,15 +13,16 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 enum {
     TICK_MS = 250,
-    PING_MS = 2000,
     ALONE_MS = 10 * 60 * 1000, /* with no agent for so long the VM is given up */
     IO_RETRY_MIN_MS = 200,
     IO_RETRY_MAX_MS = 2000,
+    CHECKPOINT_RETRY_MS = 10000, /* after one that could not be made */
     IO_CALM_MS = 5000, /* after that long without an error the next retry comes soon again */
 };
 
@@ -243,15 +244,16 @@ void supervisor_serve_vm(struct supervisor *s)
     enum vm_event e;
 
     while (s->stage == LIVE && !s->suspend && (e = vm_next_event(s->work.vm)) != VM_EVENT_NONE) {
-        if (e == VM_EVENT_GONE)
+        if (e == VM_EVENT_GONE) {
             supervisor_fail(s, "QEMU died", "");
-        else if (e == VM_EVENT_BROKEN)
+        } else if (e == VM_EVENT_BROKEN) {
             supervisor_fail(s, "QEMU died", "it stopped with an internal error");
-        else if (e == VM_EVENT_SHUTDOWN)
+        } else if (e == VM_EVENT_SHUTDOWN) {
             supervisor_fail(s, "guest ended", "the guest rebooted, powered off or crashed");
-        else if (e == VM_EVENT_IO_ERROR)
+        } else if (e == VM_EVENT_IO_ERROR) {
             log_info("a disk request failed and is kept");
-        else if (e == VM_EVENT_STOPPED && s->running && !s->checkpointing) {
+            s->io_failed = s->checkpointing;
+        } else if (e == VM_EVENT_STOPPED && s->running && !s->checkpointing) {
             /* By itself: an I/O error. The request is issued again when it goes on. */
             uint64_t now = mono_ms();
 
@@ -277,7 +279,8 @@ static bool should_run(struct supervisor *s)
 /* One at a time: the one before must be recorded, so that little is lost when this PC dies. */
 static bool checkpoint_is_due(const struct supervisor *s)
 {
-    if (!s->running || s->made.count || s->config.desired.job == 0)
+    if (!s->running || s->made.count || s->config.desired.job == 0 ||
+        mono_ms() < s->checkpoint_at_ms)
         return false;
     return s->checkpoint > s->report.checkpoint ||
            (s->checkpoint_ms && run_ms(s) - s->checkpoint_run_ms >= s->checkpoint_ms);
@@ -293,6 +296,16 @@ static void begin_checkpoint(struct supervisor *s)
     work_ask(&s->work, TASK_CHECKPOINT);
 }
 
+/* For the worker to keep, with the layers that are still under way. */
+static void copy_report(struct supervisor *s)
+{
+    struct sync_vm all = s->report;
+
+    all.layers = s->made.layers;
+    all.count_layers = s->made.count;
+    sync_vm_copy(&s->work.report, &all);
+}
+
 static void decide_live(struct supervisor *s)
 {
     bool idle = work_is_idle(&s->work);
@@ -301,9 +314,7 @@ static void decide_live(struct supervisor *s)
         if (!idle)
             return; /* a cont is under way; it sees that it must not */
         s->work.run_ms = supervisor_run_ms(s);
-        s->work.report = s->report;
-        s->work.report.layers = s->made.layers; /* the ones under way, too */
-        s->work.report.count_layers = s->made.count;
+        copy_report(s);
         guest_link_deinit(&s->link);
         s->stage = SAVING;
         work_ask(&s->work, TASK_SAVE);
@@ -331,15 +342,18 @@ static void decide_live(struct supervisor *s)
  * the master has counts. */
 static void keep_deadline(struct supervisor *s)
 {
-    struct sync_vm was = s->report;
+    char reason[sizeof s->report.reason];
+    pid_t qemu = atomic_load(&s->work.qemu_pid);
 
-    if (!s->suspend || !s->suspend_until_ms || (s->stage != LIVE && s->stage != SAVING) ||
-        atomic_load(&s->work.captured) || clock_ms(CLOCK_BOOTTIME) < s->suspend_until_ms)
+    if (!s->suspend || !s->suspend_until_ms || (s->stage != LIVE && s->stage != SAVING) || !qemu ||
+        clock_ms(CLOCK_BOOTTIME) < s->suspend_until_ms)
         return;
+    /* Our children, waited for by the worker, which both hold up no longer. */
     if (s->work.has_pager)
-        (void)kill(s->work.pager.pid, SIGKILL); /* our child, waited for by the worker */
-    (void)kill(vm_pid(s->work.vm), SIGKILL);
-    supervisor_fail(s, was.reason, "not saved within the return deadline");
+        (void)kill(s->work.pager.pid, SIGKILL);
+    (void)kill(qemu, SIGKILL);
+    memcpy(reason, s->report.reason, sizeof reason);
+    supervisor_fail(s, reason, "not saved within the return deadline");
 }
 
 void supervisor_decide(struct supervisor *s)
@@ -399,9 +413,12 @@ static void check_uploads(struct supervisor *s)
 /* The last layer is whole on the disk. */
 void supervisor_upload_layer(struct supervisor *s)
 {
+    struct sync_layer *copied = s->work.report.layers;
+
     s->report = s->work.report;
     made_add(&s->made, &s->work.layer);
     supervisor_report_layers(s);
+    free(copied);
     s->stage = UPLOADING;
     supervisor_set_state(s, "saved");
     supervisor_set_state(s, "uploading");
@@ -420,15 +437,29 @@ void supervisor_upload_result(struct supervisor *s)
     check_uploads(s);
 }
 
+/* A request that failed meanwhile has stopped the guest behind the checkpoint's back. */
+static void go_on_after_io(struct supervisor *s)
+{
+    if (!s->io_failed || !s->running)
+        return;
+    s->io_failed = false;
+    s->io_retry_at_ms = mono_ms() + IO_RETRY_MIN_MS;
+    stop_counting(s);
+}
+
 static void end_checkpoint(struct supervisor *s)
 {
     supervisor_serve_vm(s); /* the stop of the checkpoint is none of the guest's own */
     s->checkpointing = false;
+    if (s->stage != LIVE)
+        return; /* its program has ended: nobody needs the layer any more */
     s->report.pause_ms = s->work.report.pause_ms;
     s->report.cost_ms = s->work.report.cost_ms;
-    if (s->work.layer.size) {
+    if (s->work.layer.size)
         made_add(&s->made, &s->work.layer);
-    }
+    else
+        s->checkpoint_at_ms = mono_ms() + CHECKPOINT_RETRY_MS;
+    go_on_after_io(s);
 }
 
 static void went_on(struct supervisor *s)

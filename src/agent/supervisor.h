@@ -96,7 +96,7 @@ struct work {
     atomic_bool cancelled; /* give up at the next step; nothing more will be asked but TASK_DROP */
     atomic_bool hurry;     /* a save waits: what can be done without the master is */
     atomic_bool may_run;   /* main's word at this moment, looked at around vm_cont() */
-    atomic_bool captured;  /* TASK_SAVE: QEMU and its memory are given back */
+    atomic_int qemu_pid;   /* while its memory is not given back, nor about to be; else 0 */
     atomic_ullong output_received; /* of the guest, so far */
 
     /* The main thread may use these between PREPARE's success and SAVE, FINISH or DROP. */

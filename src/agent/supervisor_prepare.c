@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * From a desired VM to a guest that stands at its first or next instruction: kernel and initrd into
- * the cache, the chain of layers opened, the pager's mount, QEMU started and restored. Memory, root
- * image and inputs are read through the pager as the guest needs them; where FUSE is missing, they
- * are fetched whole instead. A source that is away is asked again until the task is cancelled.
+ * the cache, the chain of layers opened and composed, the pager's mount, QEMU started and restored.
+ * Root image and inputs are read through the pager as the guest needs them; where FUSE is missing,
+ * they are fetched whole instead. A source that is away is asked again until the task is cancelled.
  */
 #include "agent/part.h"
 #include "agent/supervisor.h"
@@ -105,7 +105,7 @@ static int open_chain(struct work *w, char *ret_reason, struct err *ret_err)
     return 0;
 }
 
-/* Without a pager: all of it, as a plain file. */
+/* All of it, as a plain file. */
 static int compose(struct work *w, char **ret_memory, char *ret_reason, struct err *ret_err)
 {
     AUTO_FREE char *memory = xasprintf("%s/memory", w->dir);
@@ -215,8 +215,6 @@ static void files_of_pager(struct work *w, struct guest_files *ret)
     ret->input = xasprintf("%s/input", w->pager.mount);
     if (w->config->desired.image.root.digest[0])
         ret->root = xasprintf("%s/root", w->pager.mount);
-    if (w->chain)
-        ret->memory = xasprintf("%s/memory", w->pager.mount);
 }
 
 /* ---- QEMU ---- */
@@ -256,6 +254,7 @@ static int launch(struct work *w, const struct guest_files *files, const char *k
 
     if (r)
         return work_fail(r, "QEMU does not start", ret_reason);
+    atomic_store(&w->qemu_pid, vm_pid(w->vm));
     if (!w->chain)
         return 0;
     r = vm_restore(w->vm, chain_blobs_chain(w->chain), ret_err);
@@ -280,12 +279,7 @@ static int prepare_files(struct work *w, struct guest_files *files, char *ret_re
 
     if (w->has_pager && pager_child_wait_ready(&w->pager, PAGER_READY_MS, &why) == 0) {
         files_of_pager(w, files);
-        if (w->chain) { /* WIP until the pager serves memory */
-            free(files->memory);
-            files->memory = NULL;
-            return compose(w, &files->memory, ret_reason, ret_err);
-        }
-        return 0;
+        return w->chain ? compose(w, &files->memory, ret_reason, ret_err) : 0;
     }
     log_warn("%s; fetching image and memory whole", why.text);
     if (w->has_pager)

@@ -29,6 +29,13 @@ static int fail_save(int result, char *ret_reason)
     return work_fail(result, result == -ENOSPC ? "disk full" : "save failed", ret_reason);
 }
 
+/* For whatever reason they may not be what the chain holds: every page counts as changed. */
+static void forget_all(struct work *w)
+{
+    for (uint64_t i = 0; i < w->config->desired.memory_bytes / LAYER_PAGE_BYTES; i++)
+        layer_prints_forget(w->prints, i);
+}
+
 /* Without its list of prints, whatever the layer holds is saved again. */
 static void forget_layer(struct layer_prints *prints, const struct layer *layer)
 {
@@ -103,8 +110,12 @@ static int write_layer(struct work *w, struct saving *s, const struct vm_class *
     if (r)
         return fail_save(r, ret_reason);
     AUTO_FREE char *path = made_path(w->dir, stats.digest);
-    if (rename(s->draft, path))
-        return err_set(ret_err, fail_save(-errno, ret_reason), "%s: %s", path, strerror(errno));
+    if (rename(s->draft, path)) {
+        r = fail_save(-errno, ret_reason);
+        if (w->prints)
+            forget_all(w);
+        return err_set(ret_err, r, "%s: %s", path, strerror(-r));
+    }
     describe(w, s, cls, &stats);
     memcpy(w->top, stats.digest, sizeof w->top);
     log_info("layer of %llu pages, %llu private ones looked at, %llu bytes: device %u us, scan %u "
@@ -164,9 +175,10 @@ int task_checkpoint(struct work *w, char *ret_reason, struct err *ret_err)
     if (went_on)
         return work_fail(went_on, "QEMU does not go on", ret_reason);
     /* A checkpoint that could not be made costs nothing but itself. */
-    if (r && r != -ESRCH)
+    if (r) {
         log_warn("no checkpoint: %s", ret_err->text);
-    w->layer.size = r ? 0 : w->layer.size;
+        w->layer.size = 0;
+    }
     return 0;
 }
 
@@ -217,7 +229,6 @@ int task_save(struct work *w, char *ret_reason, struct err *ret_err)
     /* The owner's memory comes back before anything is compressed or the disk is waited for. */
     prints = TAKE_PTR(w->prints); /* the save still uses them */
     task_drop(w);
-    atomic_store(&w->captured, true);
     if (r == 0)
         r = write_layer(w, &s, &cls, ret_reason, ret_err);
     layer_prints_free(prints);

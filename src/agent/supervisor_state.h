@@ -50,7 +50,9 @@ struct supervisor {
     uint64_t checkpoint;    /* serial: one at once when it is larger than the report's */
     uint64_t checkpoint_ms; /* one by itself after so much run time; 0: none */
     uint64_t checkpoint_serial, checkpoint_run_ms; /* of the last one that was begun */
+    uint64_t checkpoint_at_ms;                     /* not before */
     bool checkpointing, learned;
+    bool io_failed;  /* a disk request, while checkpointing */
     bool may_upload; /* an upload slot is ours */
 };
 

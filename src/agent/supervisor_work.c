@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/must.h"
 #include "host/digest.h"
+#include "host/wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -51,6 +52,7 @@ static int task_cont(struct work *w, char *ret_reason, struct err *ret_err)
 
 static void end_vm(struct work *w)
 {
+    atomic_store(&w->qemu_pid, 0);
     if (w->has_pager)
         pager_child_end(&w->pager);
     w->has_pager = false;
@@ -155,14 +157,10 @@ static void *run(void *arg)
 
 int work_start(struct work *w)
 {
-    pthread_condattr_t attr;
 
     w->http = blob_source_open(&w->source);
     MUST(pthread_mutex_init(&w->lock, NULL) == 0);
-    MUST(pthread_condattr_init(&attr) == 0);
-    MUST(pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) == 0);
-    MUST(pthread_cond_init(&w->changed, &attr) == 0);
-    pthread_condattr_destroy(&attr);
+    wait_cond_init(&w->changed);
     return -pthread_create(&w->thread, NULL, run, w);
 }
 
@@ -222,19 +220,11 @@ void work_hurry(struct work *w)
 
 bool work_pause(struct work *w, uint32_t ms)
 {
-    struct timespec until;
-    int r = 0;
+    uint64_t at_ms = wait_now_ms() + ms;
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += ms / 1000;
-    until.tv_nsec += (long)(ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
     pthread_mutex_lock(&w->lock);
-    while (!gives_up(w) && r != ETIMEDOUT)
-        r = pthread_cond_timedwait(&w->changed, &w->lock, &until);
+    while (!gives_up(w) && wait_until_ms(&w->changed, &w->lock, at_ms))
+        ;
     pthread_mutex_unlock(&w->lock);
     return !gives_up(w);
 }

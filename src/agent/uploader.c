@@ -7,13 +7,13 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/must.h"
+#include "host/wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { RETRY_MIN_MS = 200, RETRY_MAX_MS = 5000, QUIET_MS = 60000 };
@@ -38,14 +38,6 @@ struct uploader {
     int result;
     struct err err;
 };
-
-static uint64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
 
 static int head(struct uploader *u, const char *url, struct err *ret_err)
 {
@@ -92,10 +84,9 @@ static int upload(struct uploader *u, const struct file *f, struct err *ret_err)
 /* The lock is held. */
 static void wait_ms(struct uploader *u, uint32_t ms)
 {
-    uint64_t at_ms = now_ms() + ms;
-    struct timespec until = {(time_t)(at_ms / 1000), (long)(at_ms % 1000) * 1000000};
+    uint64_t at_ms = wait_now_ms() + ms;
 
-    while (!u->ending && pthread_cond_timedwait(&u->changed, &u->lock, &until) != ETIMEDOUT)
+    while (!u->ending && wait_until_ms(&u->changed, &u->lock, at_ms))
         ;
 }
 
@@ -135,7 +126,7 @@ static void *run(void *arg)
     pthread_mutex_lock(&u->lock);
     while (!u->ending && !u->result) {
         struct err err = {""};
-        uint64_t start_ms = now_ms();
+        uint64_t start_ms = wait_now_ms();
         int r;
 
         if (!u->first || !u->allowed) {
@@ -146,7 +137,7 @@ static void *run(void *arg)
         r = upload(u, u->first, &err); /* only this thread takes files away */
         pthread_mutex_lock(&u->lock);
         if (r == 0) {
-            file_done(u, now_ms() - start_ms);
+            file_done(u, wait_now_ms() - start_ms);
             pause_ms = 0;
         } else if (blob_may_retry(r)) {
             log_info("upload waits: %s", err.text);
@@ -166,17 +157,13 @@ static void *run(void *arg)
 struct uploader *uploader_new(const struct blob_source *source, int event_fd)
 {
     struct uploader *u = xcalloc(1, sizeof *u);
-    pthread_condattr_t attr;
 
     u->http = blob_source_open(source);
     u->url = xstrdup(source->url);
     u->event_fd = event_fd;
     u->last = &u->first;
     MUST(pthread_mutex_init(&u->lock, NULL) == 0);
-    MUST(pthread_condattr_init(&attr) == 0);
-    MUST(pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) == 0);
-    MUST(pthread_cond_init(&u->changed, &attr) == 0);
-    pthread_condattr_destroy(&attr);
+    wait_cond_init(&u->changed);
     MUST(pthread_create(&u->thread, NULL, run, u) == 0);
     return u;
 }

@@ -2,7 +2,8 @@
  *
  * Keeping the blob cache below its size: the longest unused entries that nobody has open go
  * first. An entry is DIGEST.have with DIGEST.data, or a DIGEST.mem (composed memory); its lock is
- * on the .have or the .mem file, and its last use is that file's modification time.
+ * on the .have or the .mem file (of an earlier version), and its last use is that file's
+ * modification time.
  */
 #include "base/buf.h"
 #include "base/cleanup.h"

@@ -27,7 +27,6 @@ struct care {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     atomic_bool stopping;
-    atomic_bool cannot_merge; /* this build has not what it takes */
     bool has_merge;
     struct care_merge merge;
     struct care_news news[CARE_NEWS_MAX]; /* not yet taken; the oldest first */
@@ -93,9 +92,7 @@ static void merge(struct care *c, const struct care_merge *m)
     struct err e;
     int r = care_merge_files(c->m, m, &news.digest, &news.size_bytes, &e);
 
-    if (r == -ENOSYS)
-        atomic_store(&c->cannot_merge, true);
-    else if (r == 0)
+    if (r == 0)
         tell(c, &news);
     else if (!care_is_stopping(c))
         give_up(c, m, e.text);
@@ -248,7 +245,7 @@ void care_free(struct care *c)
 bool care_is_idle(struct care *c)
 {
     pthread_mutex_lock(&c->lock);
-    bool idle = !c->cannot_merge && !c->has_merge && !c->checking && !c->count_news;
+    bool idle = !c->has_merge && !c->checking && !c->count_news;
     pthread_mutex_unlock(&c->lock);
     return idle;
 }

@@ -61,8 +61,8 @@ json_t *care_report(struct care *c);
 /* For long work on the care thread: true when it is to end. */
 bool care_is_stopping(struct care *c);
 
-/* care_merge.c: writes the merged file into the depot. 0; -EBADMSG: a layer is damaged; -ENOSYS;
- * other errno. */
+/* care_merge.c: writes the merged file into the depot. 0; -EBADMSG: a layer is damaged; other
+ * errno. */
 int care_merge_files(struct master *m, const struct care_merge *merge,
                      struct grid_digest *ret_digest, uint64_t *ret_size, struct err *ret_err);
 

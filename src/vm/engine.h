@@ -69,9 +69,6 @@ void vm_chain_close(struct layer_chain *chain);
  * and each VM has a file of its own. */
 int vm_compose(const char *golden_memory, const struct layer_chain *chain, const char *path,
                struct err *ret_err);
-/* layer_merge() into a file; see layer/chain.h. */
-int vm_layer_merge(const struct layer_chain *chain, size_t first, const char *path,
-                   char ret_digest[65], uint64_t *ret_bytes, struct err *ret_err);
 
 /* Size of the input drive, the same for every guest: golden has seen it at boot. Sparse. */
 #define VM_INPUT_BYTES (1ull << 40)

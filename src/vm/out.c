@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Files written in one pass, and merged layers as such; see out.h.
+ * See out.h.
  */
 #include "vm/out.h"
 
 #include "base/must.h"
-#include "layer/chain.h"
-#include "vm/engine.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -83,21 +81,4 @@ int vm_out_finish(struct vm_out *o, char ret_digest[65], struct err *ret_err)
     if (!r)
         str_hex(digest, sizeof digest, ret_digest);
     return r;
-}
-
-int vm_layer_merge(const struct layer_chain *chain, size_t first, const char *path,
-                   char ret_digest[65], uint64_t *ret_bytes, struct err *ret_err)
-{
-    struct vm_out out;
-    int r = vm_out_open(&out, path, ret_err);
-
-    if (r)
-        return r;
-    r = layer_merge(chain, first, vm_out_put, &out, ret_err);
-    if (r) {
-        vm_out_abort(&out);
-        return r;
-    }
-    *ret_bytes = out.bytes;
-    return vm_out_finish(&out, ret_digest, ret_err);
 }

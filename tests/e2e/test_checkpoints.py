@@ -124,10 +124,32 @@ def test_a_live_move():
         r = g.run("move", job, was)
         assert r.returncode and was in r.stderr
         g.yado("move", job, to)
-        wait_for("the move", lambda: g.moves(job), 90)
+        # The checkpoint is answered: it need not be waited for the 30 s that it may take.
+        wait_for("the move", lambda: g.moves(job), 25)
         move = g.moves(job)[0]
         assert (move["reason"], move["from"], move["to"]) == ("move", was, to)
         seen = len(ticks(g, job))
         wait_for("ticks", lambda: len(ticks(g, job)) > seen + 10)
         assert_whole(g, job)
         assert layers(g, job) >= 2, "a checkpoint, then the rest"
+
+
+def test_a_long_chain_is_merged_while_its_guest_runs():
+    with Grid(pcs=2, memory="300M", master_args=LEASE) as g:
+        job = g.submit("--memory", "128M", "--checkpoint", "1s", "--", "sh", "-c", COUNTER)
+        g.wait_state(job, "running")
+        most = 0
+
+        def shorter():
+            nonlocal most
+            now = layers(g, job)
+            most = max(most, now)
+            return now < most
+        wait_for("a shorter chain", shorter, 60)
+        was = g.parts(job)[0]["pc"]
+        g.owner(was, "leave")
+        wait_for("the move", lambda: g.moves(job), 60)
+        assert layers(g, job) <= 8
+        seen = len(ticks(g, job))
+        wait_for("ticks", lambda: len(ticks(g, job)) > seen + 10)
+        assert_whole(g, job)

@@ -225,4 +225,5 @@ def test_guests_that_never_answer(tmp_path):
         for job in silent, hangs:
             g.yado("cancel", job)
             g.wait_state(job, "cancelled")
-        wait_for("no guest to be left", lambda: not g.pids("qemu-system"), 20)
+        # A build that is under way takes its minute to be given up, and nobody asks for another.
+        wait_for("no guest to be left", lambda: not g.pids("qemu-system"), 100)

@@ -368,6 +368,59 @@ def test_checkpoints_by_themselves_until_the_owner_comes(world):
     assert ticks == list(range(1, len(ticks) + 1))
 
 
+def checkpoint_always(vm, every_ms=50):
+    """Asks for them without end: what is durable counts as recorded."""
+    top = (vm.report.get("layers") or [{}])[-1].get("digest", "")
+    vm.lease(checkpoint_ms=every_ms, recorded=top)
+
+
+def test_a_program_that_ends_during_a_checkpoint(world):
+    for i in range(4):
+        vm = start(world, name=f"1.0.{i + 1}", argv=[
+            "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do echo $i; usleep 90000; done; "
+                        "dd if=/dev/urandom of=/tmp/x bs=1M count=4 2>/dev/null; echo x > $YADO_OUT/x"])
+        vm.wait_until("the end", lambda: checkpoint_always(vm) or vm.report.get("state") == "done")
+        assert vm.report["result"] in world.server.blobs
+        vm.drop()
+        world.server.output = b""
+
+
+def test_checkpoints_while_the_source_is_away(world):
+    """What it reads then is neither lost nor wrong; the guest goes on when the source is back."""
+    a = os.urandom(24 << 20)
+    digest = world.server.add(a)
+    vm = start(world, argv=["sh", "-c", "sha256sum < $YADO_IN/a"], inputs=[
+        {"path": "a", "digest": digest, "size": len(a), "mode": 0o644, "tar": False}])
+    vm.wait("running")
+    seen = len(world.server.requests)
+    vm.wait_until("the guest to read", lambda: any(
+        digest in q[1] and q[2] for q in world.server.requests[seen:]))
+    world.server.stall.set()
+    vm.wait_until("reads to hang", lambda: time.sleep(0.7) or True)
+    vm.lease(checkpoint=1)
+    vm.wait_until("a checkpoint meanwhile", lambda: "layer of" in vm.text())
+    world.server.stall.clear()
+    vm.wait_until("the end", lambda: checkpoint_always(vm, 100) or vm.report["state"] == "done")
+    assert world.text().split()[0] == hashlib.sha256(a).hexdigest()
+    vm.drop()
+
+
+def test_a_checkpoint_that_cannot_be_written(world):
+    vm = start(world)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    (vm.dir / "layer.draft").mkdir()  # as a full disk would
+    vm.lease(checkpoint=1)
+    vm.wait_until("an attempt", lambda: "no checkpoint" in vm.text())
+    seen = len(world.ticks())
+    vm.wait_until("ticks", lambda: len(world.ticks()) > seen + 20)
+    assert vm.text().count("no checkpoint") == 1, "not again and again"
+    (vm.dir / "layer.draft").rmdir()
+    checkpoint(vm, 1)
+    vm.drop()
+    ticks = world.ticks()
+    assert ticks == list(range(1, len(ticks) + 1))
+
+
 def test_an_idle_guest_writes_next_to_nothing(world):
     vm = start(world, argv=["sh", "-c", "echo ready; sleep 1000"])
     vm.wait_until("the program", lambda: "ready" in world.text())
@@ -516,9 +569,11 @@ def test_owner_returns_while_reads_hang(world):
     inputs = [{"path": "a", "digest": digest, "size": len(a), "mode": 0o644, "tar": False}]
     argv = ["sh", "-c", "sha256sum < $YADO_IN/a"]
     vm = start(world, argv=argv, inputs=inputs)
-    vm.wait_until("a first range", lambda: any(digest in q[1] and q[2] for q in world.server.requests))
+    vm.wait("running")  # QEMU has looked at the drive by then
+    seen = len(world.server.requests)
+    vm.wait_until("the guest to read", lambda: any(
+        digest in q[1] and q[2] for q in world.server.requests[seen:]))
     world.server.stall.set()
-    vm.wait("running")
     vm.wait_until("reads to hang", lambda: time.sleep(0.7) or True)
     begin = time.monotonic()
     vm.suspend()

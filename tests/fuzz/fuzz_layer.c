@@ -6,8 +6,9 @@
  */
 #include "base/buf.h"
 #include "base/must.h"
-#include "layer/layer.h"
+#include "layer/chain.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -22,20 +23,37 @@ static int check_page(void *arg, uint64_t offset, const uint8_t *data, size_t le
     return 0;
 }
 
+static void use_layer(const struct layer *layer)
+{
+    const uint8_t digest[LAYER_DIGEST_BYTES] = {1};
+    struct layer_chain *chain = layer_chain_new();
+    struct layer_hot_run *hot = NULL;
+    struct qemu_state s;
+    struct err err = {""};
+    size_t count;
+
+    /* Only a full layer is a chain by itself. */
+    if (layer_chain_add(chain, layer, digest, &err) == 0)
+        (void)layer_chain_walk(chain, 0, check_page, (void *)layer_meta_of(layer), &err);
+    if (layer_read_state(layer, &s, &err) == 0)
+        qemu_state_deinit(&s);
+    if (layer_read_hot(layer, &hot, &count, &err) == 0)
+        free(hot);
+    layer_chain_free(chain);
+}
+
 static void use_file(const uint8_t *data, size_t len)
 {
+    const struct layer_source source = {.file_bytes = len, .data = data};
     struct err err = {""};
-    struct layer_file *f;
-    struct qemu_state s;
+    struct layer *layer;
 
-    if (layer_open(data, len, &f, &err)) {
+    if (layer_open(&source, &layer, &err)) {
         MUST(err.text[0]);
         return;
     }
-    (void)layer_apply(f, false, check_page, (void *)layer_meta_of(f), &err);
-    if (layer_read_state(f, &s, &err) == 0)
-        qemu_state_deinit(&s);
-    layer_close(f);
+    use_layer(layer);
+    layer_close(layer);
 }
 
 static void put_u64(uint8_t *to, uint64_t v)
@@ -47,8 +65,8 @@ static void put_u64(uint8_t *to, uint64_t v)
 /* A copy in which the checksums of header, page table and footer are right. */
 static void use_sealed(const uint8_t *data, size_t len)
 {
-    enum { FOOTER = LAYER_FOOTER_BYTES, TABLE_CHECKSUM = 24 };
-    AUTO_BUF struct buf copy = {0};
+    enum { FOOTER = LAYER_FOOTER_BYTES };
+    AUTO_BUF struct buf copy = {0}, footer = {0};
     struct layer_footer f;
     struct err err;
 
@@ -58,11 +76,12 @@ static void use_sealed(const uint8_t *data, size_t len)
     uint8_t *end = copy.data + len - FOOTER;
     put_u64(copy.data + LAYER_HEADER_BYTES - 8, XXH3_64bits(copy.data, LAYER_HEADER_BYTES - 8));
     put_u64(end + FOOTER - 8, XXH3_64bits(end, FOOTER - 8));
-    if (layer_footer_get(end, FOOTER, &f, &err) == 0 && f.table_offset <= len &&
-        f.table_stored_bytes <= len - f.table_offset) {
-        put_u64(end + TABLE_CHECKSUM,
-                XXH3_64bits(copy.data + f.table_offset, f.table_stored_bytes));
-        put_u64(end + FOOTER - 8, XXH3_64bits(end, FOOTER - 8));
+    if (layer_footer_get(end, FOOTER, len, &f, &err) == 0) {
+        for (size_t i = 0; i < LAYER_SECTIONS; i++)
+            f.sections[i].checksum =
+                XXH3_64bits(copy.data + f.sections[i].offset, f.sections[i].stored_bytes);
+        layer_footer_put(&footer, &f);
+        memcpy(end, footer.data, FOOTER);
     }
     use_file(copy.data, len);
 }
