@@ -10,7 +10,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/must.h"
-#include "host/digest.h"
+#include "host/blob_cache.h"
 #include "layer/chain.h"
 
 #include <errno.h>
@@ -45,8 +45,8 @@ struct pager_memory {
     pthread_t thread;
     bool started;
     pthread_mutex_t lock;
-    bool open, stopped;          /* guarded by lock; open is the last thing that becomes true */
-    struct pager_read *early;    /* reads from before that; guarded by lock */
+    bool open, stopped;       /* guarded by lock; open is the last thing that becomes true */
+    struct pager_read *early; /* reads from before that; guarded by lock */
 };
 
 static int load_frame(void *arg, struct pager_frame_key key, uint8_t *data)
@@ -71,7 +71,8 @@ int pager_memory_new(const struct pager_config *config, const struct pager_file 
     int hot_fd = -1;
 
     if (config->hot_file) {
-        hot_fd = open(config->hot_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+        hot_fd =
+            open(config->hot_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (hot_fd < 0)
             return err_set(ret_err, -errno, "cannot make %s: %s", config->hot_file,
                            strerror(errno));
@@ -99,30 +100,16 @@ static int read_layer(void *arg, uint64_t offset, void *data, size_t len)
     return pager_store_fetch(p->memory->store, p->blob, offset, data, len);
 }
 
-static bool is_stopped(struct pager_memory *m)
-{
-    bool stopped;
-
-    pthread_mutex_lock(&m->lock);
-    stopped = m->stopped;
-    pthread_mutex_unlock(&m->lock);
-    return stopped;
-}
-
 /* What a layer gave does not fit: its blocks are fetched again once, then it is damaged. */
-static bool try_again(struct pager_memory *m, size_t blob, unsigned *tries, const char *text)
+static void try_again(struct pager_memory *m, size_t blob, unsigned *tries, const char *text)
 {
-    AUTO_FREE struct pager_need *list = NULL;
     struct pager_needs all = {0};
 
-    if (is_stopped(m))
-        return false;
     if (++*tries == 2)
         pager_store_give_up(m->store, blob, text);
     pager_needs_add(&all, blob, 0, m->config->blobs[blob].size);
-    list = all.list;
     pager_store_doubt(m->store, &all);
-    return true;
+    free(all.list);
 }
 
 static int open_part(struct pager_memory *m, size_t number)
@@ -135,15 +122,15 @@ static int open_part(struct pager_memory *m, size_t number)
     int r;
 
     p->memory = m;
-    p->blob = m->file->chain[number];
+    p->blob = m->file->chain[number].blob;
     name = &m->config->blobs[p->blob];
     p->source = (struct layer_source){.file_bytes = name->size, .read = read_layer, .arg = p};
-    do
-        r = layer_open(&p->source, &p->layer, &err);
-    while (r && try_again(m, p->blob, &tries, err.text));
-    if (r)
-        return r;
-    digest_from_hex(name->digest, digest);
+    while ((r = layer_open(&p->source, &p->layer, &err))) {
+        if (r == -ECANCELED)
+            return r;
+        try_again(m, p->blob, &tries, err.text);
+    }
+    MUST(str_unhex(m->file->chain[number].name, digest, sizeof digest) == 0); /* as parsed */
     r = layer_chain_add(m->chain, p->layer, digest, &err);
     if (r == 0 && layer_meta_of(p->layer)->memory_bytes != m->file->size)
         r = err_set(&err, -EINVAL, "its memory is not that of file %s", m->file->name);
@@ -182,8 +169,7 @@ static void plan_hot(struct pager_memory *m, struct pager_needs *plan)
     struct err err;
 
     if (layer_read_hot(layer_chain_top(m->chain), &runs, &count, &err)) {
-        if (!is_stopped(m))
-            log_warn("no hot list: %s", err.text);
+        log_info("no hot list: %s", err.text);
         return;
     }
     for (size_t i = 0; i < count; i++)
@@ -269,18 +255,15 @@ void pager_memory_stop(struct pager_memory *m)
         list = read->next;
         read->done(read, EIO);
     }
-    if (m->started)
-        pthread_join(m->thread, NULL);
-    m->started = false;
-    pager_pages_free(m->pages);
-    m->pages = NULL;
 }
 
 void pager_memory_free(struct pager_memory *m)
 {
     if (!m)
         return;
-    MUST(!m->started && !m->pages);
+    if (m->started)
+        pthread_join(m->thread, NULL);
+    pager_pages_free(m->pages);
     layer_chain_free(m->chain);
     for (size_t i = 0; i < m->file->count_chain; i++)
         layer_close(m->parts[i].layer);

@@ -18,6 +18,8 @@
 
 #include "agent/pager_store.h"
 
+#include "wire/layer_format.h"
+
 #include <sys/types.h>
 
 struct pager_memory;
@@ -28,8 +30,10 @@ int pager_memory_new(const struct pager_config *config, const struct pager_file 
                      struct err *ret_err);
 /* When the mount is there and others serve it. */
 void pager_memory_start(struct pager_memory *m);
-/* When the store has stopped and the mount is still served: ends all threads. */
+/* When the store has stopped: reads that wait complete with EIO. */
 void pager_memory_stop(struct pager_memory *m);
+/* Stopped, if it was started, and the connection to the kernel ended: its threads may wait for
+ * that. */
 void pager_memory_free(struct pager_memory *m);
 
 /* As pager_store_read(). */

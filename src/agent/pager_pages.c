@@ -7,6 +7,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/must.h"
+#include "host/wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,15 +15,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
     UNIT_BYTES = 2 << 20,
     UNIT_PAGES = UNIT_BYTES / LAYER_PAGE_BYTES,
-    ADVICE_PAGES = 32,     /* the kernel takes no more at once than its readahead */
-    KEPT_UNITS_MIN = 16,   /* 32 MiB that is never dropped */
-    SWEEP_S = 10,          /* a part of the file, for pages that were written since */
+    ADVICE_PAGES = 32,   /* the kernel takes no more at once than its readahead */
+    KEPT_UNITS_MIN = 16, /* 32 MiB that is never dropped */
+    SWEEP_MS = 10000,    /* a part of the file, for pages that were written since */
     SWEEP_PARTS = 8,
 };
 
@@ -34,9 +34,9 @@ struct pager_pages {
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t wake;
     bool ending;
-    pid_t user;      /* whose private copies count */
-    uint8_t *kept;   /* a byte a unit: it is in the ring */
-    uint64_t *ring;  /* units that the kernel was given something of, oldest first */
+    pid_t user;     /* whose private copies count */
+    uint8_t *kept;  /* a byte a unit: it is in the ring */
+    uint64_t *ring; /* units that the kernel was given something of, oldest first */
     uint64_t ring_first, ring_count;
     uint64_t *fills; /* units to fill, a ring as well */
     uint64_t fills_first, fills_count;
@@ -133,25 +133,10 @@ static void sweep(struct pager_pages *p)
     }
 }
 
-/* True after SWEEP_S in which nothing happened; the lock is held. */
-static bool wait_for_work(struct pager_pages *p, const struct timespec *sweep_at)
-{
-    return pthread_cond_timedwait(&p->wake, &p->lock, sweep_at) == ETIMEDOUT;
-}
-
-static struct timespec next_sweep(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    t.tv_sec += SWEEP_S;
-    return t;
-}
-
 static void *run(void *arg)
 {
     struct pager_pages *p = arg;
-    struct timespec sweep_at = next_sweep();
+    uint64_t sweep_at_ms = wait_now_ms() + SWEEP_MS;
 
     p->fd = open(p->path, O_RDONLY | O_CLOEXEC);
     if (p->fd < 0) {
@@ -171,10 +156,10 @@ static void *run(void *arg)
             continue;
         }
         drop_oldest(p);
-        if (!p->fills_count && !p->ending && wait_for_work(p, &sweep_at)) {
+        if (!p->fills_count && !p->ending && !wait_until_ms(&p->wake, &p->lock, sweep_at_ms)) {
             pthread_mutex_unlock(&p->lock);
             sweep(p);
-            sweep_at = next_sweep();
+            sweep_at_ms = wait_now_ms() + SWEEP_MS;
             pthread_mutex_lock(&p->lock);
         }
     }
@@ -211,7 +196,6 @@ void pager_pages_note(struct pager_pages *p, uint64_t offset, uint64_t length, b
 struct pager_pages *pager_pages_new(const char *path, const struct layer_chain *chain)
 {
     struct pager_pages *p = xcalloc(1, sizeof *p);
-    pthread_condattr_t attr;
 
     p->path = xstrdup(path);
     p->chain = chain;
@@ -221,10 +205,7 @@ struct pager_pages *pager_pages_new(const char *path, const struct layer_chain *
     p->ring = xcalloc(p->units, sizeof *p->ring);
     p->fills = xcalloc(p->units, sizeof *p->fills);
     MUST(pthread_mutex_init(&p->lock, NULL) == 0);
-    MUST(pthread_condattr_init(&attr) == 0);
-    MUST(pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) == 0);
-    MUST(pthread_cond_init(&p->wake, &attr) == 0);
-    pthread_condattr_destroy(&attr);
+    wait_cond_init(&p->wake);
     MUST(pthread_create(&p->thread, NULL, run, p) == 0);
     return p;
 }

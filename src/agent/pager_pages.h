@@ -30,7 +30,7 @@ struct pager_pages;
 
 /* path: the memory file in the mount, which other threads serve already. The chain outlives it. */
 struct pager_pages *pager_pages_new(const char *path, const struct layer_chain *chain);
-/* While the mount is still served. */
+/* When the mount is served no longer: its thread may wait for that. */
 void pager_pages_free(struct pager_pages *p);
 /* The kernel was given these bytes; holes: zeros were among them. pid: who touched them, 0
  * unknown. Any thread. */

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/must.h"
 #include "host/blob_cache.h"
+#include "host/wait.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -15,15 +16,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
     WORKERS = 4,
-    AHEAD_BLOCKS = 8,    /* 2 MiB behind the last wanted block */
-    AHEAD_WORKERS = 2,   /* the others are there for reads at once */
-    AHEAD_RUN = 4,       /* of one request: what may stand before a read on a slow link */
-    DAMAGED_MAX = 3,     /* times that a layer's block comes damaged before the layer is given up */
+    AHEAD_BLOCKS = 8,  /* 2 MiB behind the last wanted block */
+    AHEAD_WORKERS = 2, /* the others are there for reads at once */
+    AHEAD_RUN = 4,     /* of one request: what may stand before a read on a slow link */
+    DAMAGED_MAX = 3,   /* times that a layer's block comes damaged before the layer is given up */
     BACKOFF_MIN_MS = 100,
     BACKOFF_MAX_MS = 2000,
 };
@@ -69,14 +69,6 @@ struct pager_store {
     struct worker workers[WORKERS];
 };
 
-static uint64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
 void pager_needs_add(struct pager_needs *n, size_t blob, uint64_t offset, uint64_t length)
 {
     struct pager_need *last = n->count ? &n->list[n->count - 1] : NULL;
@@ -107,16 +99,12 @@ int pager_store_new(const struct pager_config *config, struct pager_store **ret_
 {
     struct pager_store *s = xcalloc(1, sizeof *s);
     struct blob_source source = {config->url, config->ca_file, config->grant};
-    pthread_condattr_t attr;
     int r = 0;
 
     s->config = config;
     s->last = &s->first;
     MUST(pthread_mutex_init(&s->lock, NULL) == 0);
-    MUST(pthread_condattr_init(&attr) == 0);
-    MUST(pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) == 0);
-    MUST(pthread_cond_init(&s->wake, &attr) == 0);
-    pthread_condattr_destroy(&attr);
+    wait_cond_init(&s->wake);
     for (size_t i = 0; i < WORKERS; i++)
         s->workers[i] = (struct worker){.http = blob_source_open(&source), .store = s};
     s->blobs = xcalloc(config->count_blobs + 1, sizeof *s->blobs);
@@ -131,7 +119,6 @@ int pager_store_new(const struct pager_config *config, struct pager_store **ret_
         }
     }
     if (r) {
-        pager_store_stop(s);
         pager_store_free(s);
         return r;
     }
@@ -171,8 +158,8 @@ static bool is_hasty(const struct pager_store *s, const struct pager_read *read)
 }
 
 /* Takes out of the list what is to be taken, in order; the lock is held. */
-static struct pager_read *take(struct pager_store *s,
-                               bool (*wanted)(const struct pager_store *, const struct pager_read *))
+static struct pager_read *take(struct pager_store *s, bool (*wanted)(const struct pager_store *,
+                                                                     const struct pager_read *))
 {
     struct pager_read *ready = NULL, **end = &ready, **p = &s->first;
 
@@ -263,7 +250,7 @@ int pager_store_fetch(struct pager_store *s, size_t blob, uint64_t offset, void 
         MUST(errno == EINTR);
     sem_destroy(&w.done);
     free(read.needs.list);
-    return w.error ? -w.error : pager_store_pread(s, blob, offset, data, len);
+    return w.error ? -ECANCELED : pager_store_pread(s, blob, offset, data, len);
 }
 
 int pager_store_pread(struct pager_store *s, size_t blob, uint64_t offset, void *data, size_t len)
@@ -413,16 +400,10 @@ static bool choose(struct pager_store *s, struct job *ret_job)
 /* Sleeps until there may be something to do; the lock is held. */
 static void wait_for_work(struct pager_store *s)
 {
-    uint64_t now = now_ms();
-    struct timespec until;
-
-    if (!s->away || s->retry_at_ms <= now) {
+    if (s->away && s->retry_at_ms > wait_now_ms())
+        (void)wait_until_ms(&s->wake, &s->lock, s->retry_at_ms); /* the caller looks itself */
+    else
         pthread_cond_wait(&s->wake, &s->lock);
-        return;
-    }
-    until.tv_sec = (time_t)(s->retry_at_ms / 1000);
-    until.tv_nsec = (long)(s->retry_at_ms % 1000) * 1000000;
-    pthread_cond_timedwait(&s->wake, &s->lock, &until);
 }
 
 static int make_good(struct worker *w, const struct job *job, struct err *ret_err)
@@ -447,7 +428,7 @@ static void note_source(struct pager_store *s, int result, const char *text)
         if (s->backoff_ms > BACKOFF_MAX_MS)
             s->backoff_ms = BACKOFF_MAX_MS;
         s->away = true;
-        s->retry_at_ms = now_ms() + s->backoff_ms;
+        s->retry_at_ms = wait_now_ms() + s->backoff_ms;
     }
 }
 
@@ -473,7 +454,7 @@ static void do_job(struct worker *w, const struct job *job)
     memset(states, BUSY, job->count);
     s->ahead_busy += job->ahead;
     if (s->away) /* one asks whether the source is back, the others wait for its answer */
-        s->retry_at_ms = now_ms() + s->backoff_ms;
+        s->retry_at_ms = wait_now_ms() + s->backoff_ms;
     pthread_mutex_unlock(&s->lock);
     r = make_good(w, job, &err);
     pthread_mutex_lock(&s->lock);
@@ -497,7 +478,7 @@ static void *work(void *arg)
     while (!s->ending) {
         struct job job;
 
-        if ((s->away && s->retry_at_ms > now_ms()) || !choose(s, &job))
+        if ((s->away && s->retry_at_ms > wait_now_ms()) || !choose(s, &job))
             wait_for_work(s);
         else
             do_job(w, &job);

@@ -41,7 +41,7 @@ struct pager_read {
     uint64_t offset;
     uint32_t length; /* > 0, inside the file */
     unsigned tries;
-    bool patient; /* waits even while the store is failing */
+    bool patient;             /* waits even while the store is failing */
     struct pager_needs needs; /* freed by pager_read_free() */
     pager_done done;
     void *arg;
@@ -66,7 +66,8 @@ void pager_store_free(struct pager_store *s);
 void pager_store_read(struct pager_store *s, struct pager_read *read);
 /* Waits for read->needs. */
 void pager_store_wait(struct pager_store *s, struct pager_read *read);
-/* The same for the bytes of one blob, in the caller's thread, and gets them. 0 or -errno. */
+/* The same for the bytes of one blob, in the caller's thread, and gets them. 0, -ECANCELED when the
+ * store has stopped, or -errno. */
 int pager_store_fetch(struct pager_store *s, size_t blob, uint64_t offset, void *data, size_t len);
 
 /* Bytes of a read of an image file whose blocks are good. 0 or -errno. */
