@@ -95,10 +95,12 @@ static void on_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 
 static void on_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    if (!file_of(fuse_req_userdata(req), ino))
+    const struct pager_file *f = file_of(fuse_req_userdata(req), ino);
+
+    if (!f)
         fuse_reply_err(req, EISDIR);
-    else if ((fi->flags & O_ACCMODE) != O_RDONLY)
-        fuse_reply_err(req, EROFS);
+    else if ((fi->flags & O_ACCMODE) != O_RDONLY && !f->chain)
+        fuse_reply_err(req, EROFS); /* QEMU before 8.2 opens its memory for writing as well */
     else {
         fi->keep_cache = 1;
         fi->noflush = 1; /* a close asks nothing: one of our own could not be answered at the end */
@@ -244,7 +246,7 @@ static void handle_line(struct pager *p, const char *line)
     if (strcmp(line, "fail") == 0 || strcmp(line, "serve") == 0)
         pager_store_set_failing(p->store, line[0] == 'f');
     else if (strcmp(line, "hot") == 0 && p->memory)
-        pager_memory_say_hot(p->memory);
+        pager_memory_write_hot(p->memory);
     else
         log_warn("unknown control line \"%.40s\"", line);
 }
@@ -253,7 +255,8 @@ static void handle_line(struct pager *p, const char *line)
 
 static int mount_files(struct pager *p, struct err *ret_err)
 {
-    char *options = xasprintf("-oro,nosuid,nodev,fsname=yado,subtype=yado%s",
+    /* Not "ro", since that would refuse an open for writing; there is nothing that writes. */
+    char *options = xasprintf("-onosuid,nodev,fsname=yado,subtype=yado%s",
                               p->config.allow_other ? ",allow_other" : "");
     char *args[] = {"yado-pager", options, NULL};
     struct fuse_args fuse_args = FUSE_ARGS_INIT(2, args);

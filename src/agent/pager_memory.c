@@ -41,7 +41,6 @@ struct pager_memory {
     struct pager_pages *pages;
     struct pager_hot *hot;
     int hot_fd;
-    bool hot_said;
     pthread_t thread;
     bool started;
     pthread_mutex_t lock;
@@ -346,17 +345,12 @@ int pager_memory_copy(struct pager_memory *m, struct pager_read *read, pid_t pid
     return 0;
 }
 
-void pager_memory_say_hot(struct pager_memory *m)
+void pager_memory_write_hot(struct pager_memory *m)
 {
-    int r = 0;
+    int r = m->hot_fd >= 0 ? pager_hot_write(m->hot, m->hot_fd) : 0;
 
-    if (m->hot_said)
-        return;
-    m->hot_said = true;
-    if (m->hot_fd >= 0)
-        r = pager_hot_write(m->hot, m->hot_fd);
     if (r)
         log_warn("cannot write the list of pages read first: %s", strerror(-r));
-    else if (printf("hot\n") < 0 || fflush(stdout))
-        log_warn("nobody hears that the list of pages read first is there");
+    cleanup_close(&m->hot_fd);
+    m->hot_fd = -1;
 }

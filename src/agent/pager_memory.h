@@ -42,8 +42,8 @@ void pager_memory_read(struct pager_memory *m, struct pager_read *read);
  * the caller's any more, will be done once more. pid: who reads. */
 int pager_memory_copy(struct pager_memory *m, struct pager_read *read, pid_t pid, uint8_t *data);
 
-/* The guest has run for a while: writes the list of what it read first, then says "hot" on
- * standard output. Only the first time. */
-void pager_memory_say_hot(struct pager_memory *m);
+/* The guest has run for a while: writes the list of what it read first into hot_file. Only the
+ * first time. */
+void pager_memory_write_hot(struct pager_memory *m);
 
 #endif

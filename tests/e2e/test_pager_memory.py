@@ -220,9 +220,9 @@ def test_what_was_read_first_is_told(folder, server, chain):  # noqa: F811
     pager = Pager(folder, server, chain.files(), hot_file=str(folder / "hot"))
     try:
         assert Reader(pager.mount / "memory", 0, chain.size).join(30) is None
+        assert (folder / "hot").read_bytes() == b""
         pager.say("hot")
-        assert pager.proc.stdout.readline() == b"hot\n"
-        assert (folder / "hot").stat().st_size > 0
+        wait_for("the list", lambda: (folder / "hot").stat().st_size > 4, 10)
     finally:
         assert pager.close() == 0
 

@@ -61,7 +61,7 @@ static void make_all(struct rng *r, const char *folder, uint64_t bytes, struct f
     for (size_t i = 0; i < count; i++) {
         AUTO_BUF struct buf data = {0};
 
-        make_scribbles(r, memory, bytes, (i ? 1 : 40) + rng_below(r, 12));
+        make_scribbles(r, memory, bytes, (i ? 1 : bytes >> 18) + rng_below(r, 12));
         make_layer(r, &data, memory, i ? below : NULL, bytes, i ? parent : NULL);
         files[i] = write_file(folder, &data);
         check(str_unhex(files[i].digest, parent, sizeof parent));
