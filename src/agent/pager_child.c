@@ -121,11 +121,13 @@ bool pager_child_ended(const struct pager_child *p)
 
 void pager_child_ask_why(struct pager_child *p)
 {
-    char line[128];
-    ssize_t n = read(p->output, line, sizeof line - 1);
+    char text[128]; /* perhaps with a "ready" that nobody waited for */
+    ssize_t n = read(p->output, text, sizeof text - 1);
+    const char *line;
 
-    line[n > 0 ? n : 0] = 0;
-    if (sscanf(line, "damaged %64[0-9a-f]", p->damaged) != 1)
+    text[n > 0 ? n : 0] = 0;
+    line = strstr(text, "damaged ");
+    if (!line || sscanf(line, "damaged %64[0-9a-f]", p->damaged) != 1)
         p->damaged[0] = 0;
 }
 

@@ -42,6 +42,19 @@ def frame(kind, payload):
     return head + struct.pack(">I", crc32c(head)) + payload
 
 
+def lay_out(path, blobs):
+    """Writes blobs as the agent lays them out; returns START's inputs."""
+    inputs, at = [], 0
+    with open(path, "wb") as f:
+        for name, data, tar in blobs:
+            f.seek(at)
+            f.write(data)
+            inputs.append({"path": name, "offset": at, "size": len(data), "mode": 0o755, "tar": tar})
+            at += (len(data) + 4095) // 4096 * 4096
+        f.truncate(1 << 40)
+    return inputs
+
+
 class State:
     def __init__(self, payload):
         (self.phase, self.oom, self.out_full, _, self.wait_status, self.nonce, self.output_end,

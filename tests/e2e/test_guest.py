@@ -14,7 +14,7 @@ import time
 import pytest
 
 from guest_host import (BROKEN, EXITED, FINISHED, READY, RUNNING, START, IMAGES, OUTPUT, WINDOW,
-                        Machine, frame)
+                        Machine, frame, lay_out)
 
 pytestmark = pytest.mark.skipif(not (IMAGES / "initrd").exists(), reason=f"no guest image in {IMAGES}")
 SIGKILL = 9
@@ -224,19 +224,6 @@ def test_time_limit(ready):
         s = sh(m, "trap '' TERM; echo begun; sleep 1000", time_limit_ms=1500)
         assert s.wait_status == SIGKILL and s.text.startswith("time limit")
         assert 1500 <= s.run_ms < 4000 and m.stdout() == b"begun\n"
-
-
-def lay_out(path, blobs):
-    """Writes blobs as the agent lays them out; returns START's inputs."""
-    inputs, at = [], 0
-    with open(path, "wb") as f:
-        for name, data, tar in blobs:
-            f.seek(at)
-            f.write(data)
-            inputs.append({"path": name, "offset": at, "size": len(data), "mode": 0o755, "tar": tar})
-            at += (len(data) + 4095) // 4096 * 4096
-        f.truncate(1 << 40)
-    return inputs
 
 
 def make_tar(*members, fmt=tarfile.PAX_FORMAT):

@@ -3,8 +3,8 @@
  * `make_layers FOLDER SEED MIB COUNT FIRST LAST`: a chain of COUNT layers over MIB of memory as
  * files named by their SHA-256, of which those from FIRST to LAST are merged into one (0 0: none),
  * and what the engine composes of them as FOLDER/composed. Prints a line a layer, golden first:
- * "layer DIGEST SIZE STANDS_FOR" ("-": itself), then "hot PAGE COUNT" for the top's hot list. For
- * the end-to-end tests of the pager.
+ * "layer DIGEST SIZE STANDS_FOR" ("-": itself), before them, for each frame that the top's hot list
+ * needs, "hot DIGEST OFFSET BYTES". For the end-to-end tests of the pager.
  */
 #include "base/cleanup.h"
 #include "base/rng.h"
@@ -94,12 +94,29 @@ static size_t merge(const char *folder, struct file *files, size_t count, size_t
     return count - (last - first);
 }
 
+static void print_hot(const struct layer_chain *chain, const struct file *files)
+{
+    AUTO_FREE struct layer_hot_run *hot = NULL;
+    size_t count;
+
+    check(layer_read_hot(layer_chain_top(chain), &hot, &count, &err));
+    for (size_t i = 0; i < count; i++) { /* each is one page, see make_layer() */
+        struct layer_place place = layer_chain_find(chain, 0, hot[i].first_page, 1);
+        const struct layer_extent *e;
+
+        if (layer_place_is_zeros(&place))
+            continue;
+        e = &layer_table_of(place.layer)->frames[place.frame];
+        printf("hot %s %llu %u\n", files[place.layer_number].digest, (unsigned long long)e->offset,
+               (unsigned)e->stored_bytes);
+    }
+}
+
 int main(int argc, char **argv)
 {
     struct file files[64];
-    AUTO_FREE struct layer_hot_run *hot = NULL;
     struct layer_chain *chain;
-    size_t count, count_hot;
+    size_t count;
     AUTO_FREE char *composed = NULL;
     struct rng r;
 
@@ -110,7 +127,7 @@ int main(int argc, char **argv)
     composed = xasprintf("%s/composed", argv[1]);
     chain = open_chain(files, count);
     check(vm_compose(NULL, chain, composed, &err));
-    check(layer_read_hot(layer_chain_top(chain), &hot, &count_hot, &err));
+    print_hot(chain, files);
     vm_chain_close(chain);
     if (strtoul(argv[6], NULL, 10))
         count =
@@ -118,8 +135,5 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < count; i++)
         printf("layer %s %llu %s\n", files[i].digest, (unsigned long long)files[i].size,
                files[i].stands_for);
-    for (size_t i = 0; i < count_hot; i++)
-        printf("hot %llu %llu\n", (unsigned long long)hot[i].first_page,
-               (unsigned long long)hot[i].count_pages);
     return 0;
 }
