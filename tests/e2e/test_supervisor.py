@@ -2,7 +2,6 @@
 """One supervisor with a real QEMU guest, its agent and its master played by the test: a golden
 build, a part from golden, a move to another folder, faults on every side."""
 import contextlib
-import ctypes
 import hashlib
 import io
 import json
@@ -22,6 +21,7 @@ import pytest
 
 from blobserver import BlobServer
 from grid import IMAGES, SANITIZER, YADO, wait_for
+from pressure import HOLDER, page_out
 
 MACHINE = {"machine": "pc-i440fx-7.2", "cpu": "Nehalem", "accel": "tcg"}
 MEMORY = 128 << 20
@@ -643,11 +643,6 @@ def test_a_pager_that_hangs_holds_no_memory(world):
         assert time.monotonic() - begin < (1 if not SANITIZER else 2)
 
 
-# What it holds is random, so that every page of it must be right.
-HOLDER = ("head -c 24000000 /dev/urandom > /tmp/a; sha256sum < /tmp/a; i=0; while :; do i=$((i+1)); "
-          "echo tick $i; usleep 20000; test -e /tmp/b || sha256sum < /tmp/a; done")
-
-
 def suspended_holder(world):
     """A layer that holds 24 MB of the guest's own, and their digest."""
     vm = start(world, argv=["sh", "-c", HOLDER])
@@ -685,37 +680,16 @@ def test_layers_tell_what_was_read_first(world):
     assert hot_bytes(world.server.blobs[layer["digest"]]) > 4 + 12
 
 
-def page_out(pid, path):
-    """As a kernel that is short of memory does: what QEMU has mapped of the file, and what the page
-    cache has. It is read again when it is used."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    pidfd = os.pidfd_open(pid)
-    try:
-        for line in open(f"/proc/{pid}/maps"):
-            span, *_, name = line.split(maxsplit=5)
-            if not name.strip().endswith("/memory"):
-                continue
-            first, end = (int(a, 16) for a in span.split("-"))
-            iov = struct.pack("QQ", first, end - first)
-            done = libc.syscall(440, pidfd, iov, ctypes.c_ulong(1), 21, 0)  # process_madvise, PAGEOUT
-            assert done == end - first, os.strerror(ctypes.get_errno())
-    finally:
-        os.close(pidfd)
-    with open(path, "rb", buffering=0) as f:
-        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 @NEEDS_FUSE
 def test_memory_is_read_again_under_pressure(world):
     """From the PC's own disk: the master is away."""
     layer, digest = suspended_holder(world)
     have = len(world.server.output)
     vm = start(world, name="1.0.2", argv=["sh", "-c", HOLDER], chain=[layer], have=have)
+    vm.wait_until("ticks", lambda: len(world.text()) > 100)
     qemu = next(p for n, p in vm.processes().items() if n.startswith("qemu"))
-    memory = f"/proc/{vm.proc.pid}/root{vm.dir}/mnt/memory"
-    seen = len(world.text().split())
     for _ in range(5):
-        page_out(qemu, memory)
+        page_out(qemu, vm.proc.pid, vm.dir)
         seen = len(world.text())
         vm.wait_until("a digest", lambda: digest in world.text()[seen:])
     assert set(w for w in world.text().split() if len(w) == 64) == {digest}
