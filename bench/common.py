@@ -6,8 +6,10 @@ import math
 import os
 import pathlib
 import signal
+import socket
 import statistics
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build").resolve()
@@ -17,13 +19,29 @@ os.environ.setdefault("YADO_IMAGES", str(BUILD / "images"))
 sys.path.insert(0, str(ROOT / "tests/e2e"))
 
 
-def too_long(*_):
-    raise TimeoutError("the bench took longer than 15 minutes")
+def end(number, _):
+    raise TimeoutError("the bench took longer than 15 minutes" if number == signal.SIGALRM
+                       else "the bench was told to end")
 
 
 # Raised as an exception, so that the grid is taken down.
-signal.signal(signal.SIGALRM, too_long)
+signal.signal(signal.SIGALRM, end)
+signal.signal(signal.SIGTERM, end)
 signal.alarm(900)
+
+
+def now_us():
+    return time.monotonic_ns() // 1000
+
+
+def owner_leaves(state):
+    """`yado owner leave`, without the start of a process; the moment of the event."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(f"{state}/owner.sock")
+        at = now_us()
+        s.sendall(json.dumps({"cmd": "leave", "at_us": at}).encode() + b"\n")
+        s.recv(4096)
+    return at
 
 
 def percentile(values, p):
@@ -52,19 +70,31 @@ def write(name, figures):
     (OUT / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def plot(name, title, unit, series):
-    """The distribution of each series of values: {label: [value, ...]}."""
-    lines = [f"set terminal svg size 800,450 background 'white'", f"set output '{name}.svg'",
-             f"set title \"{title}\"", f"set xlabel '{unit}'", "set ylabel 'percent of all'",
-             "set yrange [0:100]", "set xrange [0:]", "set key bottom right", "set grid"]
-    for i, values in enumerate(series.values()):
-        lines.append(f"$d{i} << EOD")
-        lines += [f"{v} {100 * (k + 1) / len(values)}" for k, v in enumerate(sorted(values))]
-        lines.append("EOD")
-    lines.append("plot " + ", ".join(f"$d{i} using 1:2 with steps lw 2 title \"{label}\""
+def write_plot(name, title, xlabel, ylabel, settings, series, drawn):
+    """Points (x, y) of each series, drawn as gnuplot is told to."""
+    lines = ["set terminal svg size 800,450 background 'white'", f"set output '{name}.svg'",
+             f"set title \"{title}\"", f"set xlabel \"{xlabel}\"", f"set ylabel \"{ylabel}\"",
+             "set grid", *settings]
+    for i, points in enumerate(series.values()):
+        lines += [f"$d{i} << EOD", *(f"{x} {y}" for x, y in points), "EOD"]
+    lines.append("plot " + ", ".join(f"$d{i} using 1:2 with {drawn} lw 2 title \"{label}\""
                                      for i, label in enumerate(series)))
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / f"{name}.gnuplot").write_text("\n".join(lines) + "\n")
+
+
+def plot(name, title, unit, series):
+    """The distribution of each series of values: {label: [value, ...]}."""
+    write_plot(name, title, unit, "percent of all",
+               ["set yrange [0:100]", "set xrange [0:]", "set key bottom right"],
+               {label: [(v, 100 * (k + 1) / len(values)) for k, v in enumerate(sorted(values))]
+                for label, values in series.items()}, "steps")
+
+
+def plot_lines(name, title, xlabel, ylabel, series):
+    """Points of each series, {label: [(x, y), ...]}, over several orders of magnitude of y."""
+    write_plot(name, title, xlabel, ylabel,
+               ["set logscale y", "set xrange [0:]", "set key outside right"], series, "linespoints")
 
 
 class Bounds:

@@ -64,7 +64,7 @@ static void add(struct pager_hot *h, uint64_t page)
         h->ended = true;
         return;
     }
-    if (h->count == h->room) {
+    if (!h->runs || h->count == h->room) {
         h->room = h->room ? 2 * h->room : 256;
         h->runs = xreallocarray(h->runs, h->room, sizeof *h->runs);
     }

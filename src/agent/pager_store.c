@@ -81,7 +81,7 @@ void pager_needs_add(struct pager_needs *n, size_t blob, uint64_t offset, uint64
             last->count = end - last->block;
         return;
     }
-    if (n->count == n->room) {
+    if (!n->list || n->count == n->room) {
         n->room = n->room ? 2 * n->room : 4;
         n->list = xreallocarray(n->list, n->room, sizeof *n->list);
     }

@@ -306,7 +306,7 @@ int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
     const struct sync_desired *d = &w->config->desired;
     uint64_t since_ms = clock_ms(CLOCK_MONOTONIC);
     struct guest_files files = {0};
-    struct blob *kernel, *initrd;
+    struct blob *kernel = NULL, *initrd = NULL;
     struct err why = {""};
     int r;
 

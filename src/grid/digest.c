@@ -38,8 +38,8 @@ static void add_class(struct hash *h, const struct grid_class *c)
 
 static void add_layer(struct hash *h, const struct grid_layer *l)
 {
-    const uint64_t all[] = {l->seq,           l->epoch,  l->size_bytes,
-                            l->output_offset, l->run_ms, l->committed_ms};
+    const uint64_t all[] = {l->seq,    l->epoch,    l->size_bytes,  l->output_offset,
+                            l->run_ms, l->disk_cut, l->committed_ms};
 
     add_bytes(h, l->digest.bytes, sizeof l->digest.bytes);
     add_bytes(h, l->parent.bytes, sizeof l->parent.bytes);

@@ -60,7 +60,7 @@ enum grid_part_state {
     GRID_DONE,        /* exit status 0 and the result recorded */
     GRID_FAILED,      /* the job's own failure, after its retries */
     GRID_CANCELLED,
-    GRID_MERGING, /* (later) unused until disks: the disk of an old epoch is being closed */
+    GRID_MERGING, /* unused: drives of old epochs are closed when the next one opens them */
     GRID_PART_STATES
 };
 
@@ -119,6 +119,7 @@ struct grid_layer {
     uint64_t size_bytes;
     uint64_t output_offset; /* output below it belongs to this layer for ever */
     uint64_t run_ms;        /* guest run time when it was taken */
+    uint64_t disk_cut;      /* of the part's network drive; 0: nothing was written to it */
     uint64_t committed_ms;  /* now_ms of the step that took it */
     struct grid_class cls;  /* class of the PC that wrote it */
 };

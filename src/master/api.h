@@ -112,6 +112,9 @@ enum req_next api_vm_output(struct req *r);
 /* api_depot.c */
 enum req_next api_depot_check(struct req *r);
 enum req_next api_depot_report(struct req *r);
+/* api_drive.c */
+enum req_next api_vm_drive(struct req *r);
+enum req_next api_vm_drive_cut(struct req *r);
 /* api_images.c */
 enum req_next api_images(struct req *r);
 enum req_next api_image_add(struct req *r);

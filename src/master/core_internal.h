@@ -77,5 +77,7 @@ struct core {
 /* core_view.c: publishes what the batch touched, or everything (after a load). */
 void core_publish_touched(struct core *c);
 void core_publish_all(struct core *c);
+/* Tells the network drives what this part's rows name; makes it one of them. */
+void core_keep_drive(struct core *c, uint64_t job, uint64_t part);
 
 #endif

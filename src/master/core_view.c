@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "master/digests.h"
+#include "master/drives.h"
 #include "master/hold.h"
 #include "master/places.h"
 #include "state/segment.h"
@@ -166,10 +167,30 @@ static bool takes_output(enum grid_part_state s)
     return s != GRID_STARTING && s != GRID_RESUMING;
 }
 
+void core_keep_drive(struct core *c, uint64_t job, uint64_t index)
+{
+    const struct grid_part *part = grid_get_part(c->grid, job, (uint32_t)index);
+    const struct grid_chain *chain = grid_get_chain(c->grid, job, (uint32_t)index);
+    AUTO_FREE uint64_t *cuts = NULL;
+    size_t count = 0;
+    if (!part || grid_part_is_final(part->state)) {
+        drives_forget(c->m->drives, job, index);
+        return;
+    }
+    cuts = xcalloc(chain ? chain->count + 1 : 1, sizeof *cuts);
+    for (size_t i = 0; chain && i < chain->count; i++)
+        if (chain->layers[i].disk_cut)
+            cuts[count++] = chain->layers[i].disk_cut;
+    drives_keep(c->m->drives, job, index, part->epoch,
+                grid_is_current(c->grid, job, index, part->epoch, 0), cuts, count);
+}
+
 static void publish_part(struct core *c, uint64_t job, uint64_t index)
 {
     const struct grid_job *j = grid_get_job(c->grid, job);
     const struct grid_part *part = j ? grid_get_part(c->grid, job, (uint32_t)index) : NULL;
+    if (drives_has(c->m->drives, job, index))
+        core_keep_drive(c, job, index);
     if (!part || !part->epoch || !grid_is_current(c->grid, job, index, part->epoch, 0)) {
         places_remove(c->m->places, job, index);
         return;

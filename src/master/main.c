@@ -16,6 +16,7 @@
 #include "master/care.h"
 #include "master/core.h"
 #include "master/disk.h"
+#include "master/drives.h"
 #include "master/file.h"
 #include "master/hold.h"
 #include "master/places.h"
@@ -300,11 +301,14 @@ static int open_stores(struct master *m, struct err *e)
 {
     AUTO_FREE char *depot = xasprintf("%s/depot", m->config.state_dir);
     AUTO_FREE char *output = xasprintf("%s/output", m->config.state_dir);
+    AUTO_FREE char *drives = xasprintf("%s/drives", m->config.state_dir);
     int r = state_open(m->config.state_dir, &m->state, e);
     if (r == 0)
         r = depot_open(depot, &m->depot, e);
     if (r == 0)
         r = segments_open(output, &m->segments, e);
+    if (r == 0)
+        r = drives_open(drives, &m->drives, e);
     return r;
 }
 
@@ -347,6 +351,7 @@ static int start(struct master *m, struct options *o, struct err *e)
         r = write_url(m, e);
     if (r == 0) {
         m->care = care_new(m);
+        drives_start(m->drives);
         core_start(m->core);
         r = server_start(m, fd, &m->server, e);
     }
@@ -365,10 +370,12 @@ static void stop(struct master *m)
     core_stop(m->core);
     care_stop(m->care);
     disk_stop(m->disk);
+    drives_stop(m->drives);
     server_free(m->server);
     core_free(m->core);
     care_free(m->care);
     disk_free(m->disk);
+    drives_free(m->drives);
     holds_free(m->holds);
     places_free(m->places);
     segments_close(m->segments);

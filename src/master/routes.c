@@ -56,5 +56,7 @@ const struct route routes[] = {
     {"PUT", "/v1/vm/{placement}/blobs/{digest}", REQ_GRANT, api_vm_blob_put, &api_blob_upload},
     {"GET", "/v1/vm/{placement}/blobs/{digest}/blocks", REQ_GRANT, api_vm_blocks, NULL},
     {"POST", "/v1/vm/{placement}/output", REQ_GRANT, api_vm_output, NULL},
+    {"GET", "/v1/vm/{placement}/drive", REQ_GRANT, api_vm_drive, NULL},
+    {"POST", "/v1/vm/{placement}/drive/cut", REQ_GRANT, api_vm_drive_cut, NULL},
     {NULL, NULL, REQ_ANYONE, NULL, NULL},
 };

@@ -14,6 +14,8 @@
 #include <fcntl.h>
 #include <microhttpd.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -136,8 +138,32 @@ static void begin(struct req *r, const char *method, const char *path)
     r->next = r->route ? r->route->handle : NULL;
 }
 
+static void on_upgrade(void *cls, struct MHD_Connection *conn, void *con_cls, const char *extra,
+                       size_t extra_bytes, MHD_socket fd, struct MHD_UpgradeResponseHandle *stream)
+{
+    struct req *r = con_cls;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct stream *s = xmalloc(sizeof *s);
+    int at_once = 1, corked = 0;
+    *s = (struct stream){fd, fcntl(info->connect_fd, F_DUPFD_CLOEXEC, 0), stream};
+    /* Short answers would wait for the peer's acknowledgement of others: 40 ms each. */
+    (void)setsockopt(s->peer_fd, IPPROTO_TCP, TCP_CORK, &corked, sizeof corked);
+    (void)setsockopt(s->peer_fd, IPPROTO_TCP, TCP_NODELAY, &at_once, sizeof at_once);
+    if (extra_bytes || s->peer_fd < 0) /* nobody may speak before our answer */
+        stream_close(s);
+    else
+        r->take_stream(r, s);
+}
+
 static struct MHD_Response *make_response(struct req *r)
 {
+    if (r->upgrade) {
+        struct MHD_Response *m = MHD_create_response_for_upgrade(on_upgrade, NULL);
+        if (m)
+            MHD_add_response_header(m, "Upgrade", r->upgrade);
+        return m;
+    }
     if (r->fd >= 0) {
         struct MHD_Response *m =
             MHD_create_response_from_fd_at_offset64(r->fd_bytes, r->fd, r->fd_offset);
@@ -345,6 +371,23 @@ enum req_next req_reply_file(struct req *r, unsigned status, int fd, uint64_t of
     return REQ_REPLIED;
 }
 
+enum req_next req_reply_upgrade(struct req *r, const char *protocol,
+                                void (*take)(struct req *r, struct stream *stream))
+{
+    MUST(r->status == 0);
+    r->status = MHD_HTTP_SWITCHING_PROTOCOLS;
+    r->upgrade = protocol;
+    r->take_stream = take;
+    return REQ_REPLIED;
+}
+
+void stream_close(struct stream *s)
+{
+    cleanup_close(&s->peer_fd);
+    (void)MHD_upgrade_action(s->handle, MHD_UPGRADE_ACTION_CLOSE); /* it is open */
+    free(s);
+}
+
 void req_add_header(struct req *r, const char *name, const char *fmt, ...)
 {
     MUST(r->count_headers < sizeof r->headers / sizeof *r->headers);
@@ -528,8 +571,8 @@ int server_start(struct master *m, int fd, struct server **ret_server, struct er
     s->m = m;
     s->listen_fd = fd;
     s->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_TLS | MHD_USE_ERROR_LOG |
-            MHD_USE_ITC,
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE | MHD_USE_TLS |
+            MHD_USE_ERROR_LOG | MHD_USE_ITC,
         0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, NULL,
         MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)SERVER_THREADS,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)SERVER_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,

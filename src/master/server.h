@@ -30,6 +30,13 @@ enum { REQ_JSON_MAX = 16 << 20, REQ_ANYONE_MAX = 64 << 10, REQ_ARGS_MAX = 4 };
 
 struct req;
 
+/* A connection that became a stream of bytes. */
+struct stream {
+    int fd;      /* a socket: to be read and written, not blocking */
+    int peer_fd; /* POLLRDHUP here: the peer has closed, of which fd tells nothing */
+    void *handle;
+};
+
 enum req_auth {
     REQ_ANYONE,
     REQ_USER,  /* a user's token */
@@ -125,6 +132,8 @@ struct req {
     const char *content_type; /* of raw or file */
     int fd;                   /* -1, or a file: fd_bytes from fd_offset on */
     uint64_t fd_offset, fd_bytes;
+    const char *upgrade; /* to which protocol, static; NULL: an ordinary reply */
+    void (*take_stream)(struct req *r, struct stream *stream);
     uint64_t step; /* the step that the reply saw, or 0 */
     struct req_header headers[4];
     unsigned count_headers;
@@ -139,6 +148,12 @@ enum req_next req_reply_raw(struct req *r, unsigned status, const char *content_
 /* Takes fd over. */
 enum req_next req_reply_file(struct req *r, unsigned status, int fd, uint64_t offset,
                              uint64_t bytes, const char *content_type);
+/* 101: after the headers the connection is a stream of bytes in both directions. take() gets it on
+ * an I/O thread; whoever has it calls stream_close() once, on any thread, before server_free().
+ * When the connection broke before that, take() is not called. */
+enum req_next req_reply_upgrade(struct req *r, const char *protocol,
+                                void (*take)(struct req *r, struct stream *stream));
+void stream_close(struct stream *s);
 void req_add_header(struct req *r, const char *name, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 /* Text that came from outside or was cut to fit, as JSON: what is not UTF-8 becomes "?". */

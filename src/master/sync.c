@@ -53,6 +53,7 @@ static void put_layer(struct sync_layer *to, const struct grid_layer *from)
     to->size = from->size_bytes;
     to->output_offset = from->output_offset;
     to->run_ms = from->run_ms;
+    to->cut = from->disk_cut;
     memcpy(to->cls.machine, from->cls.machine, sizeof to->cls.machine);
     memcpy(to->cls.cpu, from->cls.cpu, sizeof to->cls.cpu);
     memcpy(to->cls.accel, from->cls.accel, sizeof to->cls.accel);

@@ -130,6 +130,7 @@ static void row_chain(struct query *q, struct grid_chain_row *c)
     q_digest(q, &c->layer.stands_for);
     q_u64(q, &c->layer.epoch);
     q_u64(q, &c->layer.committed_ms);
+    q_u64(q, &c->layer.disk_cut);
 }
 
 static void row_pin(struct query *q, struct grid_pin *p)

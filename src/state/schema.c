@@ -132,6 +132,8 @@ static const char *const steps[] = {
     "CREATE TABLE submission(user INTEGER NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL," OF_JOB
     ", PRIMARY KEY(user, key)) WITHOUT ROWID;"
     "CREATE INDEX submission_job ON submission(job);",
+    /* 4: network drives. */
+    "ALTER TABLE layer ADD COLUMN disk_cut INTEGER NOT NULL DEFAULT 0;",
 };
 
 enum { KNOWN = sizeof steps / sizeof *steps, APPLICATION_ID = 0x7961646f /* "yado" */ };

@@ -59,6 +59,12 @@ static char *name_from(const char *program)
     return name;
 }
 
+/* What is out of range stays as it is, to be refused. */
+static uint64_t round_up(uint64_t bytes, uint64_t min, uint64_t max, uint64_t step)
+{
+    return bytes >= min && bytes <= max ? (bytes + step - 1) / step * step : bytes;
+}
+
 void jobspec_defaults(struct jobspec *spec)
 {
     if (!spec->name)
@@ -69,9 +75,10 @@ void jobspec_defaults(struct jobspec *spec)
         spec->parts = 1;
     if (!spec->memory_bytes)
         spec->memory_bytes = JOBSPEC_MEMORY_DEFAULT;
-    if (spec->memory_bytes >= JOBSPEC_MEMORY_MIN && spec->memory_bytes <= JOBSPEC_MEMORY_MAX)
-        spec->memory_bytes = (spec->memory_bytes + JOBSPEC_MEMORY_STEP - 1) / JOBSPEC_MEMORY_STEP *
-                             JOBSPEC_MEMORY_STEP;
+    spec->memory_bytes =
+        round_up(spec->memory_bytes, JOBSPEC_MEMORY_MIN, JOBSPEC_MEMORY_MAX, JOBSPEC_MEMORY_STEP);
+    spec->disk_bytes =
+        round_up(spec->disk_bytes, JOBSPEC_DISK_MIN, JOBSPEC_DISK_MAX, JOBSPEC_DISK_STEP);
     if (!spec->cpus)
         spec->cpus = 1;
     if (spec->then)
@@ -171,6 +178,10 @@ int jobspec_check(const struct jobspec *spec, struct err *ret_err)
     if (spec->memory_bytes < JOBSPEC_MEMORY_MIN || spec->memory_bytes > JOBSPEC_MEMORY_MAX)
         return err_set(ret_err, -EINVAL, "memory: 96M to 1T, such as \"512M\", not %s",
                        num_format_size(spec->memory_bytes, size));
+    if (spec->disk_bytes &&
+        (spec->disk_bytes < JOBSPEC_DISK_MIN || spec->disk_bytes > JOBSPEC_DISK_MAX))
+        return err_set(ret_err, -EINVAL, "disk: 16M to 1T, such as \"4G\", not %s",
+                       num_format_size(spec->disk_bytes, size));
     if (spec->cpus < 1 || spec->cpus > JOBSPEC_CPUS_MAX)
         return err_set(ret_err, -EINVAL, "cpus: 1 to %d, not %" PRIu32, JOBSPEC_CPUS_MAX,
                        spec->cpus);
@@ -404,6 +415,8 @@ static int get_key(const char *key, const json_t *json, bool may_then, struct jo
         return get_network(json, spec, e);
     if (strcmp(key, "memory") == 0)
         return get_measure(key, json, "512M", num_parse_size, &spec->memory_bytes, e);
+    if (strcmp(key, "disk") == 0)
+        return get_measure(key, json, "4G", num_parse_size, &spec->disk_bytes, e);
     if (strcmp(key, "time_limit") == 0)
         return get_measure(key, json, "2h", num_parse_duration, &spec->time_limit_ms, e);
     if (strcmp(key, "checkpoint") == 0)
@@ -518,6 +531,8 @@ json_t *jobspec_to_json(const struct jobspec *spec)
         json_object_set_new(out, "parts", json_integer(spec->parts));
     if (spec->memory_bytes)
         json_object_set_new(out, "memory", json_integer((json_int_t)spec->memory_bytes));
+    if (spec->disk_bytes)
+        json_object_set_new(out, "disk", json_integer((json_int_t)spec->disk_bytes));
     if (spec->cpus)
         json_object_set_new(out, "cpus", json_integer(spec->cpus));
     json_object_set_new(out, "network", json_string(spec->network_nat ? "nat" : "none"));

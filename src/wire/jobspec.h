@@ -25,6 +25,10 @@ enum {
 /* Sizes are rounded up to it: one golden layer a step. */
 #define JOBSPEC_MEMORY_STEP (32ull << 20)
 #define JOBSPEC_MEMORY_DEFAULT (256ull << 20)
+/* Of a network drive; rounded up to its step. */
+#define JOBSPEC_DISK_MIN (16ull << 20)
+#define JOBSPEC_DISK_MAX (1ull << 40)
+#define JOBSPEC_DISK_STEP (1ull << 20)
 #define JOBSPEC_CHECKPOINT_NEVER UINT64_MAX
 #define JOBSPEC_CHECKPOINT_MIN_MS 1000
 
@@ -53,6 +57,7 @@ struct jobspec {
     size_t count_inputs;
     uint32_t parts;
     uint64_t memory_bytes;
+    uint64_t disk_bytes; /* of the network drive at /disk; 0: none */
     uint32_t cpus;
     bool network_nat; /* "network": "nat"; the default is "none" */
     uint32_t retries;
@@ -71,10 +76,10 @@ void jobspec_defaults(struct jobspec *spec);
 int jobspec_check(const struct jobspec *spec, struct err *ret_err);
 
 /* Strict: unknown keys and wrong types are -EINVAL with the key's path in the text
- * ("then.memory: a size such as \"512M\", not a list"). memory and time_limit are numbers of
+ * ("then.memory: a size such as \"512M\", not a list"). memory, disk and time_limit are numbers of
  * bytes and of ms, or texts ("512M", "2h"). Keys: name, image, command, env, inputs[] {path,
- * digest, size, mode, tar}, parts, memory, cpus, network, retries, time_limit, checkpoint ("auto",
- * "never", or a duration), priority, then.
+ * digest, size, mode, tar}, parts, memory, disk, cpus, network, retries, time_limit, checkpoint
+ * ("auto", "never", or a duration), priority, then.
  * Runs jobspec_defaults() and jobspec_check(). */
 int jobspec_from_json(const json_t *json, struct jobspec **ret_spec, struct err *ret_err);
 

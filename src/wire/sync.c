@@ -60,6 +60,7 @@ static const struct record_field layer_fields[] = {
     U64(sync_layer, size),
     U64(sync_layer, output_offset),
     U64(sync_layer, run_ms),
+    U64(sync_layer, cut),
     SUB(sync_layer, cls, "class", &class_type),
     END,
 };

@@ -30,6 +30,7 @@ struct sync_layer {
     uint64_t size;
     uint64_t output_offset;
     uint64_t run_ms;
+    uint64_t cut; /* of the part's network drive, 0 none */
     struct sync_class cls;
 };
 

@@ -13,6 +13,8 @@ import subprocess
 import tempfile
 import time
 
+from netns import Loopback
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 YADO = os.environ.get("YADO", str(ROOT / "build/yado"))
 IMAGES = os.environ.get("YADO_IMAGES", str(ROOT / "build/images"))
@@ -59,8 +61,9 @@ class Process:
 
     def start(self):
         with open(self.log, "ab") as log:
-            self.proc = subprocess.Popen([YADO, *self.args], stdin=subprocess.DEVNULL, stdout=log,
-                                         stderr=log, env=self.grid.daemon_env(self.name),
+            self.proc = subprocess.Popen([*self.grid.net.enter(self.name), YADO, *self.args],
+                                         stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                         env=self.grid.daemon_env(self.name),
                                          start_new_session=True)
         return self
 
@@ -82,7 +85,11 @@ class Process:
 
 
 class Grid:
-    def __init__(self, pcs=2, memory="600M", cpus="2", master_args=(), agent_args=(), builder=True):
+    """`net`: where its processes stand in the network, a Net of netns.py; else all on loopback."""
+
+    def __init__(self, pcs=2, memory="600M", cpus="2", master_args=(), agent_args=(), builder=True,
+                 net=Loopback()):
+        self.net = net
         self.count_pcs, self.memory, self.cpus = pcs, memory, cpus
         self.master_args, self.agent_args, self.builder = list(master_args), list(agent_args), builder
         self.agents = {}
@@ -94,11 +101,12 @@ class Grid:
         self.env = dict(os.environ, YADO_CONFIG_DIR=str(self.dir / "client"), YADO_IMAGES=IMAGES,
                         **{k: v.format(dir=self.dir) for k, v in SANITIZER.items()})
         try:
+            anywhere = f"{self.net.MASTER}:0"
             self.master = Process(self, "master", ["master", "--state", str(self.dir / "master"),
-                                                   "--listen", "127.0.0.1:0", *self.master_args])
+                                                   "--listen", anywhere, *self.master_args])
             self.start_master()
             # The port stays the same over restarts.
-            self.master.args[self.master.args.index("127.0.0.1:0")] = self.url.split("//")[1]
+            self.master.args[self.master.args.index(anywhere)] = self.url.split("//")[1]
             token = (self.dir / "master/admin.token").read_text().strip()
             self.yado("login", self.url, token)
             for i in range(self.count_pcs):
@@ -137,6 +145,7 @@ class Grid:
         self.url = wait_for("the master to be ready", ready, 30)
 
     def add_pc(self, name, builder=False):
+        self.net.add(name)
         args = ["pcs", "token", "--json"] + (["--builder"] if builder else [])
         token = json.loads(self.yado(*args))["token"]
         state = str(self.dir / name)
@@ -187,8 +196,8 @@ class Grid:
     # -- the command line --------------------------------------------------------------------
 
     def run(self, *args, timeout=120, input=None):
-        return subprocess.run([YADO, *map(str, args)], env=self.env, capture_output=True,
-                              text=True, timeout=timeout, input=input)
+        return subprocess.run([*self.net.enter("master"), YADO, *map(str, args)], env=self.env,
+                              capture_output=True, text=True, timeout=timeout, input=input)
 
     def yado(self, *args, timeout=120):
         r = self.run(*args, timeout=timeout)

@@ -199,16 +199,19 @@ class Host:
 
 class Machine(Host):
     """A QEMU with the devices that src/vm gives it. `save` and `Machine(load=...)` go through
-    QEMU's own migration to a file: slower than a layer, and independent of our own code for it."""
+    QEMU's own migration to a file: slower than a layer, and independent of our own code for it.
+    With `incoming`, QEMU's word for where a saved state comes from, the caller lets it go on.
+    `enter` goes before QEMU's command line."""
 
-    def __init__(self, folder, name, memory=128, root=None, input_file=None, load=None, net=False):
+    def __init__(self, folder, name, memory=128, root=None, input_file=None, load=None, net=False,
+                 incoming=None, enter=()):
         self.dir = pathlib.Path(folder)
         self.console = self.dir / f"{name}.console"
         self.memory = memory
         qmp = self.dir / f"{name}.qmp"
         ours, theirs = socket.socketpair()
         self.err = open(self.dir / f"{name}.err", "w+")
-        args = ["qemu-system-x86_64", "-machine", "pc-i440fx-7.2,accel=tcg", "-cpu", "Nehalem",
+        args = [*enter, "qemu-system-x86_64", "-machine", "pc-i440fx-7.2,accel=tcg", "-cpu", "Nehalem",
                 "-m", str(memory), "-nodefaults", "-nographic", "-no-reboot",
                 "-kernel", IMAGES / "vmlinuz", "-initrd", IMAGES / "initrd",
                 "-append", "console=ttyS0 quiet panic=-1 rdinit=/init",
@@ -226,16 +229,16 @@ class Machine(Host):
                 "-device", "virtio-net-pci,netdev=net,romfile="]
         args = [str(a) for a in args]
         if load:
-            args += ["-incoming", f"exec:cat {load}"]
+            incoming = f"exec:cat {load}"
+        if incoming:
+            args += ["-incoming", incoming]
         self.proc = subprocess.Popen(args, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
                                      stdout=self.err, stderr=self.err)
         theirs.close()
         super().__init__(ours)
         self.qmp_path, self.qmp_file = qmp, None
         if load:
-            while self.qmp("query-status")["status"] == "inmigrate":
-                time.sleep(0.005)
-            self.qmp("cont")
+            self.go_on()
 
     def __enter__(self):
         return self
@@ -275,12 +278,22 @@ class Machine(Host):
             if "return" in answer:
                 return answer["return"]
 
-    def save(self, path):
-        """Stops and saves; the machine is dropped afterwards."""
-        self.qmp("stop")
+    def go_on(self):
+        """Once a state that is being loaded is complete."""
+        while self.qmp("query-status")["status"] == "inmigrate":
+            time.sleep(0.005)
+        self.qmp("cont")
+
+    def migrate(self, uri):
+        """Sends the state of a guest that is stopped."""
         self.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
-        self.qmp("migrate", uri=f"exec:cat > {path}")
+        self.qmp("migrate", uri=uri)
         while self.qmp("query-migrate")["status"] not in ("completed", "failed"):
             time.sleep(0.01)
         assert self.qmp("query-migrate")["status"] == "completed"
+
+    def save(self, path):
+        """Stops and saves; the machine is dropped afterwards."""
+        self.qmp("stop")
+        self.migrate(f"exec:cat > {path}")
         self.drop()

@@ -92,6 +92,7 @@ static struct grid_layer some_chain_layer(struct rng *r)
     l.seq = some(r);
     l.epoch = some(r);
     l.committed_ms = some(r);
+    l.disk_cut = some(r);
     return l;
 }
 
@@ -260,9 +261,9 @@ _Static_assert(sizeof(struct grid_meta) == 72, "grid_meta changed");
 _Static_assert(sizeof(struct grid_user) == 40, "grid_user changed");
 _Static_assert(sizeof(struct grid_pc) == 352, "grid_pc changed");
 _Static_assert(sizeof(struct grid_image) == 80, "grid_image changed");
-_Static_assert(sizeof(struct grid_golden) == 504, "grid_golden changed");
+_Static_assert(sizeof(struct grid_golden) == 512, "grid_golden changed");
 _Static_assert(sizeof(struct grid_job) == 200, "grid_job changed");
-_Static_assert(sizeof(struct grid_chain_row) == 312, "grid_chain_row changed");
+_Static_assert(sizeof(struct grid_chain_row) == 320, "grid_chain_row changed");
 _Static_assert(sizeof(struct grid_pin) == 56, "grid_pin changed");
 _Static_assert(sizeof(struct grid_part) == 592, "grid_part changed");
 _Static_assert(sizeof(struct grid_log) == 304, "grid_log changed");
@@ -1162,7 +1163,8 @@ static void a_store_of_version_2_is_brought_up_to_date(void **state)
 
     put_now(st, &row);
     state_close(st);
-    tamper(&s, "DROP TABLE submission; PRAGMA user_version=2");
+    tamper(&s, "ALTER TABLE layer DROP COLUMN disk_cut; DROP TABLE submission;"
+               "PRAGMA user_version=2");
     st = open_state(&s);
     assert_int_equal(loaded(st), 1);
     assert_int_equal(state_begin(st), 0);
@@ -1187,8 +1189,8 @@ static void strange_stores_are_refused(void **state)
     state_close(st);
     tamper(&s, "PRAGMA user_version=99");
     assert_int_equal(state_open(s.path, &st, &err), -EPROTONOSUPPORT);
-    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 3)"));
-    tamper(&s, "PRAGMA user_version=3");
+    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 4)"));
+    tamper(&s, "PRAGMA user_version=4");
     st = open_state(&s); /* and nothing was changed */
     assert_int_equal(loaded(st), 1);
     state_close(st);

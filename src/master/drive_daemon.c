@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A qemu-storage-daemon and its overlays; see drive_daemon.h. It works in its folder, so that all
+ * names are short and the folder can be moved.
+ *
+ * Each overlay is a node of its own in it, named by the number it was opened under ("n17-1"): a
+ * merge leaves the node below with the number of the one above.
+ */
+#include "master/drive_daemon.h"
+
+#include "base/buf.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/must.h"
+#include "master/drive_folder.h"
+#include "vm/clock.h"
+#include "vm/qmp.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+    START_MS = 10000,
+    REPLY_MS = 10000,
+    /* One that a killed master left is gone by then, and its locks with it. */
+    LOCKED_MS = 3000,
+    POLL_US = 1000,
+    QMP_FD = 3,
+};
+
+struct overlay {
+    uint64_t number;
+    uint64_t node; /* the number that it was opened under */
+};
+
+struct drive_daemon {
+    char *dir;
+    pid_t pid;
+    struct qmp *qmp;
+    struct overlay *chain; /* oldest first */
+    size_t count;
+    size_t merging; /* index of the lower one of two; SIZE_MAX: none */
+    atomic_bool merge_done, merge_failed;
+    void (*on_merged)(void *arg);
+    void *arg;
+};
+
+static void node_name(uint64_t number, char ret_name[DRIVE_NAME_MAX])
+{
+    char file[DRIVE_NAME_MAX];
+    drive_name(number, file);
+    snprintf(ret_name, DRIVE_NAME_MAX, "n%.*s", (int)strcspn(file, "."), file);
+}
+
+/* ---- the process ---------------------------------------------------------------------------- */
+
+/* Async-signal-safe calls only. */
+_Noreturn static void child_run(const char *dir, int qmp, pid_t parent)
+{
+    char *argv[] = {(char *)"qemu-storage-daemon", (char *)"--chardev",
+                    (char *)"socket,id=qmp,fd=3",  (char *)"--monitor",
+                    (char *)"chardev=qmp",         NULL};
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent || chdir(dir) < 0)
+        _exit(126);
+    int log = open("log", O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    int null = open("/dev/null", O_RDONLY);
+    /* Above QMP_FD, so that no copy overwrites another's source. */
+    qmp = fcntl(qmp, F_DUPFD, QMP_FD + 1);
+    if (log < 0 || null < 0 || qmp < 0 || dup2(log, 1) < 0 || dup2(log, 2) < 0 ||
+        dup2(null, 0) < 0 || dup2(qmp, QMP_FD) < 0 ||
+        syscall(SYS_close_range, QMP_FD + 1u, ~0u, 0u) < 0)
+        _exit(126);
+    execvp(argv[0], argv);
+    _exit(127);
+}
+
+static void on_event(void *arg, const char *name, const json_t *data)
+{
+    struct drive_daemon *d = arg;
+    bool completed = name && strcmp(name, "BLOCK_JOB_COMPLETED") == 0;
+    if (!d->on_merged || (!completed && (!name || strcmp(name, "BLOCK_JOB_CANCELLED") != 0)))
+        return;
+    if (json_object_get(data, "error") || !completed)
+        atomic_store(&d->merge_failed, true);
+    atomic_store(&d->merge_done, true);
+    d->on_merged(d->arg);
+}
+
+static int command(struct drive_daemon *d, const char *name, json_t *args, struct err *ret_err)
+{
+    return qmp_command(d->qmp, name, args, -1, REPLY_MS, NULL, ret_err);
+}
+
+int drive_daemon_start(const char *dir, void (*on_merged)(void *arg), void *arg,
+                       struct drive_daemon **ret_daemon, struct err *ret_err)
+{
+    int ends[2];
+    uint32_t version;
+    pid_t parent = getpid();
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+        return err_set(ret_err, -errno, "cannot make a socket pair: %s", strerror(errno));
+    pid_t pid = fork();
+    if (pid == 0)
+        child_run(dir, ends[1], parent);
+    int error = errno;
+    close(ends[1]);
+    if (pid < 0) {
+        close(ends[0]);
+        return err_set(ret_err, -error, "cannot start qemu-storage-daemon: %s", strerror(error));
+    }
+    struct drive_daemon *d = xcalloc(1, sizeof *d);
+    *d = (struct drive_daemon){
+        .dir = xstrdup(dir), .pid = pid, .merging = SIZE_MAX, .on_merged = on_merged, .arg = arg};
+    int r = qmp_open(ends[0], on_event, d, &d->qmp);
+    if (r == 0)
+        r = qmp_greet(d->qmp, START_MS, &version, ret_err);
+    if (r < 0) {
+        drive_daemon_end(d);
+        return err_set(ret_err, r,
+                       "qemu-storage-daemon does not start (%s/log says more): is the package "
+                       "qemu-system-common installed on the master?",
+                       dir);
+    }
+    *ret_daemon = d;
+    return 0;
+}
+
+void drive_daemon_end(struct drive_daemon *d)
+{
+    if (!d)
+        return;
+    (void)kill(d->pid, SIGKILL); /* our child, not yet waited for */
+    while (waitpid(d->pid, NULL, 0) < 0 && errno == EINTR)
+        ;
+    if (d->qmp)
+        qmp_close(d->qmp);
+    free(d->chain);
+    free(d->dir);
+    free(d);
+}
+
+pid_t drive_daemon_pid(const struct drive_daemon *d)
+{
+    return d->pid;
+}
+
+/* ---- overlays ------------------------------------------------------------------------------- */
+
+/* What blockdev-create says is a job; it stays until it is dismissed. */
+static int wait_for_job(struct drive_daemon *d, const char *id, struct err *ret_err)
+{
+    uint64_t until = vm_now_us() + REPLY_MS * 1000;
+    for (;;) {
+        json_t *jobs = NULL;
+        int r = qmp_command(d->qmp, "query-jobs", NULL, -1, REPLY_MS, &jobs, ret_err);
+        const json_t *job = json_array_get(jobs, 0);
+        const char *status = json_string_value(json_object_get(job, "status"));
+        const char *error = json_string_value(json_object_get(job, "error"));
+        bool ended = status && strcmp(status, "concluded") == 0;
+        if (r == 0 && (!job || (ended && error)))
+            r = err_set(ret_err, -EIO, "%s: %s", id, error ? error : "the job is gone");
+        json_decref(jobs);
+        if (r < 0)
+            return r;
+        if (ended)
+            return command(d, "job-dismiss", json_pack("{s:s}", "id", id), ret_err);
+        if (vm_now_us() > until)
+            return err_set(ret_err, -ETIMEDOUT, "%s: the storage daemon does not get it done", id);
+        usleep(POLL_US);
+    }
+}
+
+static int touch(const char *dir, const char *name, struct err *ret_err)
+{
+    AUTO_FREE char *path = xasprintf("%s/%s", dir, name);
+    AUTO_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    return fd < 0 ? err_set(ret_err, -errno, "cannot make %s: %s", path, strerror(errno)) : 0;
+}
+
+int drive_daemon_create(struct drive_daemon *d, uint64_t number, uint64_t backing, uint64_t bytes,
+                        struct err *ret_err)
+{
+    char name[DRIVE_NAME_MAX], below[DRIVE_NAME_MAX] = DRIVE_BASE;
+    int r;
+
+    drive_name(number, name);
+    if (backing)
+        drive_name(backing, below);
+    r = touch(d->dir, name, ret_err);
+    if (r < 0)
+        return r;
+    r = command(
+        d, "blockdev-add",
+        json_pack("{s:s, s:s, s:s}", "driver", "file", "node-name", "new", "filename", name),
+        ret_err);
+    if (r == 0) {
+        r = command(d, "blockdev-create",
+                    json_pack("{s:s, s:{s:s, s:s, s:I, s:s, s:s}}", "job-id", "create", "options",
+                              "driver", "qcow2", "file", "new", "size", (json_int_t)bytes,
+                              "backing-file", below, "backing-fmt", backing ? "qcow2" : "raw"),
+                    ret_err);
+        if (r == 0)
+            r = wait_for_job(d, "create", ret_err);
+        int closed = command(d, "blockdev-del", json_pack("{s:s}", "node-name", "new"), ret_err);
+        r = r ? r : closed;
+    }
+    if (r == 0 && (r = drive_folder_sync(d->dir, name)) < 0)
+        (void)err_set(ret_err, r, "cannot sync %s/%s: %s", d->dir, name, strerror(-r));
+    if (r < 0)
+        (void)drive_folder_remove_file(d->dir, name); /* or it is found not to be whole */
+    return r;
+}
+
+/* One overlay above `below` (stolen; NULL: it is put above something later). */
+static json_t *overlay_node(uint64_t number, json_t *below)
+{
+    char name[DRIVE_NAME_MAX], node[DRIVE_NAME_MAX];
+    drive_name(number, name);
+    node_name(number, node);
+    json_t *json =
+        json_pack("{s:s, s:s, s:{s:s, s:s}, s:o}", "driver", "qcow2", "node-name", node, "file",
+                  "driver", "file", "filename", name, "backing", below ? below : json_null());
+    MUST(json);
+    return json;
+}
+
+static void push(struct drive_daemon *d, uint64_t number)
+{
+    d->chain = xreallocarray(d->chain, d->count + 1, sizeof *d->chain);
+    d->chain[d->count++] = (struct overlay){number, number};
+}
+
+/* Its locks keep us out while a daemon of a master before us is being killed. */
+static int open_chain(struct drive_daemon *d, const uint64_t *chain, size_t count,
+                      struct err *ret_err)
+{
+    uint64_t until = vm_now_us() + LOCKED_MS * 1000;
+    for (;;) {
+        json_t *node = json_pack("{s:s, s:s, s:{s:s, s:s}}", "driver", "raw", "node-name", "base",
+                                 "file", "driver", "file", "filename", DRIVE_BASE);
+        for (size_t i = 0; i < count; i++)
+            node = overlay_node(chain[i], node);
+        int r = command(d, "blockdev-add", node, ret_err);
+        if (r != -EIO || !strstr(ret_err->text, "lock") || vm_now_us() > until)
+            return r;
+        usleep(20 * POLL_US);
+    }
+}
+
+int drive_daemon_serve(struct drive_daemon *d, const uint64_t *chain, size_t count,
+                       struct err *ret_err)
+{
+    char top[DRIVE_NAME_MAX];
+    MUST(count && d->count == 0);
+    int r = open_chain(d, chain, count, ret_err);
+    for (size_t i = 0; r == 0 && i < count; i++)
+        push(d, chain[i]);
+    node_name(chain[count - 1], top);
+    if (r == 0)
+        r = drive_folder_remove_file(d->dir, DRIVE_SOCKET);
+    if (r == 0)
+        r = command(d, "nbd-server-start",
+                    json_pack("{s:{s:s, s:{s:s}}, s:i}", "addr", "type", "unix", "data", "path",
+                              DRIVE_SOCKET, "max-connections", 1),
+                    ret_err);
+    if (r == 0)
+        r = command(d, "block-export-add",
+                    json_pack("{s:s, s:s, s:s, s:s, s:b, s:b}", "type", "nbd", "id", "drive",
+                              "node-name", top, "name", "drive", "writable", 1, "writethrough", 1),
+                    ret_err);
+    return r;
+}
+
+int drive_daemon_connect(struct drive_daemon *d, int *ret_fd)
+{
+    AUTO_CLOSE int folder = open(d->dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+
+    if (folder < 0 || fd < 0)
+        return -errno;
+    /* A state folder's path may be longer than a socket's may be. */
+    snprintf(a.sun_path, sizeof a.sun_path, "/proc/self/fd/%d/" DRIVE_SOCKET, folder);
+    if (connect(fd, (struct sockaddr *)&a, sizeof a) < 0)
+        return -errno;
+    *ret_fd = take_fd(&fd);
+    return 0;
+}
+
+uint64_t drive_daemon_top(const struct drive_daemon *d)
+{
+    return d->count ? d->chain[d->count - 1].number : 0;
+}
+
+int drive_daemon_cut(struct drive_daemon *d, uint64_t number, struct err *ret_err)
+{
+    char old[DRIVE_NAME_MAX], new[DRIVE_NAME_MAX];
+    MUST(d->count && d->merging == SIZE_MAX);
+    node_name(d->chain[d->count - 1].node, old);
+    node_name(number, new);
+    int r = command(d, "blockdev-add", overlay_node(number, NULL), ret_err);
+    if (r == 0)
+        r = command(d, "blockdev-snapshot", json_pack("{s:s, s:s}", "node", old, "overlay", new),
+                    ret_err);
+    if (r == 0)
+        push(d, number);
+    return r;
+}
+
+/* ---- merging -------------------------------------------------------------------------------- */
+
+static size_t index_of(const struct drive_daemon *d, uint64_t number)
+{
+    for (size_t i = 0; i < d->count; i++)
+        if (d->chain[i].number == number)
+            return i;
+    return SIZE_MAX;
+}
+
+int drive_daemon_merge(struct drive_daemon *d, uint64_t below, uint64_t above, struct err *ret_err)
+{
+    size_t i = index_of(d, below);
+    char base[DRIVE_NAME_MAX], top[DRIVE_NAME_MAX], device[DRIVE_NAME_MAX], name[DRIVE_NAME_MAX];
+
+    MUST(d->merging == SIZE_MAX);
+    if (i == SIZE_MAX || i + 2 >= d->count || d->chain[i + 1].number != above)
+        return err_set(ret_err, -EINVAL, "these two overlays are no neighbours");
+    node_name(d->chain[i].node, base);
+    node_name(d->chain[i + 1].node, top);
+    node_name(d->chain[d->count - 1].node, device);
+    drive_name(above, name);
+    atomic_store(&d->merge_done, false);
+    atomic_store(&d->merge_failed, false);
+    d->merging = i;
+    /* What stands above goes on naming `above`: below's file will get that name. */
+    int r = command(d, "block-commit",
+                    json_pack("{s:s, s:s, s:s, s:s, s:s}", "job-id", "merge", "device", device,
+                              "base-node", base, "top-node", top, "backing-file", name),
+                    ret_err);
+    if (r < 0)
+        d->merging = SIZE_MAX;
+    return r;
+}
+
+/* The upper one's name goes to the file that holds both. Before the rename the old upper file still
+ * stands, on a lower one that holds the same: either way the chain is whole. */
+static int rename_merged(struct drive_daemon *d)
+{
+    char below[DRIVE_NAME_MAX], above[DRIVE_NAME_MAX];
+    drive_name(d->chain[d->merging].number, below);
+    drive_name(d->chain[d->merging + 1].number, above);
+    AUTO_FREE char *from = xasprintf("%s/%s", d->dir, below);
+    AUTO_FREE char *to = xasprintf("%s/%s", d->dir, above);
+    int r = drive_folder_sync(d->dir, below);
+    if (r == 0 && rename(from, to) < 0)
+        r = -errno;
+    return r ? r : drive_folder_sync(d->dir, above);
+}
+
+static int end_merge(struct drive_daemon *d)
+{
+    size_t i = d->merging;
+    int r = atomic_load(&d->merge_failed) ? 0 : rename_merged(d);
+
+    d->merging = SIZE_MAX;
+    if (r < 0 || atomic_load(&d->merge_failed))
+        return r;
+    /* The daemon knows one node where there were two. */
+    d->chain[i].number = d->chain[i + 1].number;
+    d->count--;
+    memmove(&d->chain[i + 1], &d->chain[i + 2], (d->count - i - 1) * sizeof *d->chain);
+    return 0;
+}
+
+int drive_daemon_merged(struct drive_daemon *d)
+{
+    uint64_t until = vm_now_us() + REPLY_MS * 1000;
+    if (d->merging == SIZE_MAX)
+        return 0;
+    if (!atomic_load(&d->merge_done))
+        (void)command(d, "job-cancel", json_pack("{s:s}", "id", "merge"), NULL); /* or it ended */
+    while (!atomic_load(&d->merge_done)) {
+        if (vm_now_us() > until)
+            return -ETIMEDOUT;
+        usleep(POLL_US);
+    }
+    return end_merge(d);
+}
+
+bool drive_daemon_is_merging(const struct drive_daemon *d)
+{
+    return d->merging != SIZE_MAX && !atomic_load(&d->merge_done);
+}

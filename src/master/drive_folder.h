@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The folder of one part's network drive (docs/formats/drive.md): overlays, and `base.ext4`, the
+ * empty file system below them, a link to the one that all drives of its size share.
+ *
+ * What these functions made is durable when they return; what a crash cut short is made again.
+ */
+#ifndef YADO_MASTER_DRIVE_FOLDER_H
+#define YADO_MASTER_DRIVE_FOLDER_H
+
+#include "base/str.h"
+#include "master/drive_plan.h"
+
+#define DRIVE_BASE "base.ext4"
+#define DRIVE_SOCKET "nbd" /* of its daemon */
+
+/* Makes root/JOB.PART with its empty file system of that many bytes where it is missing. */
+int drive_folder_make(const char *root, const char *dir, uint64_t bytes, struct err *ret_err);
+/* The overlays that are whole, by what their headers say. */
+int drive_folder_list(const char *dir, struct drive_file **ret_files, size_t *ret_count);
+/* Data of a file, then the folder's entries. */
+int drive_folder_sync(const char *dir, const char *name);
+int drive_folder_remove_file(const char *dir, const char *name);
+void drive_folder_remove(const char *dir);
+/* Empty file systems that no drive has any more. */
+void drive_bases_sweep(const char *root);
+
+#endif
