@@ -230,7 +230,7 @@ void chain_commit(struct grid *g, struct part *p, const struct grid_layer *l)
     put_in(g, c, at, &new);
     layer_row(g, p, &new, true);
     if (p->r.pc)
-        find_pc(g, p->r.pc)->wake = true; /* so that it need not report the layer any longer */
+        pc_wake(g, find_pc(g, p->r.pc)); /* so that it need not report the layer any longer */
 }
 
 bool chain_drop(struct grid *g, struct part *p, const struct grid_digest *digest)
@@ -241,7 +241,7 @@ bool chain_drop(struct grid *g, struct part *p, const struct grid_digest *digest
         return false;
     take_out(g, p, at, p->chain->r.count - at);
     if (p->r.pc)
-        find_pc(g, p->r.pc)->wake = true;
+        pc_wake(g, find_pc(g, p->r.pc));
     free_if_empty(p);
     return true;
 }
@@ -343,7 +343,7 @@ enum grid_outcome event_merged(struct grid *g, const struct grid_event *e, struc
     put_in(g, p->chain, from, &new);
     layer_row(g, p, &new, true);
     if (p->r.pc)
-        find_pc(g, p->r.pc)->wake = true;
+        pc_wake(g, find_pc(g, p->r.pc));
     return GRID_OK;
 }
 

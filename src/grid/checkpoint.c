@@ -94,7 +94,7 @@ void checkpoint_plan(struct grid *g, struct part *p)
 void checkpoint_ask(struct grid *g, struct part *p)
 {
     p->r.checkpoint_asked++;
-    find_pc(g, p->r.pc)->wake = true;
+    pc_wake(g, find_pc(g, p->r.pc));
     part_dirty(g, p);
 }
 

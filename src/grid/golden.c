@@ -75,7 +75,8 @@ void golden_build(struct grid *g, const struct bucket_key *k, struct pc *builder
     x->r.cls = builder->r.cls;
     x->r.pc = builder->r.id;
     x->r.epoch = g->meta.next_epoch++;
-    builder->wake = true;
+    pc_wake(g, builder);
+    room_changed(g, builder);
     golden_dirty(g, x);
     note(g, GRID_LOG_IMAGE, NULL, NULL, builder, "%s makes the golden layer of image %s",
          builder->r.name, image->r.name);
@@ -85,7 +86,8 @@ static void leave_builder(struct grid *g, struct golden *x)
 {
     struct pc *pc = find_pc(g, x->r.pc);
 
-    pc->wake = true;
+    pc_wake(g, pc);
+    room_changed(g, pc);
     x->r.pc = 0;
     x->r.state = GRID_GOLDEN_WANTED;
     g->place_due = true;

@@ -78,6 +78,8 @@ void grid_free(struct grid *g)
     table_deinit(&g->jobs);
     table_deinit(&g->pcs);
     table_deinit(&g->users);
+    table_deinit(&g->pc_names);
+    rooms_free(g);
     grid_effects_deinit(&g->later);
     free(g->dirty_users.items);
     free(g->dirty_pcs.items);
@@ -86,8 +88,9 @@ void grid_free(struct grid *g)
     free(g->dirty_jobs.items);
     free(g->dirty_parts.items);
     free(g->retired.items);
-    free(g->saving.items);
     free(g->leaving.items);
+    free(g->moving.items);
+    free(g->waking.items);
     free(g);
 }
 
@@ -238,10 +241,9 @@ const struct grid_pc *grid_get_pc(const struct grid *g, uint64_t pc)
 
 const struct grid_pc *grid_find_pc(const struct grid *g, const char *name)
 {
-    for (const struct pc *p = g->first_pc; p; p = p->next)
-        if (strcmp(p->r.name, name) == 0)
-            return &p->r;
-    return NULL;
+    const struct pc *pc = find_pc_named(g, name);
+
+    return pc ? &pc->r : NULL;
 }
 
 const struct grid_image *grid_get_image(const struct grid *g, uint64_t image)

@@ -4,7 +4,7 @@
  *
  *   states.c  the one table of states and moves, and part_move(), which makes every move
  *   queue.c   who is next: buckets of like parts, weights and usage of users
- *   place.c   which PC: fit, class, golden layers, preference
+ *   place.c   which PC: fit, class, golden layers, preference      room.c  PCs by what is free
  *   part.c    how a placement begins and ends         chain.c   the layers of a part
  *   report.c  what a PC observes     lease.c   silence, the brake, time
  *   job.c     what users ask for     pc.c      PCs, images, users     golden.c  golden layers
@@ -31,7 +31,6 @@
 struct bucket_key {
     uint64_t memory_bytes, image;
     uint64_t golden; /* 0: starts from any golden layer that fits */
-    uint64_t avoid;  /* the PC it left; another is preferred */
     uint64_t target; /* the PC that is reserved for it, or 0 */
     uint64_t failed_pcs[3];
     int32_t priority;
@@ -62,12 +61,13 @@ struct chain {
 struct part {
     struct grid_part r;
     struct job *job;
-    struct chain *chain;      /* NULL: no layers, no pins */
-    struct part *next_placed; /* in its PC's list, by job and index */
-    struct bucket *bucket;    /* waits for a place: unplaced, or placed on a PC gone silent */
-    size_t at;                /* in the bucket's heap */
-    uint64_t mark;            /* the step whose report named it */
-    bool dirty, loaded;
+    struct chain *chain;                    /* NULL: no layers, no pins */
+    struct part *next_placed;               /* in its PC's list, by job and index */
+    struct part *prev_saving, *next_saving; /* in the line for upload slots */
+    struct bucket *bucket; /* waits for a place: unplaced, or placed on a PC gone silent */
+    size_t at;             /* in the bucket's heap */
+    uint64_t mark;         /* the step whose report named it */
+    bool dirty, loaded, has_slot;
 };
 
 struct job {
@@ -75,7 +75,7 @@ struct job {
     struct user *user;
     struct part *parts;
     struct job *prev, *next;
-    struct job *next_finished;
+    struct job *prev_finished, *next_finished;
     bool dirty;
 };
 
@@ -89,10 +89,34 @@ struct user {
     bool dirty;
 };
 
+/* What a PC has free, reservations not counted, and what else placement looks at. */
+struct room {
+    uint64_t memory_bytes;
+    uint32_t cpus;
+    uint32_t guests;
+    uint32_t speed;
+};
+
+/* PCs of one class; see room.c. */
+struct shelf {
+    struct grid_class cls;
+    bool builder;
+    struct pc *root;
+    struct shelf *next;
+};
+
 struct pc {
     struct grid_pc r;
     struct part *placed;
-    struct pc *next;
+    struct pc *prev, *next;
+    struct pc *same_key; /* in the table of names */
+    /* In room.c's tree: */
+    struct shelf *shelf; /* NULL: is given nothing now */
+    struct pc *left, *right;
+    struct room room;
+    struct room most_free, most_ever;   /* of those below */
+    struct pc *prev_heard, *next_heard; /* in the list of those that are not silent */
+    struct pc *prev_lapsed, *next_lapsed;
     uint64_t seen_ms;       /* last sync; 0 never since the start */
     uint64_t lease_from_ms; /* its lease runs from here */
     uint64_t lapsed_ms;
@@ -101,7 +125,7 @@ struct pc {
     bool lapsed;   /* TICK saw its lease end */
     bool released; /* ... and its parts wait for another place */
     bool died;     /* ... and one death was counted for it */
-    bool dirty, wake;
+    bool dirty, wake, room_is_old;
 };
 
 struct image {
@@ -125,9 +149,15 @@ struct list {
 struct grid {
     struct grid_config config;
     struct grid_meta meta;
-    struct table jobs, pcs, users;
-    struct job *first_job, *last_job, *finished;
-    struct pc *first_pc;
+    struct table jobs, pcs, users, pc_names;
+    struct job *first_job, *last_job;
+    struct job *first_finished, *last_finished; /* that may retire once their time has come */
+    struct pc *first_pc, *last_pc;
+    struct pc *first_heard, *last_heard;   /* who was heard longest ago stands first */
+    struct pc *first_lapsed, *last_lapsed; /* not released, or only lately; see lease.c */
+    struct shelf *shelves;
+    struct list old_rooms; /* PCs */
+    size_t count_busy;     /* PCs with parts */
     struct user *first_user;
     struct image *first_image;
     struct golden *first_golden;
@@ -139,8 +169,12 @@ struct grid {
     uint64_t layer_bytes;    /* of all chains and pins */
     bool starts_wait;        /* for room in the depot */
     struct chain *first_long;
-    struct list saving;  /* parts that save or upload, first come first; see slots.c */
+    struct part *first_saving, *last_saving; /* the line for upload slots; see slots.c */
+    struct part *next_slot;
+    uint32_t count_slots;
     struct list leaving; /* parts with leave_after_ms */
+    struct list moving;  /* parts with move_to */
+    struct list waking;  /* PCs */
     /* Of the step under way: */
     uint64_t now_ms;
     uint64_t failed_on; /* PC that was already blamed in this step */
@@ -153,6 +187,8 @@ struct grid {
 /* states.c */
 void part_move(struct grid *g, struct part *p, enum grid_part_state to);
 bool part_is_placed_state(enum grid_part_state s);
+/* The guest's memory is on its PC: given back once its layer is whole on the disk. */
+bool part_takes_room(enum grid_part_state s);
 
 /* queue.c */
 void queue_add(struct grid *g, struct part *p);
@@ -167,9 +203,22 @@ double user_share(const struct grid *g, const struct user *u);
 
 /* place.c */
 void grid_place(struct grid *g);
+
+/* room.c */
 bool pc_is_eligible(const struct grid *g, const struct pc *pc, uint64_t now_ms);
 /* Whether the part would fit beside what the PC has, and what is reserved there for others. */
-bool pc_has_room(const struct grid *g, struct pc *pc, const struct part *p);
+bool pc_has_room(const struct grid *g, const struct pc *pc, const struct part *p);
+/* What this PC has free, or whether it may be given work, may have changed. */
+void room_changed(struct grid *g, struct pc *pc);
+/* Before room_for() and room_to_build(), when any changed. */
+void rooms_renew(struct grid *g);
+void rooms_free(struct grid *g);
+/* The best PC for a part of this bucket, or NULL. avoid: the PC that it left (0: none). *ret_golden
+ * is what it starts from there. */
+struct pc *room_for(struct grid *g, const struct bucket_key *k, uint64_t avoid,
+                    uint64_t *ret_golden);
+/* A builder for a golden layer without which PCs that have room cannot take it, or NULL. */
+struct pc *room_to_build(struct grid *g, const struct bucket_key *k);
 
 /* chain.c */
 /* The last committed layer, or NULL. */
@@ -286,7 +335,10 @@ enum grid_outcome event_hold(struct grid *g, const struct grid_event *e, struct 
 enum grid_outcome event_release(struct grid *g, const struct grid_event *e, struct err *err);
 /* A part came to its end: the job may be finished, its combining job begins. */
 void job_part_final(struct grid *g, struct job *j);
-bool job_may_retire(const struct grid *g, const struct job *j, uint64_t now_ms);
+/* It is finished: retires when its time has come and its combining job is finished, too. */
+void job_finished(struct grid *g, struct job *j);
+/* The next one whose time has come, or NULL. */
+struct job *job_to_retire(const struct grid *g, uint64_t now_ms);
 void job_retire(struct grid *g, struct job *j);
 void job_link(struct grid *g, struct job *j);
 void job_unlink(struct grid *g, struct job *j);
@@ -304,10 +356,13 @@ enum grid_outcome event_image_delete(struct grid *g, const struct grid_event *e,
 struct user *user_ensure(struct grid *g, uint64_t id);
 void pc_failed(struct grid *g, struct pc *pc, uint64_t job, const char *why);
 void pc_succeeded(struct grid *g, struct pc *pc);
-void pc_link_part(struct pc *pc, struct part *p);
-void pc_unlink_part(struct pc *pc, struct part *p);
+void pc_link(struct grid *g, struct pc *pc);
+struct pc *find_pc_named(const struct grid *g, const char *name);
+void pc_link_part(struct grid *g, struct pc *pc, struct part *p);
+void pc_unlink_part(struct grid *g, struct pc *pc, struct part *p);
 
 /* rows.c */
+void pc_wake(struct grid *g, struct pc *pc);
 void user_dirty(struct grid *g, struct user *u);
 void pc_dirty(struct grid *g, struct pc *pc);
 void image_dirty(struct grid *g, struct image *i);
@@ -317,6 +372,7 @@ void part_dirty(struct grid *g, struct part *p);
 void list_add(struct list *l, void *item);
 /* Keeps the order; false when it was not there. */
 bool list_remove(struct list *l, const void *item);
+void pcs_sort(struct list *pcs);
 /* A row of this step, zeroed but for its kind and put. */
 struct grid_row *row_later(struct grid *g, enum grid_row_kind kind);
 struct grid_fx *effects_add(struct grid_effects *fx, enum grid_fx_kind kind);

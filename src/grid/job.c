@@ -70,14 +70,45 @@ void job_link(struct grid *g, struct job *j)
     table_put(&g->jobs, j->r.id, j);
 }
 
+static bool is_listed(const struct grid *g, const struct job *j)
+{
+    return j->prev_finished || g->first_finished == j;
+}
+
+/* Who finished first stands first. */
+static void list_finished(struct grid *g, struct job *j)
+{
+    struct job *after = g->last_finished;
+
+    if (g->first_finished && j->r.finished_ms < g->first_finished->r.finished_ms)
+        after = NULL;
+    while (after && after->r.finished_ms > j->r.finished_ms)
+        after = after->prev_finished;
+    j->prev_finished = after;
+    j->next_finished = after ? after->next_finished : g->first_finished;
+    *(after ? &after->next_finished : &g->first_finished) = j;
+    *(j->next_finished ? &j->next_finished->prev_finished : &g->last_finished) = j;
+}
+
+void job_finished(struct grid *g, struct job *j)
+{
+    const struct job *then = j->r.then_job ? find_job(g, j->r.then_job) : NULL;
+    struct job *of = j->r.then_of ? find_job(g, j->r.then_of) : NULL;
+
+    if (!j->r.then_job || (then && then->r.finished_ms))
+        list_finished(g, j);
+    if (of && of->r.finished_ms && !is_listed(g, of))
+        list_finished(g, of);
+}
+
 void job_unlink(struct grid *g, struct job *j)
 {
-    struct job **link = &g->finished;
-
-    while (*link && *link != j)
-        link = &(*link)->next_finished;
-    if (*link)
-        *link = j->next_finished;
+    if (is_listed(g, j)) {
+        *(j->prev_finished ? &j->prev_finished->next_finished : &g->first_finished) =
+            j->next_finished;
+        *(j->next_finished ? &j->next_finished->prev_finished : &g->last_finished) =
+            j->prev_finished;
+    }
     *(j->prev ? &j->prev->next : &g->first_job) = j->next;
     *(j->next ? &j->next->prev : &g->last_job) = j->prev;
     (void)table_remove(&g->jobs, j->r.id);
@@ -228,7 +259,7 @@ static void cancel_part(struct grid *g, struct part *p)
 
     if (pc && !pc->lapsed) {
         part_move(g, p, GRID_CANCELLING);
-        pc->wake = true;
+        pc_wake(g, pc);
         return;
     }
     if (pc)
@@ -278,7 +309,7 @@ enum grid_outcome event_hold(struct grid *g, const struct grid_event *e, struct 
         if (p->r.pc && p->bucket) {
             part_lost(g, p, &silent);
         } else if (p->r.pc) {
-            find_pc(g, p->r.pc)->wake = true; /* suspend it */
+            pc_wake(g, find_pc(g, p->r.pc)); /* suspend it */
         } else if (p->bucket) {
             queue_remove(g, p);
             part_move(g, p, GRID_HELD);
@@ -305,7 +336,7 @@ enum grid_outcome event_release(struct grid *g, const struct grid_event *e, stru
         struct part *p = &j->parts[i];
 
         if (p->r.pc)
-            find_pc(g, p->r.pc)->wake = true; /* goes on if it has not begun to save */
+            pc_wake(g, find_pc(g, p->r.pc)); /* goes on if it has not begun to save */
         if (p->r.state != GRID_HELD)
             continue;
         p->r.grid_failures = 0;
@@ -340,8 +371,6 @@ void job_part_final(struct grid *g, struct job *j)
     if (count[GRID_DONE] + count[GRID_FAILED] + count[GRID_CANCELLED] < j->r.parts)
         return;
     j->r.finished_ms = g->now_ms ? g->now_ms : 1;
-    j->next_finished = g->finished;
-    g->finished = j;
     job_dirty(g, j);
     note(g, GRID_LOG_JOB, j, NULL, NULL,
          "finished: %" PRIu32 " done, %" PRIu32 " failed, %" PRIu32 " cancelled", count[GRID_DONE],
@@ -351,16 +380,16 @@ void job_part_final(struct grid *g, struct job *j)
     else if (j->r.then && !j->r.cancelled)
         note(g, GRID_LOG_JOB, j, NULL, NULL,
              "its combining job does not run, since not all parts are done");
+    job_finished(g, j);
     if (image && image->r.deleted)
         golden_sweep(g);
 }
 
-bool job_may_retire(const struct grid *g, const struct job *j, uint64_t now_ms)
+struct job *job_to_retire(const struct grid *g, uint64_t now_ms)
 {
-    const struct job *then = j->r.then_job ? find_job(g, j->r.then_job) : NULL;
+    struct job *j = g->first_finished;
 
-    return ms_between(j->r.finished_ms, now_ms) >= g->config.retire_ms &&
-           (!then || then->r.finished_ms);
+    return j && ms_between(j->r.finished_ms, now_ms) >= g->config.retire_ms ? j : NULL;
 }
 
 void job_retire(struct grid *g, struct job *j)

@@ -13,16 +13,62 @@
  */
 #include "grid/internal.h"
 
+#include <stdlib.h>
+
 enum { BRAKE_PCS_MIN = 3, BRAKE_SHARE = 5 };
 
-static bool has_lease(const struct grid *g, const struct pc *pc)
+/* ---- lists ------------------------------------------------------------------------------------
+ */
+
+static void stop_hearing(struct grid *g, struct pc *pc)
 {
-    if (pc->placed)
-        return true;
+    if (!pc->prev_heard && g->first_heard != pc)
+        return;
+    *(pc->prev_heard ? &pc->prev_heard->next_heard : &g->first_heard) = pc->next_heard;
+    *(pc->next_heard ? &pc->next_heard->prev_heard : &g->last_heard) = pc->prev_heard;
+    pc->prev_heard = pc->next_heard = NULL;
+}
+
+/* All leases last equally long, so who was heard last has the one that ends last. */
+static void hear(struct grid *g, struct pc *pc, uint64_t now_ms)
+{
+    stop_hearing(g, pc);
+    pc->lease_from_ms = now_ms;
+    pc->prev_heard = g->last_heard;
+    *(g->last_heard ? &g->last_heard->next_heard : &g->first_heard) = pc;
+    g->last_heard = pc;
+}
+
+static void list_lapsed(struct grid *g, struct pc *pc)
+{
+    pc->prev_lapsed = g->last_lapsed;
+    *(g->last_lapsed ? &g->last_lapsed->next_lapsed : &g->first_lapsed) = pc;
+    g->last_lapsed = pc;
+}
+
+static void unlist_lapsed(struct grid *g, struct pc *pc)
+{
+    if (!pc->prev_lapsed && g->first_lapsed != pc)
+        return;
+    *(pc->prev_lapsed ? &pc->prev_lapsed->next_lapsed : &g->first_lapsed) = pc->next_lapsed;
+    *(pc->next_lapsed ? &pc->next_lapsed->prev_lapsed : &g->last_lapsed) = pc->prev_lapsed;
+    pc->prev_lapsed = pc->next_lapsed = NULL;
+}
+
+/* ---- lapses -----------------------------------------------------------------------------------
+ */
+
+static bool builds(const struct grid *g, const struct pc *pc)
+{
     for (const struct golden *x = g->first_golden; x; x = x->next)
         if (x->r.state == GRID_GOLDEN_BUILDING && x->r.pc == pc->r.id)
             return true;
     return false;
+}
+
+static bool has_lease(const struct grid *g, const struct pc *pc)
+{
+    return pc->placed || builds(g, pc);
 }
 
 static bool is_over(const struct grid *g, const struct pc *pc, uint64_t now_ms)
@@ -30,18 +76,26 @@ static bool is_over(const struct grid *g, const struct pc *pc, uint64_t now_ms)
     return ms_between(pc->lease_from_ms, now_ms) >= g->config.lease_ms;
 }
 
+static size_t count_leases(const struct grid *g)
+{
+    size_t count = g->count_busy;
+
+    for (const struct golden *x = g->first_golden; x; x = x->next)
+        count += x->r.state == GRID_GOLDEN_BUILDING && !find_pc(g, x->r.pc)->placed;
+    return count;
+}
+
 /* Whether so many leases lapsed in the last window, or wait behind the brake, that one event must
  * be behind it. A PC whose guests were placed elsewhere since still counts. */
 static bool is_mass_lapse(const struct grid *g, uint64_t now_ms)
 {
-    size_t leases = 0, lapsed = 0;
+    size_t leases = count_leases(g), lapsed = 0;
 
-    for (const struct pc *pc = g->first_pc; pc; pc = pc->next) {
-        bool counts =
-            pc->lapsed && (!pc->released || ms_between(pc->lapsed_ms, now_ms) < g->config.lease_ms);
-
-        lapsed += counts;
-        leases += counts || has_lease(g, pc);
+    for (const struct pc *pc = g->first_lapsed; pc; pc = pc->next_lapsed) {
+        if (pc->released && ms_between(pc->lapsed_ms, now_ms) >= g->config.lease_ms)
+            continue;
+        lapsed++;
+        leases += !has_lease(g, pc);
     }
     return lapsed >= BRAKE_PCS_MIN && lapsed * BRAKE_SHARE > leases;
 }
@@ -88,6 +142,7 @@ static void leave_line(struct grid *g, struct pc *pc)
 /* It can be heard again, or is taken to be. */
 static void hear_again(struct grid *g, struct pc *pc)
 {
+    unlist_lapsed(g, pc);
     pc->lapsed = pc->released = pc->died = false;
     for (struct part *p = pc->placed; p; p = p->next_placed) {
         queue_remove(g, p);
@@ -96,19 +151,36 @@ static void hear_again(struct grid *g, struct pc *pc)
     }
 }
 
-static void lapse(struct grid *g)
+/* Of those that are silent by now, the ones with leases. */
+static void find_lapsed(struct grid *g)
 {
-    bool braked;
+    struct list silent = {0};
 
-    for (struct pc *pc = g->first_pc; pc; pc = pc->next) {
-        if (pc->lapsed || !has_lease(g, pc) || !is_over(g, pc, g->now_ms))
-            continue;
+    for (struct pc *pc; (pc = g->first_heard) && is_over(g, pc, g->now_ms);) {
+        stop_hearing(g, pc);
+        if (!pc->lapsed && has_lease(g, pc))
+            list_add(&silent, pc);
+    }
+    pcs_sort(&silent);
+    for (size_t i = 0; i < silent.count; i++) {
+        struct pc *pc = silent.items[i];
+
         pc->lapsed = true;
         pc->lapsed_ms = g->now_ms;
+        list_lapsed(g, pc);
         leave_line(g, pc);
         note(g, GRID_LOG_PC, NULL, NULL, pc, "no word from %s: its guests may be placed again",
              pc->r.name);
     }
+    free(silent.items);
+}
+
+static void lapse(struct grid *g)
+{
+    struct pc *next;
+    bool braked;
+
+    find_lapsed(g);
     braked = brakes(g, g->now_ms);
     if (braked && !g->brake_since_ms) {
         g->brake_since_ms = g->now_ms;
@@ -120,22 +192,23 @@ static void lapse(struct grid *g)
     }
     if (braked)
         return;
-    for (struct pc *pc = g->first_pc; pc; pc = pc->next)
-        if (pc->lapsed && !pc->released)
+    for (struct pc *pc = g->first_lapsed; pc; pc = next) {
+        next = pc->next_lapsed;
+        if (!pc->released)
             release(g, pc);
+        else if (ms_between(pc->lapsed_ms, g->now_ms) >= g->config.lease_ms)
+            unlist_lapsed(g, pc); /* forgotten by the brake */
+    }
     if (!is_mass_lapse(g, g->now_ms))
         g->brake_since_ms = 0;
 }
 
 static void retire(struct grid *g)
 {
-    struct job *next;
+    struct job *j;
 
-    for (struct job *j = g->finished; j; j = next) {
-        next = j->next_finished;
-        if (job_may_retire(g, j, g->now_ms))
-            job_retire(g, j);
-    }
+    while ((j = job_to_retire(g, g->now_ms)))
+        job_retire(g, j);
 }
 
 void event_tick(struct grid *g)
@@ -149,19 +222,12 @@ bool grid_tick_due(const struct grid *g, uint64_t now_ms)
 {
     bool waits = false;
 
-    if (g->place_due && g->count_waiting)
+    if ((g->place_due && g->count_waiting) ||
+        (g->first_heard && is_over(g, g->first_heard, now_ms)))
         return true;
-    for (const struct pc *pc = g->first_pc; pc; pc = pc->next) {
-        if (!pc->lapsed && is_over(g, pc, now_ms) && has_lease(g, pc))
-            return true;
-        waits |= pc->lapsed && !pc->released;
-    }
-    if ((waits && !brakes(g, now_ms)) || move_is_due(g, now_ms))
-        return true;
-    for (const struct job *j = g->finished; j; j = j->next_finished)
-        if (job_may_retire(g, j, now_ms))
-            return true;
-    return false;
+    for (const struct pc *pc = g->first_lapsed; pc && !waits; pc = pc->next_lapsed)
+        waits = !pc->released;
+    return (waits && !brakes(g, now_ms)) || move_is_due(g, now_ms) || job_to_retire(g, now_ms);
 }
 
 void grid_renew(struct grid *g, uint64_t id, uint64_t now_ms)
@@ -170,9 +236,12 @@ void grid_renew(struct grid *g, uint64_t id, uint64_t now_ms)
 
     if (!pc || pc->r.forgotten)
         return;
-    if (!pc_is_eligible(g, pc, now_ms))
+    if (!pc_is_eligible(g, pc, now_ms)) {
         g->place_due = true;
-    pc->seen_ms = pc->lease_from_ms = now_ms;
+        room_changed(g, pc);
+    }
+    pc->seen_ms = now_ms;
+    hear(g, pc, now_ms);
     if (pc->lapsed)
         hear_again(g, pc);
 }
@@ -181,7 +250,8 @@ void event_restart(struct grid *g)
 {
     MUST(grid_load_done(g, NULL) == 0);
     for (struct pc *pc = g->first_pc; pc; pc = pc->next) {
-        pc->lease_from_ms = g->now_ms;
+        hear(g, pc, g->now_ms);
+        room_changed(g, pc);
         if (pc->seen_ms > g->now_ms) /* the clock went back */
             pc->seen_ms = g->now_ms;
         hear_again(g, pc);

@@ -29,17 +29,13 @@ static int load_user(struct grid *g, const struct grid_user *r, struct err *err)
 
 static int load_pc(struct grid *g, const struct grid_pc *r, struct err *err)
 {
-    struct pc **link = &g->first_pc, *pc;
+    struct pc *pc;
 
     if (!r->id || r->id >= g->meta.next_pc || find_pc(g, r->id))
         return err_set(err, -EINVAL, "PC %" PRIu64 " twice or not yet given out", r->id);
-    while (*link && (*link)->r.id < r->id)
-        link = &(*link)->next;
     pc = xcalloc(1, sizeof *pc);
     pc->r = *r;
-    pc->next = *link;
-    *link = pc;
-    table_put(&g->pcs, r->id, pc);
+    pc_link(g, pc);
     return 0;
 }
 
@@ -106,10 +102,8 @@ static int load_job(struct grid *g, const struct grid_job *r, struct err *err)
     j->user = u;
     j->parts = xcalloc(r->parts, sizeof *j->parts);
     job_link(g, j);
-    if (r->finished_ms) {
-        j->next_finished = g->finished;
-        g->finished = j;
-    }
+    if (r->finished_ms)
+        job_finished(g, j);
     return 0;
 }
 
@@ -171,7 +165,7 @@ static int load_part(struct grid *g, const struct grid_part *r, struct err *err)
         slots_add(g, p);
     move_load(g, p);
     if (r->pc) {
-        pc_link_part(find_pc(g, r->pc), p);
+        pc_link_part(g, find_pc(g, r->pc), p);
         j->user->placed_cpus += j->r.cpus;
     } else if (r->state == GRID_QUEUED || r->state == GRID_SUSPENDED) {
         queue_add(g, p);

@@ -30,13 +30,23 @@ static void set_leave(struct grid *g, struct part *p, uint64_t after_ms)
     p->r.leave_after_ms = after_ms;
     part_dirty(g, p);
     if (p->r.pc)
-        find_pc(g, p->r.pc)->wake = true;
+        pc_wake(g, find_pc(g, p->r.pc));
 }
 
-static void reserve(const struct part *p, struct pc *target)
+static void reserve(struct grid *g, struct part *p, struct pc *target)
 {
     target->incoming_bytes += grid_guest_reserve(p->job->r.memory_bytes);
     target->incoming_cpus += p->job->r.cpus;
+    list_add(&g->moving, p);
+    room_changed(g, target);
+}
+
+static void unreserve(struct grid *g, struct part *p, struct pc *target)
+{
+    target->incoming_bytes -= grid_guest_reserve(p->job->r.memory_bytes);
+    target->incoming_cpus -= p->job->r.cpus;
+    (void)list_remove(&g->moving, p); /* it is there */
+    room_changed(g, target);
 }
 
 static void set_target(struct grid *g, struct part *p, struct pc *target)
@@ -45,17 +55,15 @@ static void set_target(struct grid *g, struct part *p, struct pc *target)
     bool waits = p->bucket != NULL;
 
     queue_remove(g, p); /* like parts are found by their target, too */
-    if (old) {
-        old->incoming_bytes -= grid_guest_reserve(p->job->r.memory_bytes);
-        old->incoming_cpus -= p->job->r.cpus;
-    }
+    if (old)
+        unreserve(g, p, old);
     p->r.move_to = target ? target->r.id : 0;
     if (target)
-        reserve(p, target);
+        reserve(g, p, target);
     if (waits)
         queue_add(g, p);
     if (p->r.pc)
-        find_pc(g, p->r.pc)->wake = true;
+        pc_wake(g, find_pc(g, p->r.pc));
     g->place_due = true;
     part_dirty(g, p);
 }
@@ -202,9 +210,8 @@ static void refuse(struct grid *g, struct part *p, const struct pc *pc)
 
 void move_refuse_all(struct grid *g, const struct pc *pc)
 {
-    for (struct job *j = pc->incoming_bytes ? g->first_job : NULL; j; j = j->next)
-        for (uint32_t i = 0; i < j->r.parts && pc->incoming_bytes; i++)
-            refuse(g, &j->parts[i], pc);
+    for (size_t i = g->moving.count; i-- > 0;)
+        refuse(g, g->moving.items[i], pc);
 }
 
 void move_load(struct grid *g, struct part *p)
@@ -212,7 +219,7 @@ void move_load(struct grid *g, struct part *p)
     struct pc *to = p->r.move_to ? find_pc(g, p->r.move_to) : NULL;
 
     if (to)
-        reserve(p, to);
+        reserve(g, p, to);
     if (p->r.leave_after_ms)
         list_add(&g->leaving, p);
 }

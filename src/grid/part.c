@@ -23,8 +23,8 @@ void part_place(struct grid *g, struct part *p, struct pc *pc, uint64_t golden)
     p->job->user->placed_cpus += p->job->r.cpus;
     if (!pc->placed)
         pc_busy(g, pc, true);
-    pc_link_part(pc, p);
-    pc->wake = true;
+    pc_link_part(g, pc, p);
+    pc_wake(g, pc);
     move_forget(g, p);
     checkpoint_plan(g, p);
     part_move(g, p, part_top(p) ? GRID_RESUMING : GRID_STARTING);
@@ -38,10 +38,10 @@ static void unplace(struct grid *g, struct part *p)
 
     queue_remove(g, p);
     slots_remove(g, p);
-    pc_unlink_part(pc, p);
+    pc_unlink_part(g, pc, p);
     if (!pc->placed)
         pc_busy(g, pc, false);
-    pc->wake = true;
+    pc_wake(g, pc);
     move_stay(g, p);
     p->r.checkpoint_done = p->r.checkpoint_asked;
     p->r.checkpoint_ms = 0;

@@ -39,10 +39,12 @@ enum grid_outcome event_user(struct grid *g, const struct grid_event *e, struct 
     return GRID_OK;
 }
 
-void pc_link_part(struct pc *pc, struct part *p)
+void pc_link_part(struct grid *g, struct pc *pc, struct part *p)
 {
     struct part **link = &pc->placed;
 
+    g->count_busy += !pc->placed;
+    room_changed(g, pc);
     while (*link && ((*link)->r.job < p->r.job ||
                      ((*link)->r.job == p->r.job && (*link)->r.index < p->r.index)))
         link = &(*link)->next_placed;
@@ -50,7 +52,7 @@ void pc_link_part(struct pc *pc, struct part *p)
     *link = p;
 }
 
-void pc_unlink_part(struct pc *pc, struct part *p)
+void pc_unlink_part(struct grid *g, struct pc *pc, struct part *p)
 {
     struct part **link = &pc->placed;
 
@@ -58,6 +60,8 @@ void pc_unlink_part(struct pc *pc, struct part *p)
         link = &(*link)->next_placed;
     *link = p->next_placed;
     p->next_placed = NULL;
+    g->count_busy -= !pc->placed;
+    room_changed(g, pc);
 }
 
 /* One report is one incident, whatever it took with it: a PC that comes back from a power cut
@@ -75,7 +79,8 @@ void pc_failed(struct grid *g, struct pc *pc, uint64_t job, const char *why)
     if (pc->r.recent_failures < g->config.failures_to_drain)
         return;
     pc->r.draining = true;
-    pc->wake = true;
+    room_changed(g, pc);
+    pc_wake(g, pc);
     move_refuse_all(g, pc);
     note(g, GRID_LOG_PC, NULL, NULL, pc,
          "%s is drained: %" PRIu32 " jobs in a row failed on it (the last: %.80s); "
@@ -125,17 +130,50 @@ static void lose_all(struct grid *g, struct pc *pc, const char *why)
             golden_lost(g, x);
 }
 
+/* The key under which PCs of that name are found; others may share it. */
+static uint64_t name_key(const char *name)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+
+    while (*name)
+        h = (h ^ (uint8_t)*name++) * 0x100000001b3u;
+    return h;
+}
+
+struct pc *find_pc_named(const struct grid *g, const char *name)
+{
+    struct pc *pc = table_get(&g->pc_names, name_key(name));
+
+    while (pc && strcmp(pc->r.name, name) != 0)
+        pc = pc->same_key;
+    return pc;
+}
+
+void pc_link(struct grid *g, struct pc *pc)
+{
+    uint64_t key = name_key(pc->r.name);
+    struct pc *after = g->last_pc;
+
+    while (after && after->r.id > pc->r.id)
+        after = after->prev;
+    pc->prev = after;
+    pc->next = after ? after->next : g->first_pc;
+    *(after ? &after->next : &g->first_pc) = pc;
+    *(pc->next ? &pc->next->prev : &g->last_pc) = pc;
+    table_put(&g->pcs, pc->r.id, pc);
+    pc->same_key = table_get(&g->pc_names, key);
+    table_put(&g->pc_names, key, pc);
+}
+
 enum grid_outcome event_pc_enrol(struct grid *g, const struct grid_event *e, uint64_t *ret_id,
                                  struct err *err)
 {
-    struct pc **link = &g->first_pc, *pc;
+    struct pc *pc;
 
     if (!e->name || !str_is_name(e->name))
         return err_set(err, GRID_REFUSED,
                        "a PC's name is 1 to 63 of a-z 0-9 . _ -, a letter or digit first");
-    while (*link && strcmp((*link)->r.name, e->name) != 0)
-        link = &(*link)->next;
-    pc = *link;
+    pc = find_pc_named(g, e->name);
     if (pc) {
         lose_all(g, pc, "its PC was enrolled anew");
         pc->r.forgotten = pc->r.reported = pc->r.available = pc->r.draining = false;
@@ -143,12 +181,13 @@ enum grid_outcome event_pc_enrol(struct grid *g, const struct grid_event *e, uin
         pc->r.last_failed_job = 0;
         pc->seen_ms = 0;
     } else {
-        pc = *link = xcalloc(1, sizeof *pc);
+        pc = xcalloc(1, sizeof *pc);
         pc->r.id = g->meta.next_pc++;
         COPY_TEXT(pc->r.name, e->name);
-        table_put(&g->pcs, pc->r.id, pc);
+        pc_link(g, pc);
     }
     pc->r.builder = e->builder;
+    room_changed(g, pc);
     pc_dirty(g, pc);
     note(g, GRID_LOG_PC, NULL, NULL, pc, "%s is enrolled%s", pc->r.name,
          e->builder ? " as a builder" : "");
@@ -178,13 +217,14 @@ enum grid_outcome event_pc_set(struct grid *g, const struct grid_event *e, struc
     if (pc->r.draining != e->draining) {
         note(g, GRID_LOG_PC, NULL, NULL, pc,
              e->draining ? "%s is drained" : "%s is no longer drained", pc->r.name);
-        pc->wake = true;
+        pc_wake(g, pc);
         pc->r.recent_failures = 0;
         pc->r.last_failed_job = 0;
         drain(g, pc, e->draining);
     }
     pc->r.builder = e->builder;
     pc->r.draining = e->draining;
+    room_changed(g, pc);
     g->place_due = true;
     pc_dirty(g, pc);
     return GRID_OK;
@@ -200,6 +240,7 @@ enum grid_outcome event_pc_forget(struct grid *g, const struct grid_event *e, st
     lose_all(g, pc, "its PC was forgotten");
     pc->r.forgotten = true;
     pc->r.available = false;
+    room_changed(g, pc);
     pc_dirty(g, pc);
     note(g, GRID_LOG_PC, NULL, NULL, pc, "%s is forgotten", pc->r.name);
     return GRID_OK;

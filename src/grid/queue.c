@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Who is next. A user's waiting parts lie in buckets of parts that placement cannot tell apart
- * (same size, image, priority, class of layer, PCs to avoid), so 10,000 parts of one job cost
+ * (same size, image, priority, class of layer, PCs it failed on), so 10,000 parts of one job cost
  * placement as much as one: when the first does not fit, none does.
  *
  * Order: the user with the smallest share of what he is entitled to; of his parts, the highest
@@ -66,7 +66,6 @@ static struct bucket_key key_of(const struct part *p)
     memset(&k, 0, sizeof k);
     k.memory_bytes = j->memory_bytes;
     k.image = j->image;
-    k.avoid = p->r.move_from;
     k.target = p->r.move_to;
     memcpy(k.failed_pcs, p->r.failed_pcs, sizeof k.failed_pcs);
     k.priority = j->priority;

@@ -129,6 +129,7 @@ static void apply_pc(struct grid *g, struct pc *pc, const struct grid_report *r)
     COPY_TEXT(pc->r.cls.cpu, r->cls.cpu);
     COPY_TEXT(pc->r.cls.accel, r->cls.accel);
     pc->r.cls.qemu_version = r->cls.qemu_version;
+    room_changed(g, pc);
     g->place_due = true;
     pc_dirty(g, pc);
 }
@@ -155,7 +156,7 @@ static void take_checkpoint(struct grid *g, struct part *p, const struct grid_vm
     if (!answers(p, vm))
         return;
     p->r.checkpoint_done = vm->checkpoint;
-    find_pc(g, p->r.pc)->wake = true;
+    pc_wake(g, find_pc(g, p->r.pc));
     part_dirty(g, p);
     if (p->r.leave_after_ms && p->r.checkpoint_done == p->r.checkpoint_asked)
         move_ripe(g, p);

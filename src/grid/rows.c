@@ -204,6 +204,40 @@ static void flush_later(struct grid *g, struct grid_effects *fx, bool rows)
             *effects_add(fx, GRID_FX_ROW) = g->later.fx[i];
 }
 
+void pc_wake(struct grid *g, struct pc *pc)
+{
+    if (!pc->wake)
+        list_add(&g->waking, pc);
+    pc->wake = true;
+}
+
+static int by_id(const void *a, const void *b)
+{
+    const struct pc *x = *(struct pc *const *)a, *y = *(struct pc *const *)b;
+
+    return x->r.id < y->r.id ? -1 : x->r.id > y->r.id;
+}
+
+void pcs_sort(struct list *pcs)
+{
+    if (pcs->count > 1)
+        qsort(pcs->items, pcs->count, sizeof *pcs->items, by_id);
+}
+
+static void flush_wakes(struct grid *g, struct grid_effects *fx)
+{
+    struct list *l = &g->waking;
+
+    pcs_sort(l);
+    for (size_t i = 0; i < l->count; i++) {
+        struct pc *pc = l->items[i];
+
+        effects_add(fx, GRID_FX_WAKE_PC)->pc = pc->r.id;
+        pc->wake = false;
+    }
+    l->count = 0;
+}
+
 void rows_flush(struct grid *g, struct grid_effects *fx)
 {
     bool rows = count_dirty(g) > 0;
@@ -217,10 +251,6 @@ void rows_flush(struct grid *g, struct grid_effects *fx)
     flush_records(g, fx);
     flush_later(g, fx, true);
     flush_later(g, fx, false);
-    for (struct pc *pc = g->first_pc; pc; pc = pc->next) {
-        if (pc->wake)
-            effects_add(fx, GRID_FX_WAKE_PC)->pc = pc->r.id;
-        pc->wake = false;
-    }
+    flush_wakes(g, fx);
     g->later.count = 0;
 }

@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Who has room: every PC that may be given work, in the order in which placement prefers them, so
+ * that the best one for a part is found without looking at all.
+ *
+ * PCs of one class (and builders apart) stand on one shelf: a treap in the order of preference,
+ * whose nodes know the most memory and CPUs, free and in all, of any PC below them. "The first that
+ * fits" skips every branch in which none can. Priorities are a hash of the id, so that the same
+ * PCs always make the same tree.
+ *
+ * A PC whose room may have changed is marked with room_changed(); before anybody looks, those and
+ * no others are put in their places. One that went silent is found out when it comes up.
+ */
+#include "grid/internal.h"
+
+#include <stdlib.h>
+
+uint64_t grid_guest_reserve(uint64_t memory_bytes)
+{
+    return memory_bytes + memory_bytes / 4;
+}
+
+bool pc_is_eligible(const struct grid *g, const struct pc *pc, uint64_t now_ms)
+{
+    return pc->r.reported && pc->r.available && !pc->r.draining && !pc->r.forgotten &&
+           pc->seen_ms && ms_between(pc->seen_ms, now_ms) < g->config.lease_ms;
+}
+
+/* ---- what a PC has free ---------------------------------------------------------------------- */
+
+static void take(struct room *room, uint64_t memory_bytes, uint32_t cpus)
+{
+    uint64_t reserve = grid_guest_reserve(memory_bytes);
+
+    room->memory_bytes -= reserve < room->memory_bytes ? reserve : room->memory_bytes;
+    room->cpus -= cpus < room->cpus ? cpus : room->cpus;
+    room->guests++;
+}
+
+static struct room room_of(const struct grid *g, const struct pc *pc)
+{
+    struct room room = {.memory_bytes = pc->r.memory_bytes, .cpus = pc->r.cpus};
+
+    for (const struct part *p = pc->placed; p; p = p->next_placed)
+        if (part_takes_room(p->r.state))
+            take(&room, p->job->r.memory_bytes, p->job->r.cpus);
+    for (const struct golden *x = g->first_golden; x; x = x->next)
+        if (x->r.state == GRID_GOLDEN_BUILDING && x->r.pc == pc->r.id)
+            take(&room, x->r.memory_bytes, x->r.cpus);
+    return room;
+}
+
+/* Beside what the PC has and what is reserved there for others. */
+static bool fits(const struct pc *pc, const struct room *room, const struct bucket_key *k)
+{
+    uint64_t bytes = pc->incoming_bytes;
+    uint32_t cpus = pc->incoming_cpus;
+
+    if (k->target != pc->r.id) { /* else it is among them */
+        bytes += grid_guest_reserve(k->memory_bytes);
+        cpus += k->cpus;
+    }
+    return room->memory_bytes >= bytes && room->cpus >= cpus;
+}
+
+bool pc_has_room(const struct grid *g, const struct pc *pc, const struct part *p)
+{
+    struct bucket_key k = {
+        .memory_bytes = p->job->r.memory_bytes, .cpus = p->job->r.cpus, .target = p->r.move_to};
+    struct room room = room_of(g, pc);
+
+    return fits(pc, &room, &k);
+}
+
+/* ---- the tree -------------------------------------------------------------------------------- */
+
+static uint64_t priority(const struct pc *pc)
+{
+    uint64_t z = pc->r.id * 0x9e3779b97f4a7c15u;
+
+    return (z ^ (z >> 32)) * 0xd6e8feb86659fd93u;
+}
+
+/* The order of preference. */
+static bool before(const struct pc *a, const struct pc *b)
+{
+    if (a->room.guests != b->room.guests)
+        return a->room.guests < b->room.guests;
+    if (a->room.speed != b->room.speed)
+        return a->room.speed > b->room.speed;
+    return a->r.id < b->r.id;
+}
+
+/* What anybody may have who has no reservation. */
+static struct room usable(const struct pc *pc)
+{
+    struct room room = pc->room;
+
+    room.memory_bytes -=
+        pc->incoming_bytes < room.memory_bytes ? pc->incoming_bytes : room.memory_bytes;
+    room.cpus -= pc->incoming_cpus < room.cpus ? pc->incoming_cpus : room.cpus;
+    return room;
+}
+
+static void most(struct room *m, const struct room *r)
+{
+    m->memory_bytes = r->memory_bytes > m->memory_bytes ? r->memory_bytes : m->memory_bytes;
+    m->cpus = r->cpus > m->cpus ? r->cpus : m->cpus;
+}
+
+/* What a node knows of itself and those below it. */
+static void sum_up(struct pc *pc)
+{
+    struct pc *sides[] = {pc->left, pc->right};
+
+    pc->most_free = usable(pc);
+    pc->most_ever = (struct room){.memory_bytes = pc->r.memory_bytes, .cpus = pc->r.cpus};
+    for (int i = 0; i < 2; i++) {
+        if (!sides[i])
+            continue;
+        most(&pc->most_free, &sides[i]->most_free);
+        most(&pc->most_ever, &sides[i]->most_ever);
+    }
+}
+
+/* Into those before and those after the pivot. */
+static void split(struct pc *tree, const struct pc *pivot, struct pc **ret_low,
+                  struct pc **ret_high)
+{
+    if (!tree) {
+        *ret_low = *ret_high = NULL;
+    } else if (before(tree, pivot)) {
+        split(tree->right, pivot, &tree->right, ret_high);
+        *ret_low = tree;
+        sum_up(tree);
+    } else {
+        split(tree->left, pivot, ret_low, &tree->left);
+        *ret_high = tree;
+        sum_up(tree);
+    }
+}
+
+static struct pc *join(struct pc *low, struct pc *high)
+{
+    struct pc *top;
+
+    if (!low || !high)
+        return low ? low : high;
+    if (priority(low) > priority(high)) {
+        low->right = join(low->right, high);
+        top = low;
+    } else {
+        high->left = join(low, high->left);
+        top = high;
+    }
+    sum_up(top);
+    return top;
+}
+
+static struct pc *insert(struct pc *tree, struct pc *pc)
+{
+    if (!tree || priority(pc) > priority(tree)) {
+        split(tree, pc, &pc->left, &pc->right);
+        tree = pc;
+    } else if (before(pc, tree)) {
+        tree->left = insert(tree->left, pc);
+    } else {
+        tree->right = insert(tree->right, pc);
+    }
+    sum_up(tree);
+    return tree;
+}
+
+static struct pc *cut(struct pc *tree, const struct pc *pc)
+{
+    MUST(tree);
+    if (tree == pc)
+        return join(tree->left, tree->right);
+    if (before(pc, tree))
+        tree->left = cut(tree->left, pc);
+    else
+        tree->right = cut(tree->right, pc);
+    sum_up(tree);
+    return tree;
+}
+
+/* ---- shelves --------------------------------------------------------------------------------- */
+
+/* Few: as many as the pool has classes. */
+static struct shelf *shelf_for(struct grid *g, const struct pc *pc)
+{
+    struct shelf **end = &g->shelves;
+
+    for (; *end; end = &(*end)->next)
+        if ((*end)->builder == pc->r.builder &&
+            memcmp(&(*end)->cls, &pc->r.cls, sizeof pc->r.cls) == 0)
+            return *end;
+    *end = xcalloc(1, sizeof **end);
+    (*end)->cls = pc->r.cls;
+    (*end)->builder = pc->r.builder;
+    return *end;
+}
+
+static void take_down(struct pc *pc)
+{
+    if (pc->shelf)
+        pc->shelf->root = cut(pc->shelf->root, pc);
+    pc->shelf = NULL;
+    pc->left = pc->right = NULL;
+}
+
+static void put_up(struct grid *g, struct pc *pc)
+{
+    take_down(pc);
+    if (!pc_is_eligible(g, pc, g->now_ms))
+        return;
+    pc->room = room_of(g, pc);
+    pc->room.speed = pc->r.speed;
+    pc->shelf = shelf_for(g, pc);
+    pc->shelf->root = insert(pc->shelf->root, pc);
+}
+
+void room_changed(struct grid *g, struct pc *pc)
+{
+    if (!pc->room_is_old)
+        list_add(&g->old_rooms, pc);
+    pc->room_is_old = true;
+}
+
+void rooms_renew(struct grid *g)
+{
+    for (size_t i = 0; i < g->old_rooms.count; i++) {
+        struct pc *pc = g->old_rooms.items[i];
+
+        pc->room_is_old = false;
+        put_up(g, pc);
+    }
+    g->old_rooms.count = 0;
+}
+
+void rooms_free(struct grid *g)
+{
+    for (struct shelf *s = g->shelves, *next; s; s = next) {
+        next = s->next;
+        free(s);
+    }
+    free(g->old_rooms.items);
+}
+
+/* ---- who fits -------------------------------------------------------------------------------- */
+
+static bool failed_on(const struct bucket_key *k, const struct pc *pc)
+{
+    return k->failed_pcs[0] == pc->r.id || k->failed_pcs[1] == pc->r.id ||
+           k->failed_pcs[2] == pc->r.id;
+}
+
+/* The first below this node that fits, is neither the one it left nor one that it failed on. */
+static struct pc *first(struct pc *tree, const struct bucket_key *k, uint64_t avoid)
+{
+    struct pc *found;
+
+    if (!tree || tree->most_free.memory_bytes < grid_guest_reserve(k->memory_bytes) ||
+        tree->most_free.cpus < k->cpus)
+        return NULL;
+    found = first(tree->left, k, avoid);
+    if (found)
+        return found;
+    if (tree->r.id != avoid && !failed_on(k, tree) && fits(tree, &tree->room, k))
+        return tree;
+    return first(tree->right, k, avoid);
+}
+
+/* The same, of those that can still be heard. */
+static struct pc *first_on(struct grid *g, struct shelf *s, const struct bucket_key *k,
+                           uint64_t avoid)
+{
+    struct pc *pc;
+
+    while ((pc = first(s->root, k, avoid)) && !pc_is_eligible(g, pc, g->now_ms))
+        take_down(pc);
+    return pc;
+}
+
+/* What a part of that bucket would start from on PCs of that class; 0: it cannot. */
+static uint64_t base_for(const struct grid *g, const struct bucket_key *k,
+                         const struct grid_class *cls)
+{
+    const struct golden *x;
+
+    if (k->golden)
+        return grid_class_fits(&k->cls, cls) ? k->golden : 0;
+    x = golden_for(g, k, cls);
+    return x && x->r.state == GRID_GOLDEN_READY ? x->r.id : 0;
+}
+
+/* That PC, if it would do. */
+static struct pc *this_one(const struct grid *g, const struct bucket_key *k, uint64_t id)
+{
+    struct pc *pc = id ? find_pc(g, id) : NULL;
+
+    return pc && pc->shelf && pc_is_eligible(g, pc, g->now_ms) && fits(pc, &pc->room, k) &&
+                   base_for(g, k, &pc->r.cls)
+               ? pc
+               : NULL;
+}
+
+static struct pc *first_of_all(struct grid *g, const struct bucket_key *k, uint64_t avoid)
+{
+    struct pc *best = NULL;
+
+    for (struct shelf *s = g->shelves; s; s = s->next) {
+        struct pc *pc = base_for(g, k, &s->cls) ? first_on(g, s, k, avoid) : NULL;
+
+        if (pc && (!best || before(pc, best)))
+            best = pc;
+    }
+    return best;
+}
+
+/* Whether some PC below this node could take it once it has room. */
+static bool could(const struct grid *g, const struct pc *tree, const struct bucket_key *k)
+{
+    uint64_t need = grid_guest_reserve(k->memory_bytes);
+
+    if (!tree || tree->most_ever.memory_bytes < need || tree->most_ever.cpus < k->cpus)
+        return false;
+    if (pc_is_eligible(g, tree, g->now_ms) && !failed_on(k, tree) && tree->r.memory_bytes >= need &&
+        tree->r.cpus >= k->cpus)
+        return true;
+    return could(g, tree->left, k) || could(g, tree->right, k);
+}
+
+/* Then it waits for that one rather than fail again. */
+static bool other_pc_could(const struct grid *g, const struct bucket_key *k)
+{
+    for (const struct shelf *s = g->shelves; s; s = s->next)
+        if ((!k->golden || grid_class_fits(&k->cls, &s->cls)) && could(g, s->root, k))
+            return true;
+    return false;
+}
+
+struct pc *room_for(struct grid *g, const struct bucket_key *k, uint64_t avoid,
+                    uint64_t *ret_golden)
+{
+    struct pc *best = this_one(g, k, k->target);
+
+    if (best && failed_on(k, best))
+        best = NULL;
+    if (!best)
+        best = first_of_all(g, k, avoid);
+    if (!best) {
+        best = this_one(g, k, avoid);
+        if (best && failed_on(k, best))
+            best = NULL;
+    }
+    for (int i = 0; i < 3 && (!best || failed_on(k, best)); i++) {
+        struct pc *pc = this_one(g, k, k->failed_pcs[i]);
+
+        if (pc && (!best || before(pc, best)))
+            best = pc;
+    }
+    if (!best || (failed_on(k, best) && other_pc_could(g, k)))
+        return NULL;
+    *ret_golden = base_for(g, k, &best->r.cls);
+    return best;
+}
+
+struct pc *room_to_build(struct grid *g, const struct bucket_key *k)
+{
+    struct bucket_key any = *k;
+
+    memset(any.failed_pcs, 0, sizeof any.failed_pcs);
+    for (struct shelf *s = g->shelves; s; s = s->next) {
+        struct pc *best = NULL;
+
+        if (golden_for(g, k, &s->cls) || !first_on(g, s, &any, 0))
+            continue;
+        for (struct shelf *b = g->shelves; b; b = b->next) {
+            struct pc *pc =
+                b->builder && grid_class_fits(&b->cls, &s->cls) ? first_on(g, b, &any, 0) : NULL;
+
+            if (pc && (!best || before(pc, best)))
+                best = pc;
+        }
+        if (best)
+            return best;
+    }
+    return NULL;
+}
