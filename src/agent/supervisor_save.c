@@ -251,9 +251,9 @@ int task_save(struct work *w, char *ret_reason, struct err *ret_err)
     http_rearm(w->http); /* see work_hurry() */
     task_learn(w);
     r = capture(w, &s, ret_reason, ret_err);
-    /* The owner's memory comes back before anything is compressed or the disk is waited for. */
+    /* The owner's memory comes back while what was copied is compressed, written and sent. */
     prints = TAKE_PTR(w->prints); /* the save still uses them */
-    task_drop(w);
+    work_begin_drop(w);
     if (r == 0)
         r = write_layer(w, &s, &cls, ret_reason, ret_err);
     layer_prints_free(prints);
