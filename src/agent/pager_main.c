@@ -245,10 +245,10 @@ static void handle_line(struct pager *p, const char *line)
 {
     if (strcmp(line, "fail") == 0 || strcmp(line, "serve") == 0)
         pager_store_set_failing(p->store, line[0] == 'f');
-    else if (strcmp(line, "hot") == 0 && p->memory)
-        pager_memory_write_hot(p->memory);
-    else
+    else if (strcmp(line, "hot") != 0)
         log_warn("unknown control line \"%.40s\"", line);
+    else if (p->memory)
+        pager_memory_write_hot(p->memory);
 }
 
 /* ---- life ---- */

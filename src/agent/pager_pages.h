@@ -6,7 +6,7 @@
  * Fresh memory: a page that no layer has is zeros. The first read in a unit of 2 MiB has the
  * kernel read all zeros of the unit, so that a guest that fills fresh memory waits for the pager
  * once a unit, in whatever order it goes, and the kernel's own readahead can stay small
- * (docs/decisions/0007-fresh-memory-by-advice.md has the figures).
+ * (bench/fill measures it).
  *
  * Its share: a page that the guest has written is a private copy of QEMU's, and the kernel's page
  * behind it of no use. Page cache and private copies are kept within the guest's size and a

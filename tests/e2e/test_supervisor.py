@@ -686,7 +686,7 @@ def test_memory_is_read_again_under_pressure(world):
     layer, digest = suspended_holder(world)
     have = len(world.server.output)
     vm = start(world, name="1.0.2", argv=["sh", "-c", HOLDER], chain=[layer], have=have)
-    vm.wait_until("ticks", lambda: len(world.text()) > 100)
+    vm.wait_until("ticks", lambda: len(world.server.output) > have)
     qemu = next(p for n, p in vm.processes().items() if n.startswith("qemu"))
     for _ in range(5):
         page_out(qemu, vm.proc.pid, vm.dir)
