@@ -118,6 +118,8 @@ struct work {
     struct chain_blobs *chain;
     struct layer_prints *prints; /* of what `top` and all below it hold; NULL: not yet known */
     char top[65];                /* digest of the newest layer, here or at the master */
+    pthread_t dropper;           /* ends QEMU and pager, after which task_drop() has less to do */
+    bool is_dropping;
 
     /* Set by the main thread before CHECKPOINT, SAVE and FINISH; completed by them. */
     uint64_t run_ms;
@@ -136,6 +138,9 @@ void work_cancel(struct work *w);
 void work_hurry(struct work *w);
 /* Ends QEMU and pager at once, by which whatever the worker waits for with them ends, too. */
 void work_kill(struct work *w);
+/* To take back what they held is much work for the kernel: it goes on until task_drop(), while the
+ * worker does something else, which must leave VM and pager alone. */
+void work_begin_drop(struct work *w);
 
 /* ---- its tasks; 0 or -errno, with a short reason ---- */
 int task_prepare(struct work *w, char *ret_reason, struct err *ret_err);

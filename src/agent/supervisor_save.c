@@ -268,9 +268,9 @@ int task_save(struct work *w, char *ret_reason, struct err *ret_err)
     task_learn(w);
     w->layer.cut = 0;
     r = capture(w, &s, ret_reason, ret_err);
-    /* The owner's memory comes back before anything is compressed or the disk is waited for. */
+    /* The owner's memory comes back while what was copied is compressed, written and sent. */
     prints = TAKE_PTR(w->prints); /* the save still uses them */
-    task_drop(w);
+    work_begin_drop(w);
     if (r == 0)
         r = write_layer(w, &s, &cls, ret_reason, ret_err);
     layer_prints_free(prints);

@@ -67,8 +67,10 @@ void work_end_pager(struct work *w)
     w->has_pager = false;
 }
 
-static void end_vm(struct work *w)
+static void *end_vm(void *arg)
 {
+    struct work *w = arg;
+
     atomic_store(&w->qemu_pid, 0);
     work_end_pager(w);
     drive_link_free(w->drive);
@@ -76,6 +78,13 @@ static void end_vm(struct work *w)
     if (w->vm)
         vm_drop(w->vm);
     w->vm = NULL;
+    return NULL;
+}
+
+void work_begin_drop(struct work *w)
+{
+    work_kill(w);
+    w->is_dropping = pthread_create(&w->dropper, NULL, end_vm, w) == 0;
 }
 
 static void remove_file(const char *dir, const char *name)
@@ -88,7 +97,11 @@ static void remove_file(const char *dir, const char *name)
 
 void task_drop(struct work *w)
 {
-    end_vm(w);
+    if (w->is_dropping)
+        (void)pthread_join(w->dropper, NULL); /* our own thread: cannot fail */
+    else
+        (void)end_vm(w);
+    w->is_dropping = false;
     chain_blobs_close(w->chain);
     w->chain = NULL;
     layer_prints_free(w->prints);
