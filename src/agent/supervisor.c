@@ -18,6 +18,7 @@
 
 enum {
     TICK_MS = 250,
+    HOT_MS = 3000,             /* of its run time: what a guest reads by then it needs at once */
     ALONE_MS = 10 * 60 * 1000, /* with no agent for so long the VM is given up */
     IO_RETRY_MIN_MS = 200,
     IO_RETRY_MAX_MS = 2000,
@@ -89,6 +90,25 @@ static uint64_t note_stopped(uint64_t event_us, const char *reason)
     return us;
 }
 
+/* The guest's memory is in its hands. */
+void supervisor_serve_pager(struct supervisor *s)
+{
+    char reason[WORK_REASON_MAX] = "pager died";
+
+    pager_child_ask_why(&s->work.pager);
+    if (s->work.pager.damaged[0])
+        (void)work_blame(&s->work, 0, s->work.pager.damaged, reason);
+    supervisor_fail(s, reason, "");
+}
+
+/* Once a run: what was read until now is what the next resume should fetch first. */
+static void ask_hot(struct supervisor *s)
+{
+    if (!s->asked_hot && s->work.has_pager)
+        pager_child_say(&s->work.pager, "hot");
+    s->asked_hot = true;
+}
+
 /* The guest stands still and stays: its owner may only be having a look. */
 void supervisor_pause(struct supervisor *s, const char *reason, uint64_t event_us)
 {
@@ -115,6 +135,7 @@ void supervisor_suspend(struct supervisor *s, const char *reason, uint64_t event
         supervisor_fail(s, reason, "");
         return;
     }
+    ask_hot(s);
     /* Requests that hang would hold the stop. */
     if (s->work.has_pager)
         pager_child_say(&s->work.pager, "fail");
@@ -352,15 +373,11 @@ static void decide_live(struct supervisor *s)
 static void keep_deadline(struct supervisor *s)
 {
     char reason[sizeof s->report.reason];
-    pid_t qemu = atomic_load(&s->work.qemu_pid);
 
-    if (!s->suspend || !s->suspend_until_ms || (s->stage != LIVE && s->stage != SAVING) || !qemu ||
-        clock_ms(CLOCK_BOOTTIME) < s->suspend_until_ms)
+    if (!s->suspend || !s->suspend_until_ms || (s->stage != LIVE && s->stage != SAVING) ||
+        !atomic_load(&s->work.qemu_pid) || clock_ms(CLOCK_BOOTTIME) < s->suspend_until_ms)
         return;
-    /* Our children, waited for by the worker, which both hold up no longer. */
-    if (s->work.has_pager)
-        (void)kill(s->work.pager.pid, SIGKILL);
-    (void)kill(qemu, SIGKILL);
+    work_kill(&s->work);
     memcpy(reason, s->report.reason, sizeof reason);
     supervisor_fail(s, reason, "not saved within the return deadline");
 }
@@ -576,6 +593,8 @@ void supervisor_tick(struct supervisor *s)
     if (s->stage != LIVE || !s->running || mono_ms() - s->tick_ms < TICK_MS)
         return;
     pass_time(s);
+    if (run_ms(s) >= HOT_MS)
+        ask_hot(s);
     if (guest_link_tick(&s->link, s->guest_ms) == 0) {
         (void)guest_link_flush(&s->link); /* an end is seen by the poll */
         return;

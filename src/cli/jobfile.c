@@ -394,15 +394,16 @@ static int complain_of_split(struct reader *r, const yaml_node_t *node, bool one
     const yaml_node_t *shape =
         one ? node : yaml_document_get_node(r->doc, node->data.sequence.items.start[where->shape]);
     const yaml_node_t *value;
+    size_t column;
 
     if (where->key == SPLIT_KEYS)
         return complain(r, shape, "split: %s", text);
     value = value_of(r, shape, split_key_name(where->key));
+    column = value->start_mark.column + 1;
+    if (value != shape) /* in the text, behind its quote if it has one */
+        column += where->column + (value->data.scalar.style != YAML_PLAIN_SCALAR_STYLE);
     return err_set(r->err, -EINVAL, "%s:%zu:%zu: split: %s", r->name, value->start_mark.line + 1,
-                   value->start_mark.column + 1 +
-                       (value->data.scalar.style == YAML_PLAIN_SCALAR_STYLE ? 0 : 1) +
-                       (value == shape ? 0 : where->column),
-                   text);
+                   column, text);
 }
 
 static int read_split(struct reader *r, const struct field *f, const yaml_node_t *node, json_t *job)

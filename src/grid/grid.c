@@ -280,6 +280,11 @@ const struct grid_user *grid_get_user(const struct grid *g, uint64_t user)
     return u ? &u->r : NULL;
 }
 
+uint64_t grid_move_mean_ms(const struct grid *g)
+{
+    return (uint64_t)g->move_mean_ms;
+}
+
 uint64_t grid_pc_seen_ms(const struct grid *g, uint64_t pc)
 {
     const struct pc *p = find_pc(g, pc);

@@ -215,6 +215,7 @@ struct grid_submit {
     uint64_t time_limit_ms;         /* guest run time; 0 none */
     uint64_t checkpoint_ms;         /* guest run time between checkpoints, AUTO or NEVER */
     const struct grid_submit *then; /* combining job, or NULL */
+    const char *note;               /* for its events, or NULL */
 };
 
 #define GRID_CHECKPOINT_AUTO 0 /* as checkpoint.c finds best */
@@ -659,6 +660,8 @@ void grid_each_merge(const struct grid *g,
                      bool (*fn)(void *arg, const struct grid_part *p,
                                 const struct grid_chain *chain, size_t count),
                      void *arg);
+/* What the last moves took, on average; 0: none since the start. */
+uint64_t grid_move_mean_ms(const struct grid *g);
 /* Bytes of all layers and pins of unfinished parts: what counts against the depot's quota. */
 uint64_t grid_layer_bytes(const struct grid *g);
 

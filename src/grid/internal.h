@@ -188,6 +188,7 @@ struct grid {
     bool place_due;          /* something changed that placement looks at */
     uint64_t brake_since_ms; /* 0: not braked */
     uint64_t layer_bytes;    /* of all chains and pins */
+    double move_mean_ms;     /* of the last moves; soft */
     bool starts_wait;        /* for room in the depot */
     struct chain *first_long;
     struct part *first_saving, *last_saving; /* the line for upload slots; see slots.c */

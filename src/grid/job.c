@@ -231,6 +231,8 @@ enum grid_outcome event_submit(struct grid *g, const struct grid_event *e, uint6
     j = create(g, &r);
     note(g, GRID_LOG_JOB, j, NULL, NULL, "submitted with %" PRIu32 " part%s", j->r.parts,
          j->r.parts == 1 ? "" : "s");
+    if (e->submit->note)
+        note(g, GRID_LOG_JOB, j, NULL, NULL, "%s", e->submit->note);
     *ret_id = j->r.id;
     return GRID_OK;
 }

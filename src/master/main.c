@@ -416,14 +416,12 @@ static void sweep(struct master *m)
 
 static void wait_for_end(struct master *m, const sigset_t *signals)
 {
+    struct timespec pause = {.tv_sec = SWEEP_EVERY_S};
     int sig;
-    for (;;) {
-        struct timespec pause = {.tv_sec = SWEEP_EVERY_S};
-        sig = sigtimedwait(signals, NULL, &pause);
-        if (sig > 0)
-            break;
+    do {
         sweep(m);
-    }
+        sig = sigtimedwait(signals, NULL, &pause);
+    } while (sig <= 0);
     log_info("%s: ending", strsignal(sig));
 }
 

@@ -17,6 +17,7 @@ static const char help[] =
     "       yado sim grid  [--json] [--seed S] [--pcs N] [--days D] [--demand PERCENT]\n"
     "                      [--owners KIND] [--trace FILE] [--svg FILE]\n"
     "       yado sim check [--seed S] [--count N]\n"
+    "       yado sim plan  [--json] [--seed S] [--count N]\n"
     "       yado sim core  [--json] [--seed S] [--pcs N]\n"
     "\n"
     "The grid's real core under a virtual clock; the same seed gives the same run.\n"
@@ -24,12 +25,13 @@ static const char help[] =
     "fig3   the paper's Figure 3: the naive split against the planned one\n"
     "grid   a mixed load for a week, under this grid's rules and those of others\n"
     "check  random faults against the promises; the shortest history that breaks one\n"
+    "plan   random jobs and pools: how good the planner's choice is\n"
     "core   events a second of the core alone, for pools of several sizes\n"
     "\n"
     "  --seed S          of everything that is random (1)\n"
     "  --json            figures as JSON\n"
     "  --svg FILE        a plot, by gnuplot\n"
-    "  --count N         histories, each of its own seed, from S on (10000)\n"
+    "  --count N         histories, each of its own seed, from S on (10000); cases (200)\n"
     "  --pcs N           (grid: 1000; core: 1000, 10000 and 100000)\n"
     "  --days D          (7)\n"
     "  --demand PERCENT  work that comes in, of what idle PCs could do (50)\n"
@@ -39,8 +41,11 @@ static const char help[] =
 static const struct {
     const char *name;
     int (*run)(const struct sim_options *o);
-} subcommands[] = {
-    {"fig3", sim_fig3}, {"grid", sim_grid}, {"check", sim_check}, {"core", sim_core}};
+} subcommands[] = {{"fig3", sim_fig3},
+                   {"grid", sim_grid},
+                   {"check", sim_check},
+                   {"plan", sim_plan},
+                   {"core", sim_core}};
 
 static const struct option options[] = {
     {"json", no_argument, NULL, 'j'},

@@ -53,11 +53,13 @@ void jobspec_take_split(struct jobspec *spec, const struct plan_candidate *c)
 
     snprintf(x, sizeof x, "%.15g", c->x);
     spec->parts = (uint32_t)c->parts;
-    spec->memory_bytes = jobspec_split_memory(c);
+    spec->memory_bytes = c->memory_bytes;
     for (struct jobspec *s = spec; s; s = s->then) {
         set_env(s, "YADO_SPLIT", x);
         set_env(s, "YADO_SPLIT_NAME", c->shape);
     }
+    jobsplit_free(spec->split); /* with it, c->shape */
+    spec->split = NULL;
 }
 
 /* ---- defaults and bounds -------------------------------------------------------------------- */

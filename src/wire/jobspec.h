@@ -70,9 +70,10 @@ struct jobspec {
                              part-N-1/ */
 };
 
-/* As planned: parts, memory (of the program: the guest's system comes on top) and, in the
- * environment of the job and of its combining job, YADO_SPLIT (x) and YADO_SPLIT_NAME. */
+/* As planned: parts, memory of the guest and, in the environment of the job and of its combining
+ * job, YADO_SPLIT (x) and YADO_SPLIT_NAME. It is split once: `split` is gone afterwards. */
 void jobspec_take_split(struct jobspec *spec, const struct plan_candidate *c);
+/* Of the guest: what the candidate says is for the program, its system comes on top. */
 uint64_t jobspec_split_memory(const struct plan_candidate *c);
 #define JOBSPEC_SYSTEM_BYTES (96ull << 20)
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A placement's network drive as a PC sees it: an HTTPS connection that becomes an NBD stream."""
+import contextlib
 import itertools
+import os
+import pathlib
 import socket
 import ssl
 import struct
@@ -8,6 +11,17 @@ from urllib.parse import urlsplit
 
 READ, WRITE, FLUSH = 0, 1, 3
 attempts = itertools.count(1)
+
+
+def storage_daemons(folder):
+    """The processes that serve the drive in that folder."""
+    found = []
+    for p in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(p / "cwd") == str(folder) and \
+                    b"qemu-storage-daemon" in (p / "cmdline").read_bytes():
+                found.append(int(p.name))
+    return found
 
 
 class Refused(Exception):

@@ -6,7 +6,6 @@ Seed: YADO_SEED, printed first."""
 import contextlib
 import hashlib
 import os
-import pathlib
 import random
 import re
 import signal
@@ -15,6 +14,7 @@ import time
 import pytest
 
 from grid import Grid, wait_for
+from nbd import storage_daemons
 
 SEED = int(os.environ.get("YADO_SEED", random.SystemRandom().randrange(1 << 32)))
 LEASE = ["--lease", "8s"]
@@ -77,7 +77,7 @@ def ticks(g, job):
 def wait_ticks(g, job, more=5):
     seen = len(ticks(g, job))
     wait_for("ticks", lambda: len(ticks(g, job)) >= seen + more or
-             g.parts(job)[0]["state"] not in ("running", "suspended", "resuming"), 60)
+             g.parts(job)[0]["state"] not in ("running", "suspended", "resuming"), 120)
 
 
 def assert_result(g, job, steps, tmp_path):
@@ -104,20 +104,18 @@ def running_elsewhere(g, job, pc):
 
 
 def overlays(g, job):
-    return list((g.dir / f"master/drives/{job}.0").glob("*.qcow2"))
+    """Files; one may have two names for a while."""
+    found = set()
+    for p in (g.dir / f"master/drives/{job}.0").glob("*.qcow2"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add(p.stat().st_ino)
+    return found
 
 
 def storage_daemon(g, job):
     """The process that writes the job's drive."""
     folder = g.dir / f"master/drives/{job}.0"
-
-    def check():
-        for p in pathlib.Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if os.readlink(p / "cwd") == str(folder) and \
-                        b"qemu-storage-daemon" in (p / "cmdline").read_bytes():
-                    return int(p.name)
-    return wait_for("the storage daemon", check, 30)
+    return wait_for("the storage daemon", lambda: storage_daemons(folder), 30)[0]
 
 
 def signal_pc(g, pc, number):
@@ -156,7 +154,22 @@ class Fate:
         wait_for("his memory to be given back",
                  lambda: not self.g.pids(f"guest={self.g.dir / pc}/"), 10)
         running_elsewhere(self.g, self.job, pc)
-        assert self.g.moves(self.job)[0]["stop_ms"] <= 100
+        assert self.g.moves(self.job)[-1]["stop_ms"] <= 100
+        self.g.owner(pc, "auto")
+
+    def saved_while_the_master_is_away(self):
+        """And then the power is cut: the last layer is there, its cut comes later."""
+        pc = self.pc
+        self.g.master.kill()
+        self.g.owner(pc, "leave")
+        wait_for("the layer", lambda: list((self.g.dir / pc / "vm").glob("*/saved.json")), 20)
+        signal_pc(self.g, pc, signal.SIGKILL)
+        self.g.agents[pc].kill()
+        self.g.start_master()
+        seen = len(self.g.moves(self.job))
+        self.g.agents[pc].start()
+        wait_for("the move", lambda: len(self.g.moves(self.job)) > seen, 90)
+        assert self.g.moves(self.job)[-1]["reason"] == "owner"
         self.g.owner(pc, "auto")
 
     def power_cut(self):
@@ -186,11 +199,11 @@ def test_a_file_system_through_all_that_may_happen(tmp_path):
     rng = random.Random(SEED)
     steps, longest = 100, 0
     with Grid(pcs=2, memory="300M", master_args=LEASE) as g:
-        job = submit(g, steps, "--checkpoint", "1s")
+        job = submit(g, steps, "--checkpoint", "2s")
         g.wait_state(job, "running")
         fate = Fate(g, job, rng)
         fates = [fate.move, fate.owner, fate.owner_while_writes_hang, fate.power_cut, fate.late_pc,
-                 fate.master_killed, fate.master_killed]
+                 fate.saved_while_the_master_is_away, fate.master_killed, fate.master_killed]
         for what in rng.sample(fates, len(fates)):
             wait_ticks(g, job, 3)
             wait_for("it to run", lambda: fate.pc and place(g, job)["state"] == "running", 60)

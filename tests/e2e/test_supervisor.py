@@ -24,10 +24,14 @@ import pytest
 import layer_file
 from blobserver import BlobServer
 from grid import IMAGES, SANITIZER, YADO, wait_for
+from pressure import HOLDER, page_out
 
 MACHINE = {"machine": "pc-i440fx-7.2", "cpu": "Nehalem", "accel": "tcg"}
 MEMORY = 128 << 20
 COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 20000; done"
+
+
+NEEDS_FUSE = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no FUSE here")
 
 
 def boottime_ms():
@@ -676,16 +680,87 @@ def test_full_disk_and_stale_at_the_master(world):
     vm.drop()
 
 
-@pytest.mark.parametrize("who, reason", [("qemu", "QEMU died"), ("pager", "pager died")])
+@pytest.mark.parametrize("who, reason", [
+    ("qemu", "QEMU died"), pytest.param("pager", "pager died", marks=NEEDS_FUSE)])
 def test_a_death_is_told_and_cleaned(world, who, reason):
-    if who == "pager" and not os.path.exists("/dev/fuse"):
-        pytest.skip("no FUSE here")
     vm = start(world)
     vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
     name = next(n for n in vm.processes() if n.startswith("qemu" if who == "qemu" else "yado-pager"))
     os.kill(vm.processes()[name], signal.SIGKILL)
     assert vm.wait("failed")["reason"] == reason
     vm.wait_until("everything to be given back", lambda: not vm.processes())
+    vm.drop()
+
+
+@NEEDS_FUSE
+def test_a_pager_that_hangs_holds_no_memory(world):
+    """Nor does one that hangs while QEMU starts."""
+    for ready in (True, False):
+        vm = start(world)
+        if ready:
+            vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+        else:
+            vm.wait_until("the pager", lambda: "yado-pager" in vm.processes())
+        os.kill(vm.processes()["yado-pager"], signal.SIGSTOP)
+        children = vm.processes().values()
+        begin = time.monotonic()
+        vm.say("drop")
+        assert vm.proc.wait(10) == 0
+        wait_for("the children to end",
+                 lambda: not any(os.path.exists(f"/proc/{pid}") for pid in children), 5, 0.01)
+        assert time.monotonic() - begin < (1 if not SANITIZER else 2)
+
+
+def suspended_holder(world):
+    """A layer that holds 24 MB of the guest's own, and their digest."""
+    vm = start(world, argv=["sh", "-c", HOLDER])
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    vm.suspend()
+    layer, = vm.wait("suspended")["layers"]
+    vm.drop()
+    return layer, world.text().split()[0]
+
+
+@NEEDS_FUSE
+def test_a_layer_found_damaged_while_the_guest_runs(world):
+    layer, _ = suspended_holder(world)
+    data = bytearray(world.server.blobs[layer["digest"]])
+    data[len(data) // 2] ^= 1  # in a frame; nobody looks at it before its pages are needed
+    bad = dict(layer, digest=world.server.add(bytes(data)))
+    vm = start(world, name="1.0.2", argv=["sh", "-c", HOLDER], chain=[bad],
+               have=len(world.server.output))
+    report = vm.wait("failed")
+    assert report["reason"] == "layer damaged" and report["damaged"] == bad["digest"], report
+    vm.wait_until("everything to be given back", lambda: not vm.processes())
+    vm.drop()
+
+
+def hot_bytes(data):
+    """Of the hot list in a layer file."""
+    footer = data[-104:]
+    assert footer[:8] == b"YADOLEND"
+    return struct.unpack(">QII", footer[8:24])[2]
+
+
+@NEEDS_FUSE
+def test_layers_tell_what_was_read_first(world):
+    layer, _ = suspended_holder(world)
+    assert hot_bytes(world.server.blobs[layer["digest"]]) > 4 + 12
+
+
+@NEEDS_FUSE
+def test_memory_is_read_again_under_pressure(world):
+    """From the PC's own disk: the master is away."""
+    layer, digest = suspended_holder(world)
+    have = len(world.server.output)
+    vm = start(world, name="1.0.2", argv=["sh", "-c", HOLDER], chain=[layer], have=have)
+    vm.wait_until("ticks", lambda: len(world.server.output) > have)
+    qemu = next(p for n, p in vm.processes().items() if n.startswith("qemu"))
+    for _ in range(5):
+        page_out(qemu, vm.proc.pid, vm.dir)
+        seen = len(world.text())
+        vm.wait_until("a digest", lambda: digest in world.text()[seen:])
+    assert set(w for w in world.text().split() if len(w) == 64) == {digest}
     vm.drop()
 
 
