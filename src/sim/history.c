@@ -343,7 +343,7 @@ static void set_up(struct sim *s)
         s->config.depot_quota_bytes = 12000;
     s->config.requeue = sim_chance(s, 70) ? GRID_REQUEUE_TAIL : GRID_REQUEUE_HEAD;
     s->g = grid_new(&s->config);
-    s->t = 10000000;
+    s->t = 1000000000; /* far from the beginning of time, to which a clock may be set back */
     s->term = 1;
     s->count_agents = 2 + rng_below(&s->rng, SIM_PCS_MAX - 1);
     s->messages = xcalloc(SIM_MESSAGES_MAX, sizeof *s->messages);

@@ -2,6 +2,7 @@
 """One supervisor with a real QEMU guest, its agent and its master played by the test: a golden
 build, a part from golden, a move to another folder, faults on every side."""
 import contextlib
+import ctypes
 import hashlib
 import io
 import json
@@ -428,15 +429,34 @@ def test_checkpoints_while_the_source_is_away(world):
     vm.drop()
 
 
+def take_socket_to(pid, vm):
+    """The supervisor's end of the socket that is that child's standard input."""
+    def inode(process, fd):
+        with contextlib.suppress(OSError):
+            return os.readlink(f"/proc/{process}/fd/{fd}").strip("socket:[]")
+    pairs = [line.split() for line in subprocess.run(
+        ["ss", "-xaH"], capture_output=True, text=True, check=True).stdout.splitlines()]
+    peer = next(p[7] for p in pairs if p[5] == inode(pid, 0))
+    fd = next(fd for fd in os.listdir(f"/proc/{vm.proc.pid}/fd") if inode(vm.proc.pid, fd) == peer)
+    process = os.pidfd_open(vm.proc.pid)
+    taken = ctypes.CDLL(None, use_errno=True).syscall(PIDFD_GETFD, process, int(fd), 0)
+    os.close(process)
+    assert taken >= 0, os.strerror(ctypes.get_errno())
+    return socket.socket(fileno=taken)
+
+
+PIDFD_GETFD = 438
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="not root here")
 def test_a_disk_request_that_fails_while_the_guest_runs(world):
     """QEMU stops the guest; it goes on from time to time, until the request succeeds."""
     vm, _, says = read_until_it_hangs(world)
     pager = next(pid for name, pid in vm.processes().items() if name.startswith("yado-pager"))
-    with open(f"/proc/{pager}/fd/0", "w") as control:
-        control.write("fail\n")
-    vm.wait_until("a second attempt", lambda: vm.text().count("request failed and is kept") >= 2)
-    with open(f"/proc/{pager}/fd/0", "w") as control:
-        control.write("serve\n")
+    with take_socket_to(pager, vm) as control:
+        control.sendall(b"fail\n")
+        vm.wait_until("a second attempt", lambda: vm.text().count("failed and is kept") >= 2)
+        control.sendall(b"serve\n")
     world.server.hang_from.clear()
     vm.wait("done")
     assert world.text() == says
