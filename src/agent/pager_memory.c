@@ -308,6 +308,10 @@ static void doubt(struct pager_memory *m, struct pager_read *read, const struct 
     struct pager_needs needs = {0};
 
     log_warn("layer %s: %s; its blocks are checked", m->config->blobs[blob].digest, text);
+    if (read->doubted_layer != place->layer_number || read->doubted_frame != place->frame)
+        read->tries = 0; /* that one was mended: a read may need many */
+    read->doubted_layer = place->layer_number;
+    read->doubted_frame = place->frame;
     if (++read->tries == TRIES_MAX)
         pager_store_give_up(m->store, blob, text);
     need_frame(m, place, &needs);

@@ -40,6 +40,9 @@ struct pager_read {
     const struct pager_file *file;
     uint64_t offset;
     uint32_t length; /* > 0, inside the file */
+    /* The frame that was damaged last, and how often in a row. */
+    size_t doubted_layer;
+    uint32_t doubted_frame;
     unsigned tries;
     bool patient;             /* waits even while the store is failing */
     struct pager_needs needs; /* freed by pager_read_free() */
