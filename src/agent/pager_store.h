@@ -83,6 +83,8 @@ void pager_store_doubt(struct pager_store *s, const struct pager_needs *needs);
 /* Ends the process: no good copy of the blob can be had. */
 _Noreturn void pager_store_give_up(struct pager_store *s, size_t blob, const char *text);
 
+/* Whether the disk has all of these blocks. */
+bool pager_store_has(struct pager_store *s, const struct pager_needs *needs);
 /* What to fetch while nothing else is to do, in this order; what the disk has is left for the
  * first use. Takes the list. */
 void pager_store_set_plan(struct pager_store *s, struct pager_needs *plan);
