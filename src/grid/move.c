@@ -172,7 +172,7 @@ static void hurry(struct grid *g, struct part *p)
     double left = left_ms(g, p);
     double gain = to ? left - g->move_mean_ms - left * speed_of(from) / speed_of(to) : 0;
 
-    if (gain < GAIN_LEAST_MS || gain < GAIN_LEAST * left || check_target(g, p, to, NULL) != GRID_OK)
+    if (gain < GAIN_LEAST_MS || gain < GAIN_LEAST * left || move_check(g, p, to, NULL) != GRID_OK)
         return;
     move_begin(g, p, to, false);
     note(g, GRID_LOG_PART, p->job, p, to, "lags on %s: is to move to %s, which is faster",
