@@ -366,15 +366,17 @@ static bool wait_merged(struct drive_daemon *d, uint32_t timeout_ms)
     return atomic_load(&d->merge_done);
 }
 
-/* Until it has ended; one that takes too long is cancelled. 1: it came to nothing. */
+/* Until it is done; one that takes too long is cancelled. */
 static int await_merge(struct drive_daemon *d, uint32_t timeout_ms, struct err *ret_err)
 {
-    if (!wait_merged(d, timeout_ms)) {
-        (void)command(d, "job-cancel", json_pack("{s:s}", "id", "merge"), NULL); /* or it ended */
-        if (!wait_merged(d, REPLY_MS))
-            return err_set(ret_err, -EIO, "a merge does not end");
-    }
-    return atomic_load(&d->merge_failed);
+    if (wait_merged(d, timeout_ms))
+        return atomic_load(&d->merge_failed) ? err_set(ret_err, -EIO, "two overlays: no merge") : 0;
+    (void)command(d, "job-cancel", json_pack("{s:s}", "id", "merge"), NULL); /* or it has ended */
+    if (!wait_merged(d, REPLY_MS))
+        return err_set(ret_err, -EIO, "a merge does not end");
+    return atomic_load(&d->merge_failed)
+               ? err_set(ret_err, -ETIMEDOUT, "two overlays: no merge within %u ms", timeout_ms)
+               : 0;
 }
 
 int drive_daemon_merge(struct drive_daemon *d, uint64_t below, uint64_t above, uint32_t timeout_ms,
@@ -396,8 +398,7 @@ int drive_daemon_merge(struct drive_daemon *d, uint64_t below, uint64_t above, u
                     json_pack("{s:s, s:s, s:s, s:s, s:s}", "job-id", "merge", "device", device,
                               "base-node", base, "top-node", top, "backing-file", name),
                     ret_err);
-    if (r == 0)
-        r = await_merge(d, timeout_ms, ret_err);
+    r = r == 0 ? await_merge(d, timeout_ms, ret_err) : -EIO;
     if (r == 0 && (r = rename_merged(d, &d->chain[i])) < 0)
         return err_set(ret_err, r, "cannot rename in %s: %s", d->dir, strerror(-r));
     if (r == 0)

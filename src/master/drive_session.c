@@ -88,7 +88,7 @@ static int merge(struct drive_session *s, struct err *ret_err)
             return r;
         r = drive_daemon_merge(s->daemon, below, above, (uint32_t)(until_ms - now_ms), ret_err);
     }
-    return r < 0 ? r : 0;
+    return r == -ETIMEDOUT ? 0 : r;
 }
 
 /* From the files to an export. */
