@@ -48,7 +48,10 @@ struct drive_daemon {
     struct qmp *qmp;
     struct overlay *chain; /* oldest first */
     size_t count;
+    size_t merging; /* index of the lower one of two; SIZE_MAX: none */
     atomic_bool merge_done, merge_failed;
+    void (*on_merged)(void *arg);
+    void *arg;
 };
 
 static void node_name(uint64_t number, char ret_name[DRIVE_NAME_MAX])
@@ -87,11 +90,12 @@ static void on_event(void *arg, const char *name, const json_t *data)
 {
     struct drive_daemon *d = arg;
     bool completed = name && strcmp(name, "BLOCK_JOB_COMPLETED") == 0;
-    if (!completed && (!name || strcmp(name, "BLOCK_JOB_CANCELLED") != 0))
+    if (!d->on_merged || (!completed && (!name || strcmp(name, "BLOCK_JOB_CANCELLED") != 0)))
         return;
     if (json_object_get(data, "error") || !completed)
         atomic_store(&d->merge_failed, true);
     atomic_store(&d->merge_done, true);
+    d->on_merged(d->arg);
 }
 
 static int command(struct drive_daemon *d, const char *name, json_t *args, struct err *ret_err)
@@ -99,7 +103,8 @@ static int command(struct drive_daemon *d, const char *name, json_t *args, struc
     return qmp_command(d->qmp, name, args, -1, REPLY_MS, NULL, ret_err);
 }
 
-int drive_daemon_start(const char *dir, struct drive_daemon **ret_daemon, struct err *ret_err)
+int drive_daemon_start(const char *dir, void (*on_merged)(void *arg), void *arg,
+                       struct drive_daemon **ret_daemon, struct err *ret_err)
 {
     int ends[2];
     uint32_t version;
@@ -117,7 +122,8 @@ int drive_daemon_start(const char *dir, struct drive_daemon **ret_daemon, struct
         return err_set(ret_err, -error, "cannot start qemu-storage-daemon: %s", strerror(error));
     }
     struct drive_daemon *d = xcalloc(1, sizeof *d);
-    *d = (struct drive_daemon){.dir = xstrdup(dir), .pid = pid};
+    *d = (struct drive_daemon){
+        .dir = xstrdup(dir), .pid = pid, .merging = SIZE_MAX, .on_merged = on_merged, .arg = arg};
     int r = qmp_open(ends[0], on_event, d, &d->qmp);
     if (r == 0)
         r = qmp_greet(d->qmp, START_MS, &version, ret_err);
@@ -254,22 +260,17 @@ static int open_chain(struct drive_daemon *d, const uint64_t *chain, size_t coun
     }
 }
 
-int drive_daemon_open(struct drive_daemon *d, const uint64_t *chain, size_t count,
-                      struct err *ret_err)
+int drive_daemon_serve(struct drive_daemon *d, const uint64_t *chain, size_t count,
+                       struct err *ret_err)
 {
+    char top[DRIVE_NAME_MAX];
     MUST(count && d->count == 0);
     int r = open_chain(d, chain, count, ret_err);
     for (size_t i = 0; r == 0 && i < count; i++)
         push(d, chain[i]);
-    return r;
-}
-
-int drive_daemon_serve(struct drive_daemon *d, struct err *ret_err)
-{
-    char top[DRIVE_NAME_MAX];
-    MUST(d->count);
-    node_name(d->chain[d->count - 1].node, top);
-    int r = drive_folder_remove_file(d->dir, DRIVE_SOCKET);
+    node_name(chain[count - 1], top);
+    if (r == 0)
+        r = drive_folder_remove_file(d->dir, DRIVE_SOCKET);
     if (r == 0)
         r = command(d, "nbd-server-start",
                     json_pack("{s:{s:s, s:{s:s}}, s:i}", "addr", "type", "unix", "data", "path",
@@ -304,15 +305,10 @@ uint64_t drive_daemon_top(const struct drive_daemon *d)
     return d->count ? d->chain[d->count - 1].number : 0;
 }
 
-size_t drive_daemon_count(const struct drive_daemon *d)
-{
-    return d->count;
-}
-
 int drive_daemon_cut(struct drive_daemon *d, uint64_t number, struct err *ret_err)
 {
     char old[DRIVE_NAME_MAX], new[DRIVE_NAME_MAX];
-    MUST(d->count);
+    MUST(d->count && d->merging == SIZE_MAX);
     node_name(d->chain[d->count - 1].node, old);
     node_name(number, new);
     int r = command(d, "blockdev-add", overlay_node(number, NULL), ret_err);
@@ -334,57 +330,12 @@ static size_t index_of(const struct drive_daemon *d, uint64_t number)
     return SIZE_MAX;
 }
 
-/* The upper one's name goes to the file that holds both. Before that the old upper file still
- * stands, on a lower one that holds the same: either way the chain is whole. The name that the
- * daemon opened the file under stays beside it: it opens it again for the next merge. */
-static int rename_merged(struct drive_daemon *d, const struct overlay *lower)
-{
-    char below[DRIVE_NAME_MAX], above[DRIVE_NAME_MAX];
-    drive_name(lower->number, below);
-    drive_name(lower[1].number, above);
-    int r = drive_folder_sync(d->dir, below);
-    if (r == 0)
-        r = drive_folder_give_name(d->dir, below, above);
-    if (r == 0 && lower->number != lower->node)
-        r = drive_folder_remove_file(d->dir, below);
-    return r ? r : drive_folder_sync(d->dir, above);
-}
-
-/* The daemon knows one node where there were two. */
-static void forget_upper(struct drive_daemon *d, size_t lower)
-{
-    d->chain[lower].number = d->chain[lower + 1].number;
-    d->count--;
-    memmove(&d->chain[lower + 1], &d->chain[lower + 2], (d->count - lower - 1) * sizeof *d->chain);
-}
-
-static bool wait_merged(struct drive_daemon *d, uint32_t timeout_ms)
-{
-    uint64_t until = vm_now_us() + timeout_ms * 1000ull;
-    while (!atomic_load(&d->merge_done) && vm_now_us() < until)
-        usleep(POLL_US);
-    return atomic_load(&d->merge_done);
-}
-
-/* Until it is done; one that takes too long is cancelled. */
-static int await_merge(struct drive_daemon *d, uint32_t timeout_ms, struct err *ret_err)
-{
-    if (wait_merged(d, timeout_ms))
-        return atomic_load(&d->merge_failed) ? err_set(ret_err, -EIO, "two overlays: no merge") : 0;
-    (void)command(d, "job-cancel", json_pack("{s:s}", "id", "merge"), NULL); /* or it has ended */
-    if (!wait_merged(d, REPLY_MS))
-        return err_set(ret_err, -EIO, "a merge does not end");
-    return atomic_load(&d->merge_failed)
-               ? err_set(ret_err, -ETIMEDOUT, "two overlays: no merge within %u ms", timeout_ms)
-               : 0;
-}
-
-int drive_daemon_merge(struct drive_daemon *d, uint64_t below, uint64_t above, uint32_t timeout_ms,
-                       struct err *ret_err)
+int drive_daemon_merge(struct drive_daemon *d, uint64_t below, uint64_t above, struct err *ret_err)
 {
     size_t i = index_of(d, below);
     char base[DRIVE_NAME_MAX], top[DRIVE_NAME_MAX], device[DRIVE_NAME_MAX], name[DRIVE_NAME_MAX];
 
+    MUST(d->merging == SIZE_MAX);
     if (i == SIZE_MAX || i + 2 >= d->count || d->chain[i + 1].number != above)
         return err_set(ret_err, -EINVAL, "these two overlays are no neighbours");
     node_name(d->chain[i].node, base);
@@ -393,15 +344,65 @@ int drive_daemon_merge(struct drive_daemon *d, uint64_t below, uint64_t above, u
     drive_name(above, name);
     atomic_store(&d->merge_done, false);
     atomic_store(&d->merge_failed, false);
+    d->merging = i;
     /* What stands above goes on naming `above`: below's file will get that name. */
     int r = command(d, "block-commit",
                     json_pack("{s:s, s:s, s:s, s:s, s:s}", "job-id", "merge", "device", device,
                               "base-node", base, "top-node", top, "backing-file", name),
                     ret_err);
-    r = r == 0 ? await_merge(d, timeout_ms, ret_err) : -EIO;
-    if (r == 0 && (r = rename_merged(d, &d->chain[i])) < 0)
-        return err_set(ret_err, r, "cannot rename in %s: %s", d->dir, strerror(-r));
-    if (r == 0)
-        forget_upper(d, i);
+    if (r < 0)
+        d->merging = SIZE_MAX;
     return r;
+}
+
+/* The upper one's name goes to the file that holds both. Before that the old upper file still
+ * stands, on a lower one that holds the same: either way the chain is whole. The name that the
+ * daemon opened the file under stays beside it: it opens it again for the next merge. */
+static int rename_merged(struct drive_daemon *d)
+{
+    const struct overlay *lower = &d->chain[d->merging];
+    char below[DRIVE_NAME_MAX], above[DRIVE_NAME_MAX];
+    drive_name(lower->number, below);
+    drive_name(d->chain[d->merging + 1].number, above);
+    int r = drive_folder_sync(d->dir, below);
+    if (r == 0)
+        r = drive_folder_give_name(d->dir, below, above);
+    if (r == 0 && lower->number != lower->node)
+        r = drive_folder_remove_file(d->dir, below);
+    return r ? r : drive_folder_sync(d->dir, above);
+}
+
+static int end_merge(struct drive_daemon *d)
+{
+    size_t i = d->merging;
+    int r = atomic_load(&d->merge_failed) ? 0 : rename_merged(d);
+
+    d->merging = SIZE_MAX;
+    if (r < 0 || atomic_load(&d->merge_failed))
+        return r;
+    /* The daemon knows one node where there were two. */
+    d->chain[i].number = d->chain[i + 1].number;
+    d->count--;
+    memmove(&d->chain[i + 1], &d->chain[i + 2], (d->count - i - 1) * sizeof *d->chain);
+    return 0;
+}
+
+int drive_daemon_merged(struct drive_daemon *d)
+{
+    uint64_t until = vm_now_us() + REPLY_MS * 1000;
+    if (d->merging == SIZE_MAX)
+        return 0;
+    if (!atomic_load(&d->merge_done))
+        (void)command(d, "job-cancel", json_pack("{s:s}", "id", "merge"), NULL); /* or it ended */
+    while (!atomic_load(&d->merge_done)) {
+        if (vm_now_us() > until)
+            return -ETIMEDOUT;
+        usleep(POLL_US);
+    }
+    return end_merge(d);
+}
+
+bool drive_daemon_is_merging(const struct drive_daemon *d)
+{
+    return d->merging != SIZE_MAX && !atomic_load(&d->merge_done);
 }

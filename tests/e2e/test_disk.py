@@ -211,7 +211,8 @@ def test_a_file_system_through_all_that_may_happen(tmp_path):
             print(what.__name__, fate.pc, place(g, job)["layers"], "layers", len(ticks(g, job)), "ticks")
             what()
         assert_result(g, job, steps, tmp_path)
-        assert 2 <= longest <= 24  # of one connection at most 16, and those of the layers below
+        # Layers above golden, what the placement cut since, its top, and one for the next cut.
+        assert 2 <= longest <= 16
 
 
 def test_an_owner_returns_while_writes_hang_under_qemu_10(tmp_path):
