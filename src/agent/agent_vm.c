@@ -351,12 +351,14 @@ static void after_clean(uv_work_t *work, int status)
         log_info("%s: its layer is whole: a new supervisor goes on with the upload", vm->name);
         launch(vm);
     } else if (!is_final(&vm->report)) {
+        bool full = vm->result == -ENOSPC;
         fail(vm,
              vm->suspend_reason[0] && strcmp(vm->report.state, "preparing") == 0
                  ? vm->suspend_reason
+             : full            ? "disk full"
              : vm->err.text[0] ? vm->err.text
                                : "its supervisor ended",
-             vm->last_words);
+             full ? vm->err.text : vm->last_words);
     }
     agent_publish(a);
 }

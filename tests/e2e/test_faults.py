@@ -81,11 +81,12 @@ def test_hostile_results_and_escapes(tmp_path):
 
 
 def test_a_pc_whose_disk_is_full_loses_nothing(tmp_path):
-    """The part goes to a PC that has room; the events name what was wrong."""
+    """What it needs does not fit there. The part goes to a PC that has room; the events name what was
+    wrong."""
     with Grid(pcs=0) as g:
         small = g.dir / "pc-1"
         small.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m,mode=755", "small", small], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m,mode=755", "small", small], check=True)
         g.add_pc("pc-1")
         g.add_pc("pc-2", builder=True)
         first = g.submit("--memory", "128M", "--", "echo", "made golden")

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import statistics
 import time
 
 from grid import Grid, wait_for
@@ -123,35 +122,3 @@ def test_two_moves_in_a_row_within_a_second():
         seen = len(ticks(g, job))
         wait_for("ticks", lambda: len(ticks(g, job)) > seen + 3)
         assert_no_break(ticks(g, job))
-
-
-OWNERS = 20
-SLOW = ("i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo $YADO_PART $i; sleep 1; done; "
-        "echo $YADO_PART > $YADO_OUT/part")
-
-
-def test_twenty_owners_who_return_within_a_second(tmp_path):
-    """Nine o'clock: every guest stops at once, their layers go one behind the other."""
-    with Grid(pcs=0, memory="150M", cpus="1", agent_args=["--return-deadline", "2m"]) as g:
-        pcs = [f"pc-{i + 1}" for i in range(OWNERS)]
-        for pc in pcs:
-            g.add_pc(pc, builder=True)
-        job = g.submit("--parts", OWNERS, "--memory", "96M", "--", "sh", "-c", SLOW)
-        g.wait_state(job, "running", timeout=180)
-        begun = time.monotonic()
-        for pc in pcs:
-            g.owner_says(pc, "leave")
-        assert time.monotonic() - begun < 1
-        g.wait_state(job, "suspended", timeout=120)
-        print(f"all saved after {time.monotonic() - begun:.1f} s")
-        assert not g.pids("qemu-system")
-        for pc in pcs:
-            g.owner_says(pc, "auto")
-        g.wait_state(job, "done", timeout=240)
-        stops = [m["stop_ms"] for m in g.moves(job)]
-        print(f"ms from the owner to the stop: median {statistics.median(stops)}, most {max(stops)}")
-        assert len(stops) == OWNERS and {m["reason"] for m in g.moves(job)} == {"owner"}
-        g.yado("results", job, tmp_path / "r")
-        for part in range(OWNERS):
-            assert g.log(job, part, "out") == "".join(f"{part} {i}\n" for i in range(1, 41))
-            assert (tmp_path / f"r/{part}/part").read_text() == f"{part}\n"

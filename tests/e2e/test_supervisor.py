@@ -561,7 +561,7 @@ def test_what_is_not_saved_by_the_deadline_is_given_up(world):
     try:
         vm.say("suspend", reason="owner", event_us=time.monotonic_ns() // 1000,
                until_ms=boottime_ms() + 1000)
-        report = vm.wait("failed", timeout=10)
+        report = vm.wait("failed", timeout=30)
     finally:
         over.set()
     assert report["reason"] == "owner" and "deadline" in report["note"]
