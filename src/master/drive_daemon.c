@@ -334,28 +334,35 @@ static size_t index_of(const struct drive_daemon *d, uint64_t number)
     return SIZE_MAX;
 }
 
-/* The upper one's name goes to the file that holds both. Before that the old upper file still
- * stands, on a lower one that holds the same: either way the chain is whole. The name that the
- * daemon opened the file under stays beside it: it opens it again for the next merge. */
-static int rename_merged(struct drive_daemon *d, const struct overlay *lower)
+/* The uppermost one's name goes to the file that holds all. Before that the old files still stand,
+ * on a lowest one that holds the same: either way the chain is whole. The name that the daemon
+ * opened the file under stays beside it: it may have to open it again. */
+static int rename_merged(struct drive_daemon *d, size_t lowest, size_t upmost)
 {
-    char below[DRIVE_NAME_MAX], above[DRIVE_NAME_MAX];
-    drive_name(lower->number, below);
-    drive_name(lower[1].number, above);
+    char below[DRIVE_NAME_MAX], above[DRIVE_NAME_MAX], between[DRIVE_NAME_MAX];
+    drive_name(d->chain[lowest].number, below);
+    drive_name(d->chain[upmost].number, above);
     int r = drive_folder_sync(d->dir, below);
     if (r == 0)
         r = drive_folder_give_name(d->dir, below, above);
-    if (r == 0 && lower->number != lower->node)
+    if (r == 0)
+        r = drive_folder_sync(d->dir, above);
+    if (r == 0 && d->chain[lowest].number != d->chain[lowest].node)
         r = drive_folder_remove_file(d->dir, below);
-    return r ? r : drive_folder_sync(d->dir, above);
+    for (size_t i = lowest + 1; r == 0 && i < upmost; i++) {
+        drive_name(d->chain[i].number, between);
+        r = drive_folder_remove_file(d->dir, between);
+    }
+    return r;
 }
 
-/* The daemon knows one node where there were two. */
-static void forget_upper(struct drive_daemon *d, size_t lower)
+/* The daemon knows one node where there were several. */
+static void forget_merged(struct drive_daemon *d, size_t lowest, size_t upmost)
 {
-    d->chain[lower].number = d->chain[lower + 1].number;
-    d->count--;
-    memmove(&d->chain[lower + 1], &d->chain[lower + 2], (d->count - lower - 1) * sizeof *d->chain);
+    d->chain[lowest].number = d->chain[upmost].number;
+    memmove(&d->chain[lowest + 1], &d->chain[upmost + 1],
+            (d->count - upmost - 1) * sizeof *d->chain);
+    d->count -= upmost - lowest;
 }
 
 static bool wait_merged(struct drive_daemon *d, uint32_t timeout_ms)
@@ -380,27 +387,27 @@ static int await_merge(struct drive_daemon *d, uint32_t timeout_ms, struct err *
 int drive_daemon_merge(struct drive_daemon *d, uint64_t below, uint64_t above, uint32_t timeout_ms,
                        struct err *ret_err)
 {
-    size_t i = index_of(d, below);
+    size_t lowest = index_of(d, below), upmost = index_of(d, above);
     char base[DRIVE_NAME_MAX], top[DRIVE_NAME_MAX], device[DRIVE_NAME_MAX], name[DRIVE_NAME_MAX];
 
-    if (i == SIZE_MAX || i + 2 >= d->count || d->chain[i + 1].number != above)
-        return err_set(ret_err, -EINVAL, "these two overlays are no neighbours");
-    node_name(d->chain[i].node, base);
-    node_name(d->chain[i + 1].node, top);
+    if (lowest == SIZE_MAX || upmost == SIZE_MAX || lowest >= upmost || upmost + 1 >= d->count)
+        return err_set(ret_err, -EINVAL, "these overlays cannot become one");
+    node_name(d->chain[lowest].node, base);
+    node_name(d->chain[upmost].node, top);
     node_name(d->chain[d->count - 1].node, device);
     drive_name(above, name);
     atomic_store(&d->merge_done, false);
     atomic_store(&d->merge_failed, false);
-    /* What stands above goes on naming `above`: below's file will get that name. */
+    /* What stands above goes on naming `above`: the lowest file will get that name. */
     int r = command(d, "block-commit",
                     json_pack("{s:s, s:s, s:s, s:s, s:s}", "job-id", "merge", "device", device,
                               "base-node", base, "top-node", top, "backing-file", name),
                     ret_err);
     if (r == 0)
         r = await_merge(d, timeout_ms, ret_err);
-    if (r == 0 && (r = rename_merged(d, &d->chain[i])) < 0)
+    if (r == 0 && (r = rename_merged(d, lowest, upmost)) < 0)
         return err_set(ret_err, r, "cannot rename in %s: %s", d->dir, strerror(-r));
     if (r == 0)
-        forget_upper(d, i);
+        forget_merged(d, lowest, upmost);
     return r;
 }

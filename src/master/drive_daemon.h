@@ -34,8 +34,8 @@ int drive_daemon_create(struct drive_daemon *d, uint64_t number, uint64_t backin
 /* Opens a chain: oldest first, the empty drive not counted. */
 int drive_daemon_open(struct drive_daemon *d, const uint64_t *chain, size_t count,
                       struct err *ret_err);
-/* Makes one of two neighbours of the chain, of which the upper one is not its last: both become
- * `above`. Before anything is exported: QEMU 7.2 hangs when it opens a file for writing while
+/* Makes one of a run of the chain that does not hold its last one: all become `above`. Before
+ * anything is exported: QEMU 7.2 hangs when it opens a file for writing while
  * requests are under way. 1: not done, since it takes too long or the disk is full; nothing has
  * changed. After an error files and daemon may disagree about names: end it. */
 int drive_daemon_merge(struct drive_daemon *d, uint64_t below, uint64_t above, uint32_t timeout_ms,

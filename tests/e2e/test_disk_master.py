@@ -283,7 +283,7 @@ def test_overlays_become_one_and_chains_stay_short(world):
         place = world.place()
     d = place.open(cut=cut)
     # The cut of its layer, its top, and the one for the next cut.
-    wait_for("the chain to be short", lambda: len(world.files()) <= 3, 30)
+    wait_for("the chain to be short", lambda: len(world.inodes()) <= 3, 30)
     for i, data in want.items():
         assert d.read(MIB * (i + 1), 4096) == data
     d.close()
