@@ -49,7 +49,7 @@ $(BUILD)/qemu10/qemu-system-x86_64: | setup
 
 e2e: $(TEST)/build.ninja images $(BUILD)/qemu10/qemu-system-x86_64
 	ninja -C $(TEST)
-	YADO_QEMU10=$$(ls $(CURDIR)/$(BUILD)/qemu10/qemu-system-x86_64 2>/dev/null) YADO=$(CURDIR)/$(TEST)/yado YADO_IMAGES=$(CURDIR)/$(BUILD)/images $(PYTEST) -q tests/e2e $(E2E_ARGS)
+	YADO_QEMU10=$$(ls $(CURDIR)/$(BUILD)/qemu10/qemu-system-x86_64 2>/dev/null) YADO=$(CURDIR)/$(TEST)/yado YADO_IMAGES=$(CURDIR)/$(BUILD)/images $(PYTEST) -q -n 2 --dist loadgroup tests/e2e $(E2E_ARGS)
 
 fuzz: $(FUZZ)/build.ninja
 	ninja -C $(FUZZ) $$(ninja -C $(FUZZ) -t targets all | sed -n 's/^\(src.*\/fuzz_[a-z_]*\): c_LINKER.*/\1/p')
@@ -57,7 +57,7 @@ fuzz: $(FUZZ)/build.ninja
 
 soak: $(TEST)/build.ninja images
 	ninja -C $(TEST)
-	$(TEST)/src/grid/test_histories --count 200000
+	$(TEST)/yado sim check --count 200000
 	YADO_SOAK=1 $(MAKE) e2e
 
 bench: all

@@ -88,6 +88,23 @@ static json_t *file(const char *name, uint64_t size, json_t *extents)
     return json_pack("{s:s, s:I, s:o}", "name", name, "size", (json_int_t)size, "extents", extents);
 }
 
+/* The memory of the guest: golden and the layers above it. */
+static json_t *memory(const struct sync_desired *d)
+{
+    json_t *chain = json_array();
+
+    for (size_t i = 0; i <= d->count_chain; i++) {
+        const struct sync_layer *l = i ? &d->chain[i - 1] : &d->golden;
+        json_t *layer = json_pack("{s:s, s:I}", "digest", l->digest, "size", (json_int_t)l->size);
+
+        if (l->stands_for[0])
+            json_object_set_new(layer, "stands_for", json_string(l->stands_for));
+        json_array_append_new(chain, layer);
+    }
+    return json_pack("{s:s, s:I, s:o}", "name", "memory", "size", (json_int_t)d->memory_bytes,
+                     "chain", chain);
+}
+
 json_t *part_pager_files(const struct sync_desired *d, uint64_t input_bytes)
 {
     json_t *files = json_array(), *extents = json_array();
@@ -105,5 +122,7 @@ json_t *part_pager_files(const struct sync_desired *d, uint64_t input_bytes)
         json_array_append_new(extents, extent(0, d->image.root.digest, d->image.root.size));
         json_array_append_new(files, file("root", d->image.root.size, extents));
     }
+    if (d->golden.digest[0])
+        json_array_append_new(files, memory(d));
     return files;
 }

@@ -22,7 +22,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { DRAIN_MS = 10000, CHECKPOINT_DRAIN_MS = 50, DRIVE_DRAIN_MS = 500, SAVE_NICE = 10 };
+enum {
+    DRAIN_MS = 10000,
+    CHECKPOINT_DRAIN_MS = 50,
+    DRIVE_DRAIN_MS = 500,
+    SAVE_NICE = 10,
+    HOT_BYTES_MAX = 1 << 20
+};
 
 static int fail_save(int result, char *ret_reason)
 {
@@ -83,7 +89,28 @@ static int capture(struct work *w, struct saving *s, char *ret_reason, struct er
     info.output_offset = s->output_offset = atomic_load(&w->output_received);
     s->draft = xasprintf("%s/layer.draft", w->dir);
     r = vm_save_begin(w->vm, w->prints, s->draft, &info, &s->save, ret_err);
-    return r ? fail_save(r, ret_reason) : 0;
+    if (r)
+        return fail_save(r, ret_reason);
+    /* What a guest saw after its pager's death is not what its memory holds. */
+    if (w->has_pager && pager_child_ended(&w->pager)) {
+        vm_save_abort(TAKE_PTR(s->save));
+        return err_set(ret_err, work_fail(-EPIPE, "pager died", ret_reason), "the pager died");
+    }
+    return 0;
+}
+
+/* What the pager has written: the pages that this guest read first. None is fine as well. */
+static void load_hot(struct work *w, struct layer_hot_run **ret_runs, size_t *ret_count)
+{
+    AUTO_FREE char *path = xasprintf("%s/" SUPERVISOR_HOT_FILE, w->dir);
+    AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+    AUTO_FREE uint8_t *data = xmalloc(HOT_BYTES_MAX);
+    ssize_t n = fd < 0 ? -1 : read(fd, data, HOT_BYTES_MAX);
+    struct err err;
+
+    if (n > 0 &&
+        layer_hot_get(data, (size_t)n, w->config->desired.memory_bytes, ret_runs, ret_count, &err))
+        log_warn("%s: %s", path, err.text);
 }
 
 static void describe(struct work *w, const struct saving *s, const struct vm_class *c,
@@ -107,9 +134,13 @@ static void describe(struct work *w, const struct saving *s, const struct vm_cla
 static int write_layer(struct work *w, struct saving *s, const struct vm_class *cls,
                        char *ret_reason, struct err *ret_err)
 {
+    AUTO_FREE struct layer_hot_run *hot = NULL;
     struct vm_save_stats stats;
-    int r = vm_save_finish(TAKE_PTR(s->save), NULL, 0, &stats, ret_err);
+    size_t count_hot = 0;
+    int r;
 
+    load_hot(w, &hot, &count_hot);
+    r = vm_save_finish(TAKE_PTR(s->save), hot, count_hot, &stats, ret_err);
     if (r)
         return fail_save(r, ret_reason);
     AUTO_FREE char *path = made_path(w->dir, stats.digest);
@@ -237,9 +268,9 @@ int task_save(struct work *w, char *ret_reason, struct err *ret_err)
     task_learn(w);
     w->layer.cut = 0;
     r = capture(w, &s, ret_reason, ret_err);
-    /* The owner's memory comes back before anything is compressed or the disk is waited for. */
+    /* The owner's memory comes back while what was copied is compressed, written and sent. */
     prints = TAKE_PTR(w->prints); /* the save still uses them */
-    task_drop(w);
+    work_begin_drop(w);
     if (r == 0)
         r = write_layer(w, &s, &cls, ret_reason, ret_err);
     layer_prints_free(prints);

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import statistics
+import time
 
 from grid import Grid, wait_for
 
@@ -99,3 +100,58 @@ def test_counter_over_fifty_moves_in_a_row():
         assert len(moves) == MOVES
         total = [m["total_ms"] for m in moves]
         print(f"{MOVES} moves, ms: median {statistics.median(total)}, most {max(total)}")
+
+
+def test_two_moves_in_a_row_within_a_second():
+    """The owner of the second PC comes back while the guest is still prepared there, and then when
+    it has hardly begun to run."""
+    with Grid(pcs=2, memory="300M") as g:
+        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+        g.wait_state(job, "running")
+        for state in ("preparing", "running"):
+            seen = len(ticks(g, job))
+            wait_for("ticks", lambda: len(ticks(g, job)) > seen + 3)
+            pc = g.parts(job)[0]["pc"]
+            there = g.dir / other(pc) / "vm"
+            g.owner_says(pc, "leave")
+            wait_for(f"the guest to be {state} there", lambda: [
+                p for p in there.glob("*/supervisor.log") if state in p.read_text()], 60, 0.002)
+            g.owner_says(other(pc), "leave")
+            g.owner_says(pc, "auto")
+            assert g.wait_elsewhere(job, other(pc)) == pc
+            g.owner_says(other(pc), "auto")
+        seen = len(ticks(g, job))
+        wait_for("ticks", lambda: len(ticks(g, job)) > seen + 3)
+        assert_no_break(ticks(g, job))
+
+
+OWNERS = 20
+SLOW = ("i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo $YADO_PART $i; sleep 1; done; "
+        "echo $YADO_PART > $YADO_OUT/part")
+
+
+def test_twenty_owners_who_return_within_a_second(tmp_path):
+    """Nine o'clock: every guest stops at once, their layers go one behind the other."""
+    with Grid(pcs=0, memory="150M", cpus="1", agent_args=["--return-deadline", "2m"]) as g:
+        pcs = [f"pc-{i + 1}" for i in range(OWNERS)]
+        for pc in pcs:
+            g.add_pc(pc, builder=True)
+        job = g.submit("--parts", OWNERS, "--memory", "96M", "--", "sh", "-c", SLOW)
+        g.wait_state(job, "running", timeout=180)
+        begun = time.monotonic()
+        for pc in pcs:
+            g.owner_says(pc, "leave")
+        assert time.monotonic() - begun < 1
+        g.wait_state(job, "suspended", timeout=120)
+        print(f"all saved after {time.monotonic() - begun:.1f} s")
+        assert not g.pids("qemu-system")
+        for pc in pcs:
+            g.owner_says(pc, "auto")
+        g.wait_state(job, "done", timeout=240)
+        stops = [m["stop_ms"] for m in g.moves(job)]
+        print(f"ms from the owner to the stop: median {statistics.median(stops)}, most {max(stops)}")
+        assert len(stops) == OWNERS and {m["reason"] for m in g.moves(job)} == {"owner"}
+        g.yado("results", job, tmp_path / "r")
+        for part in range(OWNERS):
+            assert g.log(job, part, "out") == "".join(f"{part} {i}\n" for i in range(1, 41))
+            assert (tmp_path / f"r/{part}/part").read_text() == f"{part}\n"
