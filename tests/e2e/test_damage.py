@@ -51,13 +51,14 @@ def events(grid):
 
 
 def test_a_flipped_bit_in_every_part_of_a_layer():
-    """A guest is to resume from it: it does so from the layer before, and the event says so."""
+    """A guest is to resume from it: it does so from the layer before, and the event says so. Only
+    hot list and prints can be done without: they make a resume and the next save quicker."""
     print(f"seed {SEED}")
     rng = random.Random(SEED)
     with Grid(pcs=1, memory="300M") as g:
         job = g.submit("--memory", "128M", "--checkpoint", "never", "--", "sh", "-c", COUNTER)
-        for part in ("header", "device state", "frame 1", "a frame", "hot list", "page table",
-                     "footer"):
+        for part in ("header", "device state", "frame 1", "a frame", "hot list", "prints",
+                     "page table", "footer"):
             g.wait_state(job, "running")
             wait_ticks(g, job)
             before = len(chain(g, job))
@@ -73,12 +74,13 @@ def test_a_flipped_bit_in_every_part_of_a_layer():
                                    if p.startswith("frame")])
             print(f"damaged: {layer_file.flip(path, part, rng)}")
             g.owner("pc-1", "auto")
-            said = f"layer {bad[:16]} is damaged: what counts now is the one before"
-            wait_for(said, lambda: said in events(g), 60)
-            wait_for("it to resume from the one before",
-                     lambda: g.parts(job)[0]["state"] == "running", 60)
+            if part not in ("hot list", "prints"):
+                said = f"layer {bad[:16]} is damaged: what counts now is the one before"
+                wait_for(said, lambda: said in events(g), 60)
+                assert bad not in chain(g, job)
+            g.wait_state(job, "running")
             wait_ticks(g, job)
-            assert good in chain(g, job) and bad not in chain(g, job)
+            assert good in chain(g, job)
             check_ticks(g, job)
 
 
@@ -119,8 +121,9 @@ def test_a_full_depot_loses_nothing():
         g.fill()
         wait_for("output to wait", lambda: "output waits" in supervisor_says(), 60)
         g.owner("pc-1", "leave")
-        wait_for("the layer to wait", lambda: "upload waits" in supervisor_says(), 60)
-        assert "disk" in supervisor_says() and len(chain(g, job)) == 1
+        # Even the report by which it would get an upload slot has no room.
+        wait_for("the layer to wait", lambda: "uploading: owner" in supervisor_says(), 60)
+        assert "disk is full" in supervisor_says() and len(chain(g, job)) == 1
         os.unlink(g.dir / "master/fill")
         g.wait_state(job, "suspended", timeout=60)
         g.owner("pc-1", "auto")
