@@ -16,6 +16,9 @@ BASELINE_S = 10  # of running undisturbed, to which progress is compared
 CALM_S = 2       # at full speed for so long, and a whole sweep: nothing is held up any more
 FULL_SPEED = 0.95
 WINDOW_S = 60    # after the resume, in which what is lost counts
+# Guests in the CPU class of everything else, as stock QEMU is: what this machine does besides
+# disturbs all alike.
+AGENT_ARGS = ["--priority", "normal"]
 
 
 def guest_mb(mb):

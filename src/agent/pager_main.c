@@ -14,6 +14,7 @@
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/sched.h"
 
 #include <errno.h>
 #include <fuse_lowlevel.h>
@@ -293,6 +294,7 @@ static void serve(struct pager *p)
     struct fuse_buf request = {0};
     bool more = true;
 
+    (void)sched_set_prompt(0, 0); /* the guest waits for each answer; not a must */
     while (more && !fuse_session_exited(p->session)) {
         char *line;
 

@@ -19,9 +19,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-enum { TRIES_MAX = 3, PAGE = LAYER_PAGE_BYTES };
+enum { TRIES_MAX = 3, PAGE = LAYER_PAGE_BYTES, KNOWN_BYTES_MAX = 1 << 20 };
 
 /* One layer of the chain, and what its source needs. */
 struct part {
@@ -41,6 +42,7 @@ struct pager_memory {
     struct pager_pages *pages;
     struct pager_hot *hot;
     int hot_fd;
+    int known_fd; /* CACHE/DIGEST.hot */
     pthread_t thread;
     bool started;
     pthread_mutex_t lock;
@@ -60,6 +62,18 @@ static int load_frame(void *arg, struct pager_frame_key key, uint8_t *data)
     if (r == 0)
         r = layer_unpack_frame(p->layer, key.frame, stored, e->stored_bytes, data, &err);
     return r;
+}
+
+/* Golden is made by a boot and has no hot list. What its first guest on this PC reads first is kept
+ * beside it in the cache, for those that come after. A hint: without it all goes on. */
+static int open_known(const struct pager_config *config, const struct pager_file *file)
+{
+    AUTO_FREE char *path = NULL;
+
+    if (file->count_chain > 1)
+        return -1;
+    path = xasprintf("%s/%s.hot", config->cache_dir, config->blobs[file->chain[0].blob].digest);
+    return open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 }
 
 int pager_memory_new(const struct pager_config *config, const struct pager_file *file,
@@ -85,6 +99,7 @@ int pager_memory_new(const struct pager_config *config, const struct pager_file 
     m->frames = pager_frames_new(load_frame, m);
     m->hot = pager_hot_new(file->size);
     m->hot_fd = hot_fd;
+    m->known_fd = open_known(config, file);
     MUST(pthread_mutex_init(&m->lock, NULL) == 0);
     *ret_memory = m;
     return 0;
@@ -160,19 +175,43 @@ static void need_pages(const struct pager_memory *m, uint64_t page, uint64_t cou
     }
 }
 
-/* The hot list is a hint: without it the rest is still there. */
-static void plan_hot(struct pager_memory *m, struct pager_needs *plan)
+static void read_known(struct pager_memory *m, struct layer_hot_run **ret_runs, size_t *ret_count)
 {
-    AUTO_FREE struct layer_hot_run *runs = NULL;
-    size_t count = 0;
+    AUTO_FREE uint8_t *data = xmalloc(KNOWN_BYTES_MAX);
+    ssize_t n = m->known_fd < 0 ? -1 : pread(m->known_fd, data, KNOWN_BYTES_MAX, 0);
     struct err err;
 
-    if (layer_read_hot(layer_chain_top(m->chain), &runs, &count, &err)) {
-        log_info("no hot list: %s", err.text);
-        return;
+    if (n > 0 && layer_hot_get(data, (size_t)n, m->file->size, ret_runs, ret_count, &err) &&
+        ftruncate(m->known_fd, 0))
+        log_warn("%s", err.text);
+}
+
+/* What will be read first: the blocks that are missing come first in the plan; of what is there,
+ * the kernel is given the pages. */
+static void plan_hot(struct pager_memory *m, struct pager_needs *plan)
+{
+    struct layer_hot_run *runs = NULL;
+    size_t count = 0, count_there = 0;
+    struct err err;
+
+    if (layer_read_hot(layer_chain_top(m->chain), &runs, &count, &err))
+        log_info("no hot list: %s", err.text); /* a hint: the rest is still there */
+    if (!count) {
+        free(runs);
+        runs = NULL;
+        read_known(m, &runs, &count);
     }
-    for (size_t i = 0; i < count; i++)
-        need_pages(m, runs[i].first_page, runs[i].count_pages, plan);
+    for (size_t i = 0; i < count; i++) {
+        struct pager_needs needs = {0};
+
+        need_pages(m, runs[i].first_page, runs[i].count_pages, &needs);
+        if (pager_store_has(m->store, &needs))
+            runs[count_there++] = runs[i];
+        else
+            need_pages(m, runs[i].first_page, runs[i].count_pages, plan);
+        free(needs.list);
+    }
+    pager_pages_warm(m->pages, runs, count_there);
 }
 
 /* The frames that the composed memory needs, by layers from the newest on, each in the order of
@@ -270,6 +309,7 @@ void pager_memory_free(struct pager_memory *m)
     pager_frames_free(m->frames);
     pager_hot_free(m->hot);
     cleanup_close(&m->hot_fd);
+    cleanup_close(&m->known_fd);
     pthread_mutex_destroy(&m->lock);
     free(m);
 }
@@ -308,6 +348,10 @@ static void doubt(struct pager_memory *m, struct pager_read *read, const struct 
     struct pager_needs needs = {0};
 
     log_warn("layer %s: %s; its blocks are checked", m->config->blobs[blob].digest, text);
+    if (read->doubted_layer != place->layer_number || read->doubted_frame != place->frame)
+        read->tries = 0; /* that one was mended: a read may need many */
+    read->doubted_layer = place->layer_number;
+    read->doubted_frame = place->frame;
     if (++read->tries == TRIES_MAX)
         pager_store_give_up(m->store, blob, text);
     need_frame(m, place, &needs);
@@ -345,12 +389,22 @@ int pager_memory_copy(struct pager_memory *m, struct pager_read *read, pid_t pid
     return 0;
 }
 
-void pager_memory_write_hot(struct pager_memory *m)
+static void write_hot(struct pager_memory *m, int fd)
 {
-    int r = m->hot_fd >= 0 ? pager_hot_write(m->hot, m->hot_fd) : 0;
+    int r = pager_hot_write(m->hot, fd);
 
     if (r)
         log_warn("cannot write the list of pages read first: %s", strerror(-r));
+}
+
+void pager_memory_write_hot(struct pager_memory *m)
+{
+    struct stat st;
+
+    if (m->hot_fd >= 0)
+        write_hot(m, m->hot_fd);
     cleanup_close(&m->hot_fd);
     m->hot_fd = -1;
+    if (m->known_fd >= 0 && fstat(m->known_fd, &st) == 0 && st.st_size == 0)
+        write_hot(m, m->known_fd);
 }

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,8 +34,11 @@ struct pager_pages {
     pthread_t thread;
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t wake;
-    bool ending;
+    atomic_bool ending;
+    struct layer_hot_run *warm;
+    size_t count_warm;
     pid_t user;     /* whose private copies count */
+    pid_t own;      /* the thread itself */
     uint8_t *kept;  /* a byte a unit: it is in the ring */
     uint64_t *ring; /* units that the kernel was given something of, oldest first */
     uint64_t ring_first, ring_count;
@@ -51,6 +55,14 @@ static void advise(struct pager_pages *p, uint64_t offset, uint64_t length, int 
     (void)posix_fadvise(p->fd, (off_t)offset, (off_t)length, advice); /* advice */
 }
 
+static void read_ahead(struct pager_pages *p, uint64_t page, uint64_t count)
+{
+    for (uint64_t n; count && !p->ending; page += n, count -= n) {
+        n = count < ADVICE_PAGES ? count : ADVICE_PAGES;
+        advise(p, page * LAYER_PAGE_BYTES, n * LAYER_PAGE_BYTES, POSIX_FADV_WILLNEED);
+    }
+}
+
 /* Reads the zeros of a unit ahead, and nothing else: other pages may have to wait. */
 static void fill(struct pager_pages *p, uint64_t unit)
 {
@@ -59,14 +71,26 @@ static void fill(struct pager_pages *p, uint64_t unit)
 
     end = end < pages ? end : pages;
     while (page < end) {
-        uint64_t max = end - page < ADVICE_PAGES ? end - page : ADVICE_PAGES;
-        struct layer_place place = layer_chain_find(p->chain, 0, page, max);
+        struct layer_place place = layer_chain_find(p->chain, 0, page, end - page);
 
         if (layer_place_is_zeros(&place))
-            advise(p, page * LAYER_PAGE_BYTES, place.count_pages * LAYER_PAGE_BYTES,
-                   POSIX_FADV_WILLNEED);
+            read_ahead(p, page, place.count_pages);
         page += place.count_pages;
     }
+}
+
+/* The lock is held, and let go for the reading itself. */
+static void warm(struct pager_pages *p)
+{
+    AUTO_FREE struct layer_hot_run *runs = p->warm;
+    size_t count = p->count_warm;
+
+    p->warm = NULL;
+    p->count_warm = 0;
+    pthread_mutex_unlock(&p->lock);
+    for (size_t i = 0; i < count; i++)
+        read_ahead(p, runs[i].first_page, runs[i].count_pages);
+    pthread_mutex_lock(&p->lock);
 }
 
 /* Private memory of a process in bytes, or UINT64_MAX. Any user may read that. */
@@ -144,7 +168,10 @@ static void *run(void *arg)
         return NULL;
     }
     pthread_mutex_lock(&p->lock);
+    p->own = gettid();
     while (!p->ending) {
+        if (p->count_warm)
+            warm(p);
         if (p->fills_count) {
             uint64_t unit = p->fills[p->fills_first];
 
@@ -156,7 +183,8 @@ static void *run(void *arg)
             continue;
         }
         drop_oldest(p);
-        if (!p->fills_count && !p->ending && !wait_until_ms(&p->wake, &p->lock, sweep_at_ms)) {
+        if (!p->fills_count && !p->count_warm && !p->ending &&
+            !wait_until_ms(&p->wake, &p->lock, sweep_at_ms)) {
             pthread_mutex_unlock(&p->lock);
             sweep(p);
             sweep_at_ms = wait_now_ms() + SWEEP_MS;
@@ -174,7 +202,7 @@ void pager_pages_note(struct pager_pages *p, uint64_t offset, uint64_t length, b
     bool news = false;
 
     pthread_mutex_lock(&p->lock);
-    if (pid > 0 && pid != getpid()) /* our own reading ahead comes here as well */
+    if (pid > 0 && pid != p->own) /* our own reading ahead comes here as well */
         p->user = pid;
     for (uint64_t u = offset / UNIT_BYTES; u <= (offset + length - 1) / UNIT_BYTES; u++) {
         if (!p->kept[u]) {
@@ -190,6 +218,16 @@ void pager_pages_note(struct pager_pages *p, uint64_t offset, uint64_t length, b
     }
     if (news)
         pthread_cond_signal(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void pager_pages_warm(struct pager_pages *p, struct layer_hot_run *runs, size_t count)
+{
+    pthread_mutex_lock(&p->lock);
+    MUST(!p->warm);
+    p->warm = runs;
+    p->count_warm = count;
+    pthread_cond_signal(&p->wake);
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -221,6 +259,7 @@ void pager_pages_free(struct pager_pages *p)
     pthread_join(p->thread, NULL);
     pthread_cond_destroy(&p->wake);
     pthread_mutex_destroy(&p->lock);
+    free(p->warm);
     free(p->path);
     free(p->kept);
     free(p->filled);

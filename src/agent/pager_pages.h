@@ -8,6 +8,9 @@
  * once a unit, in whatever order it goes, and the kernel's own readahead can stay small
  * (bench/fill measures it).
  *
+ * Hot pages: what the disk has of the pages that will be read first is read ahead at once, while
+ * QEMU still starts.
+ *
  * Its share: a page that the guest has written is a private copy of QEMU's, and the kernel's page
  * behind it of no use. Page cache and private copies are kept within the guest's size and a
  * quarter: what was read longest ago is dropped first, in so far as nobody maps it. A kernel that
@@ -30,6 +33,8 @@ struct pager_pages;
 
 /* path: the memory file in the mount, which other threads serve already. The chain outlives it. */
 struct pager_pages *pager_pages_new(const char *path, const struct layer_chain *chain);
+/* Reads these ahead, in this order. Once at most; takes the list. */
+void pager_pages_warm(struct pager_pages *p, struct layer_hot_run *runs, size_t count);
 /* When the mount is served no longer: its thread may wait for that. */
 void pager_pages_free(struct pager_pages *p);
 /* The kernel was given these bytes; holes: zeros were among them. pid: who touched them, 0

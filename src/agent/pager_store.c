@@ -313,6 +313,18 @@ void pager_store_give_up(struct pager_store *s, size_t blob, const char *text)
     _exit(PAGER_EXIT_DAMAGED);
 }
 
+bool pager_store_has(struct pager_store *s, const struct pager_needs *needs)
+{
+    for (size_t i = 0; i < needs->count; i++) {
+        const struct pager_need *n = &needs->list[i];
+
+        for (uint64_t block = n->block; block < n->block + n->count; block++)
+            if (!blob_has_block(s->blobs[n->blob].blob, block))
+                return false;
+    }
+    return true;
+}
+
 void pager_store_set_plan(struct pager_store *s, struct pager_needs *plan)
 {
     pthread_mutex_lock(&s->lock);

@@ -40,6 +40,9 @@ struct pager_read {
     const struct pager_file *file;
     uint64_t offset;
     uint32_t length; /* > 0, inside the file */
+    /* The frame that was damaged last, and how often in a row. */
+    size_t doubted_layer;
+    uint32_t doubted_frame;
     unsigned tries;
     bool patient;             /* waits even while the store is failing */
     struct pager_needs needs; /* freed by pager_read_free() */
@@ -80,6 +83,8 @@ void pager_store_doubt(struct pager_store *s, const struct pager_needs *needs);
 /* Ends the process: no good copy of the blob can be had. */
 _Noreturn void pager_store_give_up(struct pager_store *s, size_t blob, const char *text);
 
+/* Whether the disk has all of these blocks. */
+bool pager_store_has(struct pager_store *s, const struct pager_needs *needs);
 /* What to fetch while nothing else is to do, in this order; what the disk has is left for the
  * first use. Takes the list. */
 void pager_store_set_plan(struct pager_store *s, struct pager_needs *plan);

@@ -125,7 +125,7 @@ static double age_factor(const struct grid_habit *h, unsigned age)
 /* The next moment at which hour or age change, at most `until_ms`. */
 static uint64_t next_change(const struct grid_habit *h, uint64_t t, uint64_t until_ms)
 {
-    uint64_t next = (t / HOUR_MS + 1) * HOUR_MS;
+    uint64_t next = until_ms - t > HOUR_MS ? t - t % HOUR_MS + HOUR_MS : until_ms;
     unsigned age = age_at(h, t);
 
     if (h->since_ms && age + 1 < GRID_AGES) {

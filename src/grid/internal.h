@@ -76,7 +76,8 @@ struct part {
 struct job {
     struct grid_job r;
     /* Of its parts that are done; soft, a restart begins anew: */
-    double done_work_ms; /* guest time */
+    double done_ms;      /* guest time */
+    double done_work_ms; /* ... x speed of the PC */
     uint32_t count_done;
     struct user *user;
     struct part *parts;
@@ -246,6 +247,8 @@ void rooms_free(struct grid *g);
 /* The best PC for this part of that bucket, or NULL. *ret_golden is what it starts from there. */
 struct pc *room_for(struct grid *g, const struct bucket_key *k, const struct part *p,
                     uint64_t *ret_golden);
+/* The best PC that such a running part could go to, or NULL. */
+struct pc *room_for_move(struct grid *g, const struct part *p);
 /* It stands where its chances put it some time ago. */
 bool room_is_stale(const struct grid *g, const struct pc *pc, uint64_t now_ms);
 /* A builder for a golden layer without which PCs that have room cannot take it, or NULL. */
@@ -303,6 +306,8 @@ bool move_is_wanted(const struct grid *g, const struct part *p);
 /* A checkpoint first, then it is to leave. */
 void move_leave(struct grid *g, struct part *p);
 void move_stay(struct grid *g, struct part *p);
+/* A part of that job has ended, or begun to run. */
+void move_laggards(struct grid *g, struct job *j);
 /* A checkpoint was committed: whether it took so long that the guest is better re-based. */
 void move_rebase(struct grid *g, struct part *p, uint64_t layer_bytes);
 /* The reservation is over: it was placed, or will not be. */

@@ -87,6 +87,7 @@ void part_ran(struct grid *g, struct part *p)
     part_move(g, p, GRID_RUNNING);
     if (!p->r.started_ms)
         p->r.started_ms = g->now_ms;
+    move_laggards(g, p->job);
     if (!p->r.move_started_ms)
         return;
     note_move(g, p, pc->r.id);
@@ -308,7 +309,8 @@ void part_ended(struct grid *g, struct part *p, const struct grid_vm_report *vm)
     if (vm->peak_bytes > p->r.peak_bytes)
         p->r.peak_bytes = vm->peak_bytes;
     if (vm->exit_status == 0) {
-        p->job->done_work_ms += (double)p->r.run_ms;
+        p->job->done_ms += (double)p->r.run_ms;
+        p->job->done_work_ms += (double)p->r.run_ms * (pc->r.speed ? pc->r.speed : 1);
         p->job->count_done++;
     }
     unplace(g, p);
@@ -330,6 +332,7 @@ void part_ended(struct grid *g, struct part *p, const struct grid_vm_report *vm)
     note(g, GRID_LOG_PART, p->job, p, pc, "%s on %s%s%s", vm->exit_status ? "failed" : "done",
          pc->r.name, p->r.reason[0] ? ": " : "", p->r.reason);
     chain_clear(g, p);
+    move_laggards(g, p->job);
     job_part_final(g, p->job);
 }
 

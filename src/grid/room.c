@@ -341,11 +341,12 @@ static bool other_pc_could(const struct grid *g, const struct bucket_key *k)
     return false;
 }
 
-/* How much longer it is likely to run; 0: nobody knows. Parts of a job are alike. */
+/* How much longer it is likely to run on a PC of the usual speed; 0: nobody knows. Parts of a job
+ * are alike. */
 static uint64_t remaining_ms(const struct part *p)
 {
     const struct job *j = p->job;
-    double ms = j->count_done ? j->done_work_ms / j->count_done - (double)p->r.run_ms : 0;
+    double ms = j->count_done ? j->done_ms / j->count_done - (double)p->r.run_ms : 0;
 
     return ms > 1 ? (uint64_t)ms : 0;
 }
@@ -399,6 +400,19 @@ struct pc *room_for(struct grid *g, const struct bucket_key *k, const struct par
         return NULL;
     *ret_golden = base_for(g, k, &best->r.cls);
     return best;
+}
+
+struct pc *room_for_move(struct grid *g, const struct part *p)
+{
+    struct bucket_key k = {.memory_bytes = p->job->r.memory_bytes,
+                           .image = p->job->r.image,
+                           .golden = p->r.golden,
+                           .cpus = p->job->r.cpus,
+                           .cls = find_pc(g, p->r.pc)->r.cls};
+
+    memcpy(k.failed_pcs, p->r.failed_pcs, sizeof k.failed_pcs);
+    rooms_renew(g);
+    return best_of_all(g, &k, p);
 }
 
 struct pc *room_to_build(struct grid *g, const struct bucket_key *k)

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -151,6 +152,44 @@ void blob_close(struct blob *b)
     free(b->path);
     free(b->list);
     free(b);
+}
+
+static int copy_file(int from, const struct blob *b)
+{
+    off_t at = 0;
+
+    if (lseek(b->data_fd, 0, SEEK_SET) < 0)
+        return -errno;
+    while ((uint64_t)at < b->size) {
+        ssize_t n = sendfile(b->data_fd, from, &at, b->size - (uint64_t)at);
+
+        if (n <= 0)
+            return n < 0 ? -errno : -EIO;
+    }
+    return 0;
+}
+
+int blob_cache_add(const char *cache_dir, const char *path, struct err *ret_err)
+{
+    AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+    char digest[DIGEST_HEX_BYTES];
+    struct blob *b;
+    uint64_t size;
+    int r = fd < 0 ? -errno : digest_of_fd(fd, digest, &size);
+
+    if (r)
+        return err_set(ret_err, r, "%s: %s", path, strerror(-r));
+    r = blob_open(cache_dir, digest, size, &b, ret_err);
+    if (r)
+        return r;
+    if (b->count && memchr(b->have, 0, b->count))
+        r = copy_file(fd, b);
+    if (r)
+        err_set(ret_err, r, "%s: cannot copy %s: %s", b->path, path, strerror(-r));
+    else if (b->count)
+        memset(b->have, 1, b->count);
+    blob_close(b);
+    return r;
 }
 
 uint64_t blob_size(const struct blob *b)

@@ -62,6 +62,10 @@ int blob_read(struct blob *b, struct http *h, const char *url, uint64_t offset, 
 /* The same for all of them. */
 int blob_fetch_all(struct blob *b, struct http *h, const char *url, struct err *ret_err);
 
+/* Copies a file of this PC, so that it need not come over the network when a blob of its bytes is
+ * needed. */
+int blob_cache_add(const char *cache_dir, const char *path, struct err *ret_err);
+
 /* Removes blobs (and .mem files) that nobody has open, longest unused first, until the cache's
  * files take at most max_bytes. */
 int blob_cache_trim(const char *cache_dir, uint64_t max_bytes);

@@ -355,20 +355,18 @@ int drive_daemon_merge(struct drive_daemon *d, uint64_t below, uint64_t above, s
     return r;
 }
 
-/* The upper one's name goes to the file that holds both. Before that the old upper file still
- * stands, on a lower one that holds the same: either way the chain is whole. The name that the
- * daemon opened the file under stays beside it: it opens it again for the next merge. */
+/* The upper one's name goes to the file that holds both. Before the rename the old upper file still
+ * stands, on a lower one that holds the same: either way the chain is whole. */
 static int rename_merged(struct drive_daemon *d)
 {
-    const struct overlay *lower = &d->chain[d->merging];
     char below[DRIVE_NAME_MAX], above[DRIVE_NAME_MAX];
-    drive_name(lower->number, below);
+    drive_name(d->chain[d->merging].number, below);
     drive_name(d->chain[d->merging + 1].number, above);
+    AUTO_FREE char *from = xasprintf("%s/%s", d->dir, below);
+    AUTO_FREE char *to = xasprintf("%s/%s", d->dir, above);
     int r = drive_folder_sync(d->dir, below);
-    if (r == 0)
-        r = drive_folder_give_name(d->dir, below, above);
-    if (r == 0 && lower->number != lower->node)
-        r = drive_folder_remove_file(d->dir, below);
+    if (r == 0 && rename(from, to) < 0)
+        r = -errno;
     return r ? r : drive_folder_sync(d->dir, above);
 }
 

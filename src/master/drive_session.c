@@ -290,8 +290,6 @@ int drive_session_cut(struct drive_session *s, uint64_t *ret_cut, struct err *re
     }
     *ret_cut = drive_daemon_top(s->daemon);
     r = drive_daemon_merged(s->daemon);
-    if (r < 0)
-        (void)err_set(ret_err, r, "a merge does not end: %s", strerror(-r));
     if (r == 0 && !s->spare)
         r = make_spare(s, ret_err);
     if (r == 0)

@@ -187,7 +187,6 @@ static int begin(struct drive *d, const struct drive_open *o, struct drive_sessi
     d->epoch = o->epoch;
     d->attempt = o->attempt;
     end_session(d);
-    drive_folder_tidy(d->dir);
     r = drive_folder_make(d->all->dir, d->dir, o->bytes, ret_err);
     if (r < 0)
         return r;

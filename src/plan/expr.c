@@ -131,7 +131,7 @@ static double value_of(struct parser *p, const char *at, const char *name)
 static double name_or_call(struct parser *p)
 {
     const char *start = p->at;
-    char name[EXPR_NAME_MAX];
+    char name[EXPR_NAME_MAX] = "";
     size_t len = 0;
 
     while (isalnum((unsigned char)start[len]) || start[len] == '_')

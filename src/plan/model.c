@@ -21,6 +21,10 @@
 #define SWAP_MOVE_S 180.0
 #define SWAP_SLOWDOWN 3.0
 
+/* As in the grid's move.c. */
+enum { GAIN_LEAST_MS = 30000, LAST_WAVE_MAX = 64 };
+#define GAIN_LEAST 0.25
+
 enum kind { OWNER, STAGE, LEFT, LINK };
 enum stage { IDLE, START, INPUT, RUN, OUTPUT, RESUME };
 
@@ -44,9 +48,9 @@ struct model {
     struct agenda agenda;
     struct mpc *pcs;
     struct link link;
-    uint64_t now_ms, link_due_ms; /* link_due_ms: of the LINK event that counts */
-    uint64_t fresh, done;         /* parts */
-    struct moved *moved;          /* ring of those that wait for a place */
+    uint64_t now_ms, link_due_ms;         /* link_due_ms: of the LINK event that counts */
+    uint64_t fresh, leaving, moves, done; /* parts */
+    struct moved *moved;                  /* ring of those that wait for a place */
     size_t first_moved, count_moved, cap_moved;
     double half_move_ms, slowdown;
 };
@@ -155,6 +159,36 @@ static uint32_t free_pc(const struct model *m, uint32_t left)
     return best;
 }
 
+/* A part stops where it is; it waits for a place once it is suspended. */
+static void leave(struct model *m, uint32_t i)
+{
+    struct mpc *pc = &m->pcs[i];
+
+    pc->left_ms -= (double)(m->now_ms - pc->since_ms) * speed(m, i);
+    agenda_add(&m->agenda, m->now_ms + whole(m->half_move_ms), LEFT, i,
+               (uint32_t)fmin(fmax(pc->left_ms, 1), UINT32_MAX));
+    m->leaving++;
+    enter(m, i, IDLE);
+}
+
+/* As the grid does in the last wave of a job: what lags moves to a faster PC that has become free.
+ */
+static void hurry(struct model *m)
+{
+    for (uint32_t i = 0; i < m->pool->count; i++) {
+        const struct mpc *pc = &m->pcs[i];
+        double ms, gain;
+        uint32_t to;
+
+        if (pc->stage != RUN || m->leaving || (to = free_pc(m, i)) == UINT32_MAX)
+            continue;
+        ms = pc->left_ms / speed(m, i) - (double)(m->now_ms - pc->since_ms);
+        gain = ms - 2 * m->half_move_ms - ms * speed(m, i) / speed(m, to);
+        if (gain >= GAIN_LEAST_MS && gain >= GAIN_LEAST * ms)
+            leave(m, i);
+    }
+}
+
 static void place(struct model *m)
 {
     while (m->fresh || m->count_moved) {
@@ -194,10 +228,8 @@ static void owner(struct model *m, uint32_t i)
     } else if (pc->stage == RESUME) {
         put_moved(m, pc->left_ms, i);
     } else {
-        pc->left_ms -= (double)(m->now_ms - pc->since_ms) * speed(m, i);
-        /* It waits for a place once it is suspended; until then it is on its way. */
-        agenda_add(&m->agenda, m->now_ms + whole(m->half_move_ms), LEFT, i,
-                   (uint32_t)fmin(fmax(pc->left_ms, 1), UINT32_MAX));
+        leave(m, i);
+        return;
     }
     enter(m, i, IDLE);
 }
@@ -238,13 +270,20 @@ static void take_link(struct model *m)
     expect_link(m);
 }
 
+static void has_left(struct model *m, const struct event *e)
+{
+    m->leaving--;
+    m->moves++;
+    put_moved(m, e->stamp, e->who);
+}
+
 static void take(struct model *m, const struct event *e)
 {
     m->now_ms = e->at_ms;
     if (e->kind == OWNER)
         owner(m, e->who);
     else if (e->kind == LEFT)
-        put_moved(m, e->stamp, e->who);
+        has_left(m, e);
     else if (e->kind == STAGE && e->stamp == m->pcs[e->who].stamp)
         stage_ends(m, e->who);
     else if (e->kind == LINK && e->at_ms == m->link_due_ms)
@@ -264,6 +303,8 @@ static uint64_t all_parts(struct model *m, uint64_t *events)
         --*events;
         take(m, &e);
         place(m);
+        if (m->moves && !m->fresh && !m->count_moved && m->c->parts - m->done <= LAST_WAVE_MAX)
+            hurry(m);
     }
     return m->now_ms;
 }

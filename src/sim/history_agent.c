@@ -39,6 +39,7 @@ static struct sim_vm *vm_of(struct sim_agent *a, uint64_t job, uint64_t part)
 static void fail_vm(struct sim_vm *vm, const char *reason)
 {
     vm->report.state = GRID_VM_FAILED;
+    vm->visit = false; /* nothing of it comes back when the owner leaves */
     snprintf(vm->report.reason, sizeof vm->report.reason, "%s", reason);
 }
 

@@ -84,13 +84,13 @@ static void add_drive(struct vm_args *a, const char *name, int fd, int fdset, ui
          name, slot);
 }
 
-/* NBD. Every write is done when it is acknowledged, so neither the guest nor a stop need flush.
- * Requests do not wait for a new connection: they would hold up a stop. */
+/* NBD. Every write is done when it is acknowledged, so the guest need not flush. Requests do not
+ * wait for a new connection: they would hold up a stop. */
 static void add_network_drive(struct vm_args *a, int fd)
 {
     addf(a, "-blockdev",
          "driver=nbd,node-name=drive,server.type=unix,server.path=/proc/self/fd/%d,export=drive,"
-         "reconnect-delay=0,open-timeout=10,cache.no-flush=on",
+         "reconnect-delay=0,open-timeout=10",
          fd);
     add(a, "-device",
         "virtio-blk-pci,drive=drive,serial=drive,addr=08,rerror=stop,werror=stop,write-cache=off,"

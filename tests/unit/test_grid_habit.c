@@ -103,6 +103,10 @@ static void test_strange_times(void **state)
         grid_habit_busy(&h, (uint64_t)i * WEEK_MS * 3 + WEEK_MS * 2);
     }
     grid_habit_busy(&h, 0);
+    /* A clock before 1970, as `yado sim check --seed 1323` had it, went round for ever. */
+    grid_habit_free(&h, UINT64_MAX - 5000000);
+    grid_habit_busy(&h, UINT64_MAX - 5);
+    assert_false(grid_habit_stays(&h, UINT64_MAX - 5, HOUR_MS) > 1);
     grid_habit_free(&h, 0);
     grid_habit_busy(&h, UINT64_MAX / 2);
     assert_false(grid_habit_stays(&h, UINT64_MAX / 2, WEEK_MS) > 1);

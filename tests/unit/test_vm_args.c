@@ -145,7 +145,7 @@ static void test_network_drive(void **state)
 
     none.drive = -1;
     char *with = line_of(&c, 70222, &fds), *without = line_of(&c, 70222, &none);
-    has(with, "server.path=/proc/self/fd/18,export=drive,reconnect-delay=0,");
+    has(with, "server.path=/proc/self/fd/18,export=drive,reconnect-delay=0");
     has(with, "drive=drive,serial=drive,addr=08,rerror=stop,werror=stop,write-cache=off");
     has_not(without, "nbd");
     has_not(without, "addr=08");
