@@ -22,6 +22,7 @@ enum {
     UNIT_BYTES = 2 << 20,
     UNIT_PAGES = UNIT_BYTES / LAYER_PAGE_BYTES,
     ADVICE_PAGES = 32,   /* the kernel takes no more at once than its readahead */
+    AHEAD_UNITS = 4,     /* behind the one that is touched: who fills goes on mostly */
     KEPT_UNITS_MIN = 16, /* 32 MiB that is never dropped */
     SWEEP_MS = 10000,    /* a part of the file, for pages that were written since */
     SWEEP_PARTS = 8,
@@ -108,7 +109,7 @@ static uint64_t private_bytes(pid_t pid)
 /* How many units the page cache may hold besides the private copies. */
 static uint64_t units_allowed(uint64_t memory, uint64_t copies)
 {
-    uint64_t room = memory / 4 + (copies < memory ? memory - copies : 0);
+    uint64_t room = memory / 8 + (copies < memory ? memory - copies : 0);
     uint64_t units = room / UNIT_BYTES;
 
     return units > KEPT_UNITS_MIN ? units : KEPT_UNITS_MIN;
@@ -196,26 +197,36 @@ static void *run(void *arg)
     return NULL;
 }
 
+/* The lock is held. */
+static bool want_fill(struct pager_pages *p, uint64_t unit)
+{
+    if (p->filled[unit] || p->fills_count == p->units)
+        return false;
+    p->filled[unit] = 1;
+    p->fills[(p->fills_first + p->fills_count++) % p->units] = unit;
+    return true;
+}
+
 void pager_pages_note(struct pager_pages *p, uint64_t offset, uint64_t length, bool holes,
                       pid_t pid)
 {
+    uint64_t end = offset + length - 1;
     bool news = false;
 
     pthread_mutex_lock(&p->lock);
     if (pid > 0 && pid != p->own) /* our own reading ahead comes here as well */
         p->user = pid;
-    for (uint64_t u = offset / UNIT_BYTES; u <= (offset + length - 1) / UNIT_BYTES; u++) {
+    for (uint64_t u = offset / UNIT_BYTES; u <= end / UNIT_BYTES; u++) {
         if (!p->kept[u]) {
             p->kept[u] = 1;
             p->ring[(p->ring_first + p->ring_count++) % p->units] = u;
             news = true;
         }
-        if (holes && !p->filled[u] && p->fills_count < p->units) {
-            p->filled[u] = 1;
-            p->fills[(p->fills_first + p->fills_count++) % p->units] = u;
-            news = true;
-        }
     }
+    if (holes && pid != p->own)
+        for (uint64_t u = offset / UNIT_BYTES; u < p->units && u <= end / UNIT_BYTES + AHEAD_UNITS;
+             u++)
+            news |= want_fill(p, u);
     if (news)
         pthread_cond_signal(&p->wake);
     pthread_mutex_unlock(&p->lock);

@@ -4,16 +4,16 @@
  * wrong advice costs time, never bytes.
  *
  * Fresh memory: a page that no layer has is zeros. The first read in a unit of 2 MiB has the
- * kernel read all zeros of the unit, so that a guest that fills fresh memory waits for the pager
- * once a unit, in whatever order it goes, and the kernel's own readahead can stay small
- * (bench/fill measures it).
+ * kernel read all zeros of that unit and the next ones, so that a guest that fills fresh memory
+ * waits for the pager rarely, in whatever order it goes, and the kernel's own readahead can stay
+ * small (bench/fill measures it).
  *
  * Hot pages: what the disk has of the pages that will be read first is read ahead at once, while
  * QEMU still starts.
  *
  * Its share: a page that the guest has written is a private copy of QEMU's, and the kernel's page
- * behind it of no use. Page cache and private copies are kept within the guest's size and a
- * quarter: what was read longest ago is dropped first, in so far as nobody maps it. A kernel that
+ * behind it of no use. Page cache and private copies are kept within the guest's size and an
+ * eighth: what was read longest ago is dropped first, in so far as nobody maps it. A kernel that
  * is short of memory does the same by itself.
  *
  * All of this goes through a descriptor of our own mount. Its user must never wait for a page:
