@@ -48,10 +48,7 @@ struct drive_daemon {
     struct qmp *qmp;
     struct overlay *chain; /* oldest first */
     size_t count;
-    size_t merging; /* index of the lower one of two; SIZE_MAX: none */
     atomic_bool merge_done, merge_failed;
-    void (*on_merged)(void *arg);
-    void *arg;
 };
 
 static void node_name(uint64_t number, char ret_name[DRIVE_NAME_MAX])
@@ -90,12 +87,11 @@ static void on_event(void *arg, const char *name, const json_t *data)
 {
     struct drive_daemon *d = arg;
     bool completed = name && strcmp(name, "BLOCK_JOB_COMPLETED") == 0;
-    if (!d->on_merged || (!completed && (!name || strcmp(name, "BLOCK_JOB_CANCELLED") != 0)))
+    if (!completed && (!name || strcmp(name, "BLOCK_JOB_CANCELLED") != 0))
         return;
     if (json_object_get(data, "error") || !completed)
         atomic_store(&d->merge_failed, true);
     atomic_store(&d->merge_done, true);
-    d->on_merged(d->arg);
 }
 
 static int command(struct drive_daemon *d, const char *name, json_t *args, struct err *ret_err)
@@ -103,8 +99,7 @@ static int command(struct drive_daemon *d, const char *name, json_t *args, struc
     return qmp_command(d->qmp, name, args, -1, REPLY_MS, NULL, ret_err);
 }
 
-int drive_daemon_start(const char *dir, void (*on_merged)(void *arg), void *arg,
-                       struct drive_daemon **ret_daemon, struct err *ret_err)
+int drive_daemon_start(const char *dir, struct drive_daemon **ret_daemon, struct err *ret_err)
 {
     int ends[2];
     uint32_t version;
@@ -122,8 +117,7 @@ int drive_daemon_start(const char *dir, void (*on_merged)(void *arg), void *arg,
         return err_set(ret_err, -error, "cannot start qemu-storage-daemon: %s", strerror(error));
     }
     struct drive_daemon *d = xcalloc(1, sizeof *d);
-    *d = (struct drive_daemon){
-        .dir = xstrdup(dir), .pid = pid, .merging = SIZE_MAX, .on_merged = on_merged, .arg = arg};
+    *d = (struct drive_daemon){.dir = xstrdup(dir), .pid = pid};
     int r = qmp_open(ends[0], on_event, d, &d->qmp);
     if (r == 0)
         r = qmp_greet(d->qmp, START_MS, &version, ret_err);
@@ -260,17 +254,22 @@ static int open_chain(struct drive_daemon *d, const uint64_t *chain, size_t coun
     }
 }
 
-int drive_daemon_serve(struct drive_daemon *d, const uint64_t *chain, size_t count,
-                       struct err *ret_err)
+int drive_daemon_open(struct drive_daemon *d, const uint64_t *chain, size_t count,
+                      struct err *ret_err)
 {
-    char top[DRIVE_NAME_MAX];
     MUST(count && d->count == 0);
     int r = open_chain(d, chain, count, ret_err);
     for (size_t i = 0; r == 0 && i < count; i++)
         push(d, chain[i]);
-    node_name(chain[count - 1], top);
-    if (r == 0)
-        r = drive_folder_remove_file(d->dir, DRIVE_SOCKET);
+    return r;
+}
+
+int drive_daemon_serve(struct drive_daemon *d, struct err *ret_err)
+{
+    char top[DRIVE_NAME_MAX];
+    MUST(d->count);
+    node_name(d->chain[d->count - 1].node, top);
+    int r = drive_folder_remove_file(d->dir, DRIVE_SOCKET);
     if (r == 0)
         r = command(d, "nbd-server-start",
                     json_pack("{s:{s:s, s:{s:s}}, s:i}", "addr", "type", "unix", "data", "path",
@@ -305,10 +304,15 @@ uint64_t drive_daemon_top(const struct drive_daemon *d)
     return d->count ? d->chain[d->count - 1].number : 0;
 }
 
+size_t drive_daemon_count(const struct drive_daemon *d)
+{
+    return d->count;
+}
+
 int drive_daemon_cut(struct drive_daemon *d, uint64_t number, struct err *ret_err)
 {
     char old[DRIVE_NAME_MAX], new[DRIVE_NAME_MAX];
-    MUST(d->count && d->merging == SIZE_MAX);
+    MUST(d->count);
     node_name(d->chain[d->count - 1].node, old);
     node_name(number, new);
     int r = command(d, "blockdev-add", overlay_node(number, NULL), ret_err);
@@ -330,77 +334,80 @@ static size_t index_of(const struct drive_daemon *d, uint64_t number)
     return SIZE_MAX;
 }
 
-int drive_daemon_merge(struct drive_daemon *d, uint64_t below, uint64_t above, struct err *ret_err)
+/* The uppermost one's name goes to the file that holds all. Before that the old files still stand,
+ * on a lowest one that holds the same: either way the chain is whole. The name that the daemon
+ * opened the file under stays beside it: it may have to open it again. */
+static int rename_merged(struct drive_daemon *d, size_t lowest, size_t upmost)
 {
-    size_t i = index_of(d, below);
+    char below[DRIVE_NAME_MAX], above[DRIVE_NAME_MAX], between[DRIVE_NAME_MAX];
+    drive_name(d->chain[lowest].number, below);
+    drive_name(d->chain[upmost].number, above);
+    int r = drive_folder_sync(d->dir, below);
+    if (r == 0)
+        r = drive_folder_give_name(d->dir, below, above);
+    if (r == 0)
+        r = drive_folder_sync(d->dir, above);
+    if (r == 0 && d->chain[lowest].number != d->chain[lowest].node)
+        r = drive_folder_remove_file(d->dir, below);
+    for (size_t i = lowest + 1; r == 0 && i < upmost; i++) {
+        drive_name(d->chain[i].number, between);
+        r = drive_folder_remove_file(d->dir, between);
+    }
+    return r;
+}
+
+/* The daemon knows one node where there were several. */
+static void forget_merged(struct drive_daemon *d, size_t lowest, size_t upmost)
+{
+    d->chain[lowest].number = d->chain[upmost].number;
+    memmove(&d->chain[lowest + 1], &d->chain[upmost + 1],
+            (d->count - upmost - 1) * sizeof *d->chain);
+    d->count -= upmost - lowest;
+}
+
+static bool wait_merged(struct drive_daemon *d, uint32_t timeout_ms)
+{
+    uint64_t until = vm_now_us() + timeout_ms * 1000ull;
+    while (!atomic_load(&d->merge_done) && vm_now_us() < until)
+        usleep(POLL_US);
+    return atomic_load(&d->merge_done);
+}
+
+/* Until it has ended; one that takes too long is cancelled. 1: it came to nothing. */
+static int await_merge(struct drive_daemon *d, uint32_t timeout_ms, struct err *ret_err)
+{
+    if (!wait_merged(d, timeout_ms)) {
+        (void)command(d, "job-cancel", json_pack("{s:s}", "id", "merge"), NULL); /* or it ended */
+        if (!wait_merged(d, REPLY_MS))
+            return err_set(ret_err, -EIO, "a merge does not end");
+    }
+    return atomic_load(&d->merge_failed);
+}
+
+int drive_daemon_merge(struct drive_daemon *d, uint64_t below, uint64_t above, uint32_t timeout_ms,
+                       struct err *ret_err)
+{
+    size_t lowest = index_of(d, below), upmost = index_of(d, above);
     char base[DRIVE_NAME_MAX], top[DRIVE_NAME_MAX], device[DRIVE_NAME_MAX], name[DRIVE_NAME_MAX];
 
-    MUST(d->merging == SIZE_MAX);
-    if (i == SIZE_MAX || i + 2 >= d->count || d->chain[i + 1].number != above)
-        return err_set(ret_err, -EINVAL, "these two overlays are no neighbours");
-    node_name(d->chain[i].node, base);
-    node_name(d->chain[i + 1].node, top);
+    if (lowest == SIZE_MAX || upmost == SIZE_MAX || lowest >= upmost || upmost + 1 >= d->count)
+        return err_set(ret_err, -EINVAL, "these overlays cannot become one");
+    node_name(d->chain[lowest].node, base);
+    node_name(d->chain[upmost].node, top);
     node_name(d->chain[d->count - 1].node, device);
     drive_name(above, name);
     atomic_store(&d->merge_done, false);
     atomic_store(&d->merge_failed, false);
-    d->merging = i;
-    /* What stands above goes on naming `above`: below's file will get that name. */
+    /* What stands above goes on naming `above`: the lowest file will get that name. */
     int r = command(d, "block-commit",
                     json_pack("{s:s, s:s, s:s, s:s, s:s}", "job-id", "merge", "device", device,
                               "base-node", base, "top-node", top, "backing-file", name),
                     ret_err);
-    if (r < 0)
-        d->merging = SIZE_MAX;
+    if (r == 0)
+        r = await_merge(d, timeout_ms, ret_err);
+    if (r == 0 && (r = rename_merged(d, lowest, upmost)) < 0)
+        return err_set(ret_err, r, "cannot rename in %s: %s", d->dir, strerror(-r));
+    if (r == 0)
+        forget_merged(d, lowest, upmost);
     return r;
-}
-
-/* The upper one's name goes to the file that holds both. Before the rename the old upper file still
- * stands, on a lower one that holds the same: either way the chain is whole. */
-static int rename_merged(struct drive_daemon *d)
-{
-    char below[DRIVE_NAME_MAX], above[DRIVE_NAME_MAX];
-    drive_name(d->chain[d->merging].number, below);
-    drive_name(d->chain[d->merging + 1].number, above);
-    AUTO_FREE char *from = xasprintf("%s/%s", d->dir, below);
-    AUTO_FREE char *to = xasprintf("%s/%s", d->dir, above);
-    int r = drive_folder_sync(d->dir, below);
-    if (r == 0 && rename(from, to) < 0)
-        r = -errno;
-    return r ? r : drive_folder_sync(d->dir, above);
-}
-
-static int end_merge(struct drive_daemon *d)
-{
-    size_t i = d->merging;
-    int r = atomic_load(&d->merge_failed) ? 0 : rename_merged(d);
-
-    d->merging = SIZE_MAX;
-    if (r < 0 || atomic_load(&d->merge_failed))
-        return r;
-    /* The daemon knows one node where there were two. */
-    d->chain[i].number = d->chain[i + 1].number;
-    d->count--;
-    memmove(&d->chain[i + 1], &d->chain[i + 2], (d->count - i - 1) * sizeof *d->chain);
-    return 0;
-}
-
-int drive_daemon_merged(struct drive_daemon *d)
-{
-    uint64_t until = vm_now_us() + REPLY_MS * 1000;
-    if (d->merging == SIZE_MAX)
-        return 0;
-    if (!atomic_load(&d->merge_done))
-        (void)command(d, "job-cancel", json_pack("{s:s}", "id", "merge"), NULL); /* or it ended */
-    while (!atomic_load(&d->merge_done)) {
-        if (vm_now_us() > until)
-            return -ETIMEDOUT;
-        usleep(POLL_US);
-    }
-    return end_merge(d);
-}
-
-bool drive_daemon_is_merging(const struct drive_daemon *d)
-{
-    return d->merging != SIZE_MAX && !atomic_load(&d->merge_done);
 }

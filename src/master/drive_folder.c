@@ -138,40 +138,96 @@ static int read_backing(int folder, const char *name, uint64_t *ret_backing)
     return strcmp(below, DRIVE_BASE) == 0 || drive_name_parse(below, ret_backing) ? 0 : -EBADMSG;
 }
 
-int drive_folder_list(const char *dir, struct drive_file **ret_files, size_t *ret_count)
-{
-    DIR *d = opendir(dir);
-    struct drive_file *files = NULL;
-    size_t count = 0;
-    struct dirent *e;
-    int r = 0;
+struct entry {
+    struct drive_file file;
+    ino_t inode;
+};
 
-    if (!d)
-        return -errno;
-    while (r == 0 && (e = readdir(d))) {
-        struct drive_file f;
-        if (!drive_name_parse(e->d_name, &f.number))
+static int read_entry(int folder, const char *name, struct entry *ret)
+{
+    struct stat st;
+    int r = read_backing(folder, name, &ret->file.backing);
+    if (r == 0 && fstatat(folder, name, &st, 0) < 0)
+        r = -errno;
+    if (r == 0)
+        ret->inode = st.st_ino;
+    return r;
+}
+
+static int read_entries(DIR *d, const char *dir, struct entry **ret, size_t *ret_count)
+{
+    struct dirent *e;
+    while ((e = readdir(d))) {
+        struct entry x;
+        if (!drive_name_parse(e->d_name, &x.file.number))
             continue;
-        r = read_backing(dirfd(d), e->d_name, &f.backing);
+        int r = read_entry(dirfd(d), e->d_name, &x);
         if (r == -EBADMSG) { /* a crash while it was made: nothing was written to it */
             log_warn("%s/%s is not whole: removed", dir, e->d_name);
             (void)unlinkat(dirfd(d), e->d_name, 0); /* else its number cannot be made: told then */
-            r = 0;
             continue;
         }
         if (r < 0)
-            break;
-        files = xreallocarray(files, count + 1, sizeof *files);
-        files[count++] = f;
+            return r;
+        *ret = xreallocarray(*ret, *ret_count + 1, sizeof **ret);
+        (*ret)[(*ret_count)++] = x;
     }
-    closedir(d);
-    if (r < 0) {
-        free(files);
-        return r;
-    }
-    *ret_files = files;
-    *ret_count = count;
     return 0;
+}
+
+static bool is_second_name(const struct entry *all, size_t count, size_t i)
+{
+    for (size_t k = 0; k < count; k++)
+        if (all[k].inode == all[i].inode && all[k].file.number > all[i].file.number)
+            return true;
+    return false;
+}
+
+int drive_folder_list(const char *dir, struct drive_file **ret_files, size_t *ret_count)
+{
+    AUTO_FREE struct entry *all = NULL;
+    size_t count = 0;
+    DIR *d = opendir(dir);
+    int r = d ? read_entries(d, dir, &all, &count) : -errno;
+
+    if (d)
+        closedir(d);
+    if (r < 0)
+        return r;
+    *ret_files = xcalloc(count + 1, sizeof **ret_files);
+    *ret_count = 0;
+    for (size_t i = 0; i < count; i++)
+        if (!is_second_name(all, count, i))
+            (*ret_files)[(*ret_count)++] = all[i].file;
+    return 0;
+}
+
+void drive_folder_tidy(const char *dir)
+{
+    AUTO_FREE struct entry *all = NULL;
+    size_t count = 0;
+    char name[DRIVE_NAME_MAX];
+    DIR *d = opendir(dir);
+    int r = d ? read_entries(d, dir, &all, &count) : -errno;
+
+    for (size_t i = 0; r == 0 && i < count; i++) {
+        if (!is_second_name(all, count, i))
+            continue;
+        drive_name(all[i].file.number, name);
+        (void)unlinkat(dirfd(d), name, 0); /* else at the next time */
+    }
+    if (d)
+        closedir(d);
+}
+
+int drive_folder_give_name(const char *dir, const char *name, const char *other)
+{
+    AUTO_FREE char *from = xasprintf("%s/%s", dir, name);
+    AUTO_FREE char *to = xasprintf("%s/%s", dir, other);
+    AUTO_FREE char *between = xasprintf("%s/merged", dir);
+
+    (void)unlink(between); /* of a crash */
+    return link(from, between) < 0 || rename(between, to) < 0 ? -errno : 0;
 }
 
 int drive_folder_remove_file(const char *dir, const char *name)

@@ -16,10 +16,14 @@
 
 /* Makes root/JOB.PART with its empty file system of that many bytes where it is missing. */
 int drive_folder_make(const char *root, const char *dir, uint64_t bytes, struct err *ret_err);
-/* The overlays that are whole, by what their headers say. */
+/* The overlays that are whole, by what their headers say. Of the names of one file the newest. */
 int drive_folder_list(const char *dir, struct drive_file **ret_files, size_t *ret_count);
 /* Data of a file, then the folder's entries. */
 int drive_folder_sync(const char *dir, const char *name);
+/* A second name, which another file may have had; not yet durable. */
+int drive_folder_give_name(const char *dir, const char *name, const char *other);
+/* Removes second names; no daemon runs there. */
+void drive_folder_tidy(const char *dir);
 int drive_folder_remove_file(const char *dir, const char *name);
 void drive_folder_remove(const char *dir);
 /* Empty file systems that no drive has any more. */

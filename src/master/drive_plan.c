@@ -129,17 +129,25 @@ static size_t count_above(const struct drive_view *v, uint64_t number)
     return count;
 }
 
+/* The overlay directly below, if nothing keeps it from becoming one with that above; or NULL. */
+static const struct drive_file *find_passed_below(const struct drive_view *v,
+                                                  const struct drive_file *above)
+{
+    const struct drive_file *f = above->backing < above->number ? find(v, above->backing) : NULL;
+    return f && is_passed(v, f->number) && count_above(v, f->number) == 1 ? f : NULL;
+}
+
 bool drive_plan_merge(const struct drive_view *v, uint64_t top, uint64_t *ret_below,
                       uint64_t *ret_above)
 {
-    for (const struct drive_file *f = find(v, top), *below; f; f = below) {
-        below = f->backing < f->number ? find(v, f->backing) : NULL;
-        if (!below || f->number == top || !is_passed(v, below->number) ||
-            count_above(v, below->number) != 1)
-            continue;
-        *ret_below = below->number;
-        *ret_above = f->number;
-        return true;
-    }
-    return false;
+    const struct drive_file *f = find(v, top), *below;
+    while (f && (f->number == top || !find_passed_below(v, f)))
+        f = f->backing < f->number ? find(v, f->backing) : NULL;
+    if (!f)
+        return false;
+    *ret_above = f->number;
+    while ((below = find_passed_below(v, f)))
+        f = below;
+    *ret_below = f->number;
+    return true;
 }

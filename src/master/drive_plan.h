@@ -50,8 +50,9 @@ int drive_plan_chain(const struct drive_view *v, uint64_t number, uint64_t *ret_
 /* Whether a file is of no use any more: it belongs to an abandoned run. What the last placement
  * made stays in any case, since a layer that names it may still come. */
 bool drive_plan_is_gone(const struct drive_view *v, uint64_t number);
-/* Two neighbours that may become one: nobody returns to `below`, and nothing but `above` stands on
- * it. `above` is not `top`, which is being written to. False when there are none. */
+/* A run of overlays that may become one, called `above`: nobody returns to `below` or to those
+ * between, and nothing else stands on them. `above` is not `top`, which will be written to. False
+ * when there is none. */
 bool drive_plan_merge(const struct drive_view *v, uint64_t top, uint64_t *ret_below,
                       uint64_t *ret_above);
 

@@ -6,7 +6,8 @@
  *
  * Its thread lives as long as its daemon, which dies with it. Between carrying bytes it makes the
  * overlay that the next cut puts on top, so that a guest that stands for a cut does not wait for
- * that, and merges what has become superfluous.
+ * that. Superfluous overlays become one before anything is carried; after every SESSION_CHAIN_MAX
+ * of them the connection is ended, so that this comes to pass: the PC makes another one.
  */
 #include "master/drives_internal.h"
 
@@ -21,7 +22,8 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
-enum { ATTACH_MS = 30000 };
+/* MERGE_MS: the PC waits for so long, more than once if need be. */
+enum { ATTACH_MS = 30000, MERGE_MS = 5000, SESSION_CHAIN_MAX = 16 };
 
 enum session_state { SESSION_STARTING, SESSION_READY, SESSION_ATTACHED, SESSION_ENDED };
 
@@ -52,11 +54,6 @@ void drive_session_wake(struct drive_session *s)
         MUST(errno == EAGAIN); /* full is readable, too */
 }
 
-static void on_merged(void *arg)
-{
-    drive_session_wake(arg);
-}
-
 /* The rows may know a newer placement already; this is about ours. */
 static int look(struct drive_session *s, struct drive_look *ret, struct err *ret_err)
 {
@@ -78,6 +75,22 @@ static int make_spare(struct drive_session *s, struct err *ret_err)
     return r;
 }
 
+/* For some time; what is left is done at the next connection. */
+static int merge(struct drive_session *s, struct err *ret_err)
+{
+    uint64_t until_ms = wait_now_ms() + MERGE_MS, now_ms, below, above;
+    int r = 0;
+
+    while (r == 0 && (now_ms = wait_now_ms()) < until_ms) {
+        AUTO_DRIVE_LOOK struct drive_look l = {0};
+        r = look(s, &l, ret_err);
+        if (r < 0 || !drive_plan_merge(&l.view, drive_daemon_top(s->daemon), &below, &above))
+            return r;
+        r = drive_daemon_merge(s->daemon, below, above, (uint32_t)(until_ms - now_ms), ret_err);
+    }
+    return r < 0 ? r : 0;
+}
+
 /* From the files to an export. */
 static int open_drive(struct drive_session *s, struct err *ret_err)
 {
@@ -95,41 +108,27 @@ static int open_drive(struct drive_session *s, struct err *ret_err)
     if (r < 0 || (!s->open.resume && top == 0))
         return err_set(ret_err, r ? r : -ENOENT, "the drive has no cut %llu (any more)",
                        (unsigned long long)top);
-    r = drive_daemon_start(s->drive->dir, on_merged, s, &s->daemon, ret_err);
+    r = drive_daemon_start(s->drive->dir, &s->daemon, ret_err);
     if (r == 0 && s->open.resume) {
         chain[count++] = drive_plan_next(&l.view);
         r = drive_daemon_create(s->daemon, chain[count - 1], top, s->open.bytes, ret_err);
     }
-    return r ? r : drive_daemon_serve(s->daemon, chain, count, ret_err);
-}
-
-/* With the session's lock: what can wait, and what is tried again when it fails. */
-static void look_after(struct drive_session *s)
-{
-    AUTO_DRIVE_LOOK struct drive_look l = {0};
-    struct err err = {""};
-    uint64_t below, above;
-    int r = s->spare ? 0 : make_spare(s, &err);
-
     if (r == 0)
-        r = look(s, &l, &err);
-    if (r == 0 && drive_plan_merge(&l.view, drive_daemon_top(s->daemon), &below, &above))
-        r = drive_daemon_merge(s->daemon, below, above, &err);
-    if (r < 0)
-        log_info("%s: %s", s->drive->dir, err.text);
+        r = drive_daemon_open(s->daemon, chain, count, ret_err);
+    if (r == 0)
+        r = merge(s, ret_err);
+    return r ? r : drive_daemon_serve(s->daemon, ret_err);
 }
 
 /* With the session's lock. -ECANCELED when it is to end. */
 static int look_at_all(struct drive_session *s)
 {
+    struct err err = {""};
     if (s->ending)
         return -ECANCELED;
-    if (drive_daemon_is_merging(s->daemon))
-        return 0;
-    int r = drive_daemon_merged(s->daemon);
-    if (r == 0)
-        look_after(s);
-    return r;
+    if (!s->spare && make_spare(s, &err) < 0)
+        log_info("%s: %s", s->drive->dir, err.text); /* tried again by the cut */
+    return 0;
 }
 
 /* Waits until there is a connection: false when there will be none. */
@@ -289,12 +288,11 @@ int drive_session_cut(struct drive_session *s, uint64_t *ret_cut, struct err *re
         return -ENOTCONN;
     }
     *ret_cut = drive_daemon_top(s->daemon);
-    r = drive_daemon_merged(s->daemon);
-    if (r == 0 && !s->spare)
-        r = make_spare(s, ret_err);
+    r = s->spare ? 0 : make_spare(s, ret_err);
     if (r == 0)
         r = drive_daemon_cut(s->daemon, s->spare, ret_err);
     s->spare = 0;
+    s->ending |= r == 0 && drive_daemon_count(s->daemon) % SESSION_CHAIN_MAX == 0;
     drive_unlock(&s->lock);
     drive_session_wake(s);
     return r;

@@ -185,6 +185,7 @@ static int begin(struct drive *d, const struct drive_open *o, struct drive_sessi
     d->epoch = o->epoch;
     d->attempt = o->attempt;
     end_session(d);
+    drive_folder_tidy(d->dir);
     r = drive_folder_make(d->all->dir, d->dir, o->bytes, ret_err);
     if (r < 0)
         return r;
@@ -218,7 +219,7 @@ static int cut_idle(struct drive *d, uint64_t bytes, uint64_t *ret_cut, struct e
     if (r == 0 && top == 0)
         r = err_set(ret_err, -ENOENT, "this placement has not opened its drive");
     if (r == 0)
-        r = drive_daemon_start(d->dir, NULL, NULL, &daemon, ret_err);
+        r = drive_daemon_start(d->dir, &daemon, ret_err);
     if (r == 0)
         r = drive_daemon_create(daemon, drive_plan_next(&l.view), top, bytes, ret_err);
     drive_daemon_end(daemon);

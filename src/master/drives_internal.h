@@ -77,9 +77,10 @@ int drive_session_start(struct drive *d, const struct drive_open *o,
 void drive_session_end(struct drive_session *s);
 /* It has ended by itself. */
 bool drive_session_is_over(struct drive_session *s);
-/* It looks whether there is something to merge. */
+/* It looks whether it is to end, or lacks an overlay for the next cut. */
 void drive_session_wake(struct drive_session *s);
-/* -ENOTCONN when its daemon is gone; after other errors it must be ended. */
+/* -ENOTCONN when its daemon is gone; after other errors it must be ended. It may end by itself
+ * afterwards. */
 int drive_session_cut(struct drive_session *s, uint64_t *ret_cut, struct err *ret_err);
 
 #endif

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A placement's network drive as a PC sees it: an HTTPS connection that becomes an NBD stream."""
+import contextlib
 import itertools
+import os
+import pathlib
 import socket
 import ssl
 import struct
@@ -8,6 +11,17 @@ from urllib.parse import urlsplit
 
 READ, WRITE, FLUSH = 0, 1, 3
 attempts = itertools.count(1)
+
+
+def storage_daemons(folder):
+    """The processes that serve the drive in that folder."""
+    found = []
+    for p in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(p / "cwd") == str(folder) and \
+                    b"qemu-storage-daemon" in (p / "cmdline").read_bytes():
+                found.append(int(p.name))
+    return found
 
 
 class Refused(Exception):
@@ -20,27 +34,11 @@ class Lost(Exception):
     """The stream ended: what was not answered may or may not have happened."""
 
 
-class Drive:
-    def __init__(self, url, ca, placement, grant, cut=None, attempt=None, timeout=30):
-        at = urlsplit(url)
-        context = ssl.create_default_context(cafile=str(ca))
-        self.sock = context.wrap_socket(
-            socket.create_connection((at.hostname, at.port), timeout), server_hostname=at.hostname)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        path = f"/v1/vm/{placement}/drive?attempt={attempt or next(attempts)}"
-        if cut is not None:
-            path += f"&cut={cut}"
-        self.sock.sendall((f"GET {path} HTTP/1.1\r\nHost: {at.netloc}\r\nConnection: Upgrade\r\n"
-                           f"Upgrade: nbd\r\nAuthorization: Bearer {grant}\r\n\r\n").encode())
-        head = b""
-        while b"\r\n\r\n" not in head:
-            more = self.sock.recv(1)  # not a byte of what follows
-            if not more:
-                raise Lost()
-            head += more
-        status = int(head.split()[1])
-        if status != 101:
-            raise Refused(status, self.sock.recv(4096).decode(errors="replace"))
+class Nbd:
+    """A client of the export `drive` over a connected socket."""
+
+    def __init__(self, sock):
+        self.sock = sock
         self.handles = itertools.count(1)
         self.greet()
 
@@ -97,3 +95,29 @@ class Drive:
 
     def close(self):
         self.sock.close()
+
+
+class Drive(Nbd):
+    """A placement's connection to the master."""
+
+    def __init__(self, url, ca, placement, grant, cut=None, attempt=None, timeout=30):
+        at = urlsplit(url)
+        context = ssl.create_default_context(cafile=str(ca))
+        sock = context.wrap_socket(
+            socket.create_connection((at.hostname, at.port), timeout), server_hostname=at.hostname)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        path = f"/v1/vm/{placement}/drive?attempt={attempt or next(attempts)}"
+        if cut is not None:
+            path += f"&cut={cut}"
+        sock.sendall((f"GET {path} HTTP/1.1\r\nHost: {at.netloc}\r\nConnection: Upgrade\r\n"
+                      f"Upgrade: nbd\r\nAuthorization: Bearer {grant}\r\n\r\n").encode())
+        head = b""
+        while b"\r\n\r\n" not in head:
+            more = sock.recv(1)  # not a byte of what follows
+            if not more:
+                raise Lost()
+            head += more
+        status = int(head.split()[1])
+        if status != 101:
+            raise Refused(status, sock.recv(4096).decode(errors="replace"))
+        super().__init__(sock)

@@ -115,7 +115,7 @@ static void test_what_is_merged(void **state)
     v.cuts = newest; /* the layer that names 5-1 has replaced the others */
     v.count_cuts = 1;
     assert_true(drive_plan_merge(&v, N(5, 2), &below, &above));
-    assert_int_equal(below, N(3, 2));
+    assert_int_equal(below, N(3, 1)); /* all at once */
     assert_int_equal(above, N(5, 1));
     /* What this placement cut and no row names yet may still be named; nothing goes into the top.
      */
