@@ -154,6 +154,16 @@ static int read_entry(int folder, const char *name, struct entry *ret)
     return r;
 }
 
+/* A crash while it was made, and then nothing was written to it; or damage, and then it may be
+ * worth a look. Its number is free again either way. */
+static void set_aside(int folder, const char *dir, const char *name)
+{
+    AUTO_FREE char *aside = xasprintf("%s.damaged", name);
+    bool done = renameat(folder, name, folder, aside) == 0;
+
+    log_warn("%s/%s is not whole: %s", dir, name, done ? "set aside" : strerror(errno));
+}
+
 static int read_entries(DIR *d, const char *dir, struct entry **ret, size_t *ret_count)
 {
     struct dirent *e;
@@ -162,9 +172,8 @@ static int read_entries(DIR *d, const char *dir, struct entry **ret, size_t *ret
         if (!drive_name_parse(e->d_name, &x.file.number))
             continue;
         int r = read_entry(dirfd(d), e->d_name, &x);
-        if (r == -EBADMSG) { /* a crash while it was made: nothing was written to it */
-            log_warn("%s/%s is not whole: removed", dir, e->d_name);
-            (void)unlinkat(dirfd(d), e->d_name, 0); /* else its number cannot be made: told then */
+        if (r == -EBADMSG) {
+            set_aside(dirfd(d), dir, e->d_name);
             continue;
         }
         if (r < 0)

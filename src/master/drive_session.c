@@ -230,15 +230,21 @@ bool drive_session_is_over(struct drive_session *s)
 int drive_session_start(struct drive *d, const struct drive_open *o,
                         struct drive_session **ret_session, struct err *ret_err)
 {
-    struct drive_session *s = xcalloc(1, sizeof *s);
+    int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int r;
 
-    *s = (struct drive_session){
-        .drive = d, .refs = 2, .open = *o, .wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
-    MUST(s->wake_fd >= 0);
+    if (wake_fd < 0)
+        return err_set(ret_err, -errno, "cannot begin a session: %s", strerror(errno));
+    struct drive_session *s = xcalloc(1, sizeof *s);
+    *s = (struct drive_session){.drive = d, .refs = 2, .open = *o, .wake_fd = wake_fd};
     pthread_mutex_init(&s->lock, NULL);
     wait_cond_init(&s->changed);
-    MUST(pthread_create(&s->thread, NULL, session_main, s) == 0);
+    r = -pthread_create(&s->thread, NULL, session_main, s);
+    if (r < 0) {
+        s->refs = 1;
+        session_release(s);
+        return err_set(ret_err, r, "cannot begin a session: %s", strerror(-r));
+    }
     drive_lock(&s->lock);
     while (s->state == SESSION_STARTING)
         pthread_cond_wait(&s->changed, &s->lock);

@@ -160,9 +160,33 @@ static void test_a_merge_without_its_names(void **state)
     end(&s);
 }
 
+/* What is no overlay is out of the way, and not lost. */
+static void test_damage_is_set_aside(void **state)
+{
+    char dir[] = "/tmp/yado-drive-XXXXXX";
+    struct drive_file *files = NULL;
+    size_t count = 1;
+
+    assert_non_null(mkdtemp(dir));
+    AUTO_FREE char *name = xasprintf("%s/7-1.qcow2", dir);
+    AUTO_FREE char *aside = xasprintf("%s.damaged", name);
+    FILE *f = fopen(name, "w");
+    assert_non_null(f);
+    assert_true(fputs("damaged", f) >= 0);
+    assert_int_equal(fclose(f), 0);
+    assert_int_equal(drive_folder_list(dir, &files, &count), 0);
+    assert_int_equal(count, 0);
+    free(files);
+    assert_int_not_equal(access(name, F_OK), 0);
+    assert_int_equal(access(aside, F_OK), 0);
+    drive_folder_remove(dir);
+    assert_int_not_equal(access(dir, F_OK), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_damage_is_set_aside),
         cmocka_unit_test(test_runs_become_one),
         cmocka_unit_test(test_a_merge_without_its_names),
     };
