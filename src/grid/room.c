@@ -340,27 +340,37 @@ static bool other_pc_could(const struct grid *g, const struct bucket_key *k)
     return false;
 }
 
-struct pc *room_for(struct grid *g, const struct bucket_key *k, uint64_t avoid,
-                    uint64_t *ret_golden)
+static struct pc *unless_failed(const struct bucket_key *k, struct pc *pc)
 {
-    struct pc *best = this_one(g, k, k->target);
+    return pc && !failed_on(k, pc) ? pc : NULL;
+}
 
-    if (best && failed_on(k, best))
-        best = NULL;
-    if (!best)
-        best = first_of_all(g, k, avoid);
-    if (!best) {
-        best = this_one(g, k, avoid);
-        if (best && failed_on(k, best))
-            best = NULL;
-    }
-    for (int i = 0; i < 3 && (!best || failed_on(k, best)); i++) {
+/* Of those that it failed on. */
+static struct pc *best_failed(const struct grid *g, const struct bucket_key *k)
+{
+    struct pc *best = NULL;
+
+    for (size_t i = 0; i < sizeof k->failed_pcs / sizeof *k->failed_pcs; i++) {
         struct pc *pc = this_one(g, k, k->failed_pcs[i]);
 
         if (pc && (!best || before(pc, best)))
             best = pc;
     }
-    if (!best || (failed_on(k, best) && other_pc_could(g, k)))
+    return best;
+}
+
+struct pc *room_for(struct grid *g, const struct bucket_key *k, uint64_t avoid,
+                    uint64_t *ret_golden)
+{
+    struct pc *best = unless_failed(k, this_one(g, k, k->target));
+
+    if (!best)
+        best = first_of_all(g, k, avoid);
+    if (!best)
+        best = unless_failed(k, this_one(g, k, avoid));
+    if (!best && !other_pc_could(g, k))
+        best = best_failed(g, k);
+    if (!best)
         return NULL;
     *ret_golden = base_for(g, k, &best->r.cls);
     return best;
