@@ -118,7 +118,7 @@ static int open_footer(struct layer *l, struct err *err)
 static int open_table(struct layer *l, struct err *err)
 {
     uint64_t pages = 0;
-    uint8_t *raw;
+    uint8_t *raw = NULL;
     size_t len;
     int r = layer_read_section(l, LAYER_TABLE, &raw, &len, err);
 
@@ -234,7 +234,7 @@ int layer_read_state(const struct layer *l, struct qemu_state *ret_state, struct
     const struct layer_extent *frame = &l->table.frames[LAYER_STATE_FRAME];
     struct qemu_state state;
     char machine[QEMU_NAME_MAX];
-    uint8_t *raw;
+    uint8_t *raw = NULL;
     int r = read_packed(&l->source, frame, "the device state", &raw, ret_err);
 
     if (r)
@@ -255,7 +255,7 @@ int layer_read_state(const struct layer *l, struct qemu_state *ret_state, struct
 int layer_read_hot(const struct layer *l, struct layer_hot_run **ret_runs, size_t *ret_count,
                    struct err *ret_err)
 {
-    uint8_t *raw;
+    uint8_t *raw = NULL;
     size_t len;
     int r = layer_read_section(l, LAYER_HOT, &raw, &len, ret_err);
 

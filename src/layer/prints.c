@@ -64,9 +64,10 @@ uint64_t layer_prints_memory_bytes(const struct layer_prints *p)
 
 int layer_prints_apply(struct layer_prints *p, const struct layer *layer, struct err *ret_err)
 {
+    static const struct layer_print zeros;
     const struct layer_table *t = layer_table_of(layer);
     struct cursor c;
-    uint8_t *raw;
+    uint8_t *raw = NULL;
     size_t len;
     int r = layer_read_section(layer, LAYER_PRINTS, &raw, &len, ret_err);
 
@@ -81,7 +82,7 @@ int layer_prints_apply(struct layer_prints *p, const struct layer *layer, struct
     for (size_t i = 0; i < t->count_runs; i++)
         for (uint32_t k = 0; k < t->runs[i].count_pages; k++)
             p->pages[t->runs[i].first_page + k] =
-                t->runs[i].frame == LAYER_FRAME_ZERO ? (struct layer_print){0} : get_print(&c);
+                t->runs[i].frame == LAYER_FRAME_ZERO ? zeros : get_print(&c);
     MUST(!c.bad && cursor_left(&c) == 0); /* the table has been checked */
     free(raw);
     return 0;
