@@ -297,9 +297,6 @@ int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
     struct err why = {""};
     int r;
 
-    if (d->spec && d->spec->disk_bytes) /* rather than a guest that lacks what it was promised */
-        return err_set(ret_err, work_fail(-ENOTSUP, "no network drives here", ret_reason),
-                       "this version gives guests no network drive");
     if (mkdir(w->config->cache_dir, 0711) && errno != EEXIST)
         return err_set(ret_err, work_fail(-errno, "no cache", ret_reason), "cannot make %s: %s",
                        w->config->cache_dir, strerror(errno));

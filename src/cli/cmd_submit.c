@@ -85,6 +85,8 @@ static int take_option(struct submit *s, int c)
         return set_text(s, "image", optarg);
     case 'm':
         return set_text(s, "memory", optarg);
+    case 'd':
+        return set_text(s, "disk", optarg);
     case 't':
         return set_text(s, "time_limit", optarg);
     case 'C':
@@ -334,6 +336,7 @@ static const struct option submit_options[] = {{"file", required_argument, NULL,
                                                {"image", required_argument, NULL, 'I'},
                                                {"parts", required_argument, NULL, 'p'},
                                                {"memory", required_argument, NULL, 'm'},
+                                               {"disk", required_argument, NULL, 'd'},
                                                {"cpus", required_argument, NULL, 'c'},
                                                {"input", required_argument, NULL, 'i'},
                                                {"env", required_argument, NULL, 'e'},
@@ -356,6 +359,7 @@ const struct command cmd_submit = {
     "  --image NAME       the root file system it runs on (tiny)\n"
     "  --parts K          so many copies, told apart by YADO_PART, 0 to K-1 (1)\n"
     "  --memory SIZE      of each part's guest, such as 512M (256M)\n"
+    "  --disk SIZE        of a drive of its own at /disk, such as 4G (none)\n"
     "  --cpus N           of each part's guest (1)\n"
     "  -i, --input PATH   a file or folder, found in the guest as /in/NAME; may be repeated\n"
     "  --env NAME=VALUE   in the program's environment; may be repeated\n"

@@ -305,6 +305,7 @@ static const struct field fields[] = {
     {"image", read_name, .want = "the name of an image (yado image list)"},
     {"parts", read_number, 1, JOBSPEC_PARTS_MAX, "a number from 1 to 100000"},
     {"memory", read_size, .want = "a size from 96M to 1T such as \"512M\""},
+    {"disk", read_size, .want = "a size from 16M to 1T such as \"4G\""},
     {"cpus", read_number, 1, JOBSPEC_CPUS_MAX, "a number from 1 to 64"},
     {"env", read_env, .want = "names with values"},
     {"inputs", read_inputs, .want = "a list of paths, or of {path, name}"},

@@ -6,12 +6,11 @@
  */
 #include "host/http_client.h"
 #include "base/must.h"
+#include "host/http_internal.h"
 
 #include <ctype.h>
-#include <curl/curl.h>
 #include <errno.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,15 +25,6 @@ enum {
     JSON_MAX = 64 * 1024 * 1024, /* a job of 100,000 parts is half of it */
     ERROR_BODY_MAX = 64 * 1024,
     EXPECT_BYTES = 1024 * 1024, /* above this the server may refuse before it gets the body */
-};
-
-struct http {
-    CURL *easy;
-    CURLM *multi;
-    char *ca_file, *cert_file, *key_file, *bearer;
-    bool unverified;
-    atomic_bool aborted;
-    char error[CURL_ERROR_SIZE];
 };
 
 /* One request under way. */
@@ -347,7 +337,7 @@ static int drive(struct http *h, struct exchange *x, CURLcode *ret_code)
     }
 }
 
-static int errno_of(CURLcode code)
+int http_errno_of(CURLcode code)
 {
     switch (code) {
     case CURLE_COULDNT_RESOLVE_HOST:
@@ -391,7 +381,7 @@ static int explain(struct http *h, const struct exchange *x, int result, CURLcod
                        url);
     if (result)
         return err_set(ret_err, result, "%s: %s", url, strerror(-result));
-    return err_set(ret_err, errno_of(code), "%s: %s", url,
+    return err_set(ret_err, http_errno_of(code), "%s: %s", url,
                    h->error[0] ? h->error : curl_easy_strerror(code));
 }
 
@@ -431,6 +421,23 @@ int http_do(struct http *h, const struct http_request *request, struct http_resp
     curl_easy_setopt(h->easy, CURLOPT_HTTPHEADER, NULL);
     curl_slist_free_all(headers);
     return r;
+}
+
+int http_connect(struct http *h, const char *url, struct err *ret_err)
+{
+    struct http_request q = {.method = "GET", .url = url};
+    struct exchange x = {.h = h, .request = &q};
+    CURLcode code = CURLE_OK;
+    int r;
+
+    h->error[0] = 0;
+    x.start_ms = x.moved_ms = now_ms();
+    set_request(h, &q, &x, NULL);
+    curl_easy_setopt(h->easy, CURLOPT_CONNECT_ONLY, 1L);
+    MUST(curl_multi_add_handle(h->multi, h->easy) == CURLM_OK);
+    r = drive(h, &x, &code);
+    curl_easy_setopt(h->easy, CURLOPT_NOPROGRESS, 1L); /* its argument ends with us */
+    return r || code != CURLE_OK ? explain(h, &x, r, code, ret_err) : 0;
 }
 
 bool http_may_retry(int result, int status)

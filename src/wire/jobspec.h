@@ -57,7 +57,7 @@ struct jobspec {
     size_t count_inputs;
     uint32_t parts;
     uint64_t memory_bytes;
-    uint64_t disk_bytes; /* of the network drive; 0: none */
+    uint64_t disk_bytes; /* of the network drive at /disk; 0: none */
     uint32_t cpus;
     bool network_nat; /* "network": "nat"; the default is "none" */
     uint32_t retries;

@@ -14,7 +14,6 @@ import threading
 
 import pytest
 
-from api import Client
 from grid import Grid, IMAGES, wait_for
 
 RANDOM = ("i=0; while [ $i -lt 60 ]; do i=$((i+1)); "
@@ -100,16 +99,6 @@ def test_a_pc_whose_disk_is_full_loses_nothing(tmp_path):
         g.yado("drain", "pc-2", "--undo")
         g.wait_state(job, "done", timeout=60)
         assert g.log(job, 0, "out") == "here\n"
-
-
-def test_a_part_with_a_drive_is_refused_by_agents_that_give_none():
-    """Rather than run without what it was promised. The master's side is in test_disk_master."""
-    with Grid(pcs=1, memory="300M") as g:
-        token = (g.dir / "master/admin.token").read_text().strip()
-        job = Client(g.url, g.dir / "master/tls/ca.crt", token)("POST", "/v1/jobs", 201, json={
-            "command": ["true"], "memory": "128M", "disk": "16M"}).json()["id"]
-        parts = g.wait_state(job, "held", timeout=120)
-        assert "no network drives here" in parts[0]["reason"]
 
 
 @pytest.mark.parametrize("version, says", [
