@@ -12,6 +12,7 @@ TEST := build-test
 FUZZ := build-fuzz
 PYTEST := /usr/bin/python3 -m pytest -p no:cacheprovider
 FUZZ_SECONDS ?= 30
+E2E_JOBS ?= 2
 PREFIX ?= /usr
 
 .PHONY: all setup images demo test unit e2e fuzz soak bench lint fmt install clean
@@ -49,7 +50,7 @@ $(BUILD)/qemu10/qemu-system-x86_64: | setup
 
 e2e: $(TEST)/build.ninja images $(BUILD)/qemu10/qemu-system-x86_64
 	ninja -C $(TEST)
-	YADO_QEMU10=$$(ls $(CURDIR)/$(BUILD)/qemu10/qemu-system-x86_64 2>/dev/null) YADO=$(CURDIR)/$(TEST)/yado YADO_IMAGES=$(CURDIR)/$(BUILD)/images $(PYTEST) -q tests/e2e $(E2E_ARGS)
+	YADO_QEMU10=$$(ls $(CURDIR)/$(BUILD)/qemu10/qemu-system-x86_64 2>/dev/null) YADO=$(CURDIR)/$(TEST)/yado YADO_IMAGES=$(CURDIR)/$(BUILD)/images $(PYTEST) -q -n $(E2E_JOBS) --dist loadgroup tests/e2e $(E2E_ARGS)
 
 fuzz: $(FUZZ)/build.ninja
 	ninja -C $(FUZZ) $$(ninja -C $(FUZZ) -t targets all | sed -n 's/^\(src.*\/fuzz_[a-z_]*\): c_LINKER.*/\1/p')
@@ -57,7 +58,7 @@ fuzz: $(FUZZ)/build.ninja
 
 soak: $(TEST)/build.ninja images
 	ninja -C $(TEST)
-	$(TEST)/src/grid/test_histories --count 200000
+	$(TEST)/yado sim check --count 200000
 	YADO_SOAK=1 $(MAKE) e2e
 
 bench: all

@@ -7,7 +7,7 @@ import threading
 import time
 
 from common import BUILD, now_us
-from grid import wait_for
+from grid import YADO, wait_for
 
 PROGRAM = BUILD / "bench/guest/sweeper"
 HOT_MB = 50
@@ -16,6 +16,9 @@ BASELINE_S = 10  # of running undisturbed, to which progress is compared
 CALM_S = 2       # at full speed for so long, and a whole sweep: nothing is held up any more
 FULL_SPEED = 0.95
 WINDOW_S = 60    # after the resume, in which what is lost counts
+# Guests in the CPU class of everything else, as stock QEMU is: what this machine does besides
+# disturbs all alike.
+AGENT_ARGS = ["--priority", "normal"]
 
 
 def guest_mb(mb):
@@ -27,8 +30,8 @@ def now():
     return now_us() / 1e6
 
 
-def command(program, mb, dirty_mb_s):
-    return [str(program), str(mb), str(HOT_MB), str(dirty_mb_s)]
+def command(program, mb, dirty_mb_s, hot_mb=HOT_MB):
+    return [str(program), str(mb), str(hot_mb), str(dirty_mb_s)]
 
 
 class Watch:
@@ -82,6 +85,32 @@ class Watch:
         """Between two ticks: as long as outside nothing was seen of it."""
         times = [t[0] for t in self.ticks if begin < t[0] < end]
         return max((b - a) * 1000 for a, b in zip(times, times[1:]))
+
+
+class Job:
+    """The program as a job of a grid, and its output."""
+
+    def __init__(self, grid, mb, dirty_mb_s, hot_mb=HOT_MB, options=()):
+        self.grid, self.watch = grid, Watch()
+        self.id = grid.submit("--memory", f"{guest_mb(mb)}M", "--input", str(PROGRAM), *options, "--",
+                              *command("/in/sweeper", mb, dirty_mb_s, hot_mb))
+        self.logs = subprocess.Popen([*grid.net.enter("master"), YADO, "logs", str(self.id), "-f"],
+                                     env=grid.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        self.watch.follow(self.logs.stdout)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.logs.kill()
+        self.logs.wait()
+
+    def settle(self):
+        wait_for("the guest to settle", self.watch.settled, 240)
+
+    def end(self):
+        self.grid.yado("cancel", self.id)
+        self.grid.wait_state(self.id, "cancelled")
 
 
 class HeldUp:

@@ -7,6 +7,7 @@
 #include "agent/commands.h"
 #include "cli/cli.h"
 #include "master/master.h"
+#include "sim/commands.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -16,10 +17,11 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"agent", yado_agent_main},   {"doctor", yado_doctor_main},
-    {"enroll", yado_enroll_main}, {"master", yado_master_main},
-    {"owner", yado_owner_main},   {"owner-watch", yado_owner_watch_main},
-    {"pager", yado_pager_main},   {"supervisor", yado_supervisor_main},
+    {"agent", yado_agent_main},           {"doctor", yado_doctor_main},
+    {"enroll", yado_enroll_main},         {"master", yado_master_main},
+    {"owner", yado_owner_main},           {"owner-watch", yado_owner_watch_main},
+    {"pager", yado_pager_main},           {"sim", yado_sim_main},
+    {"supervisor", yado_supervisor_main},
 };
 
 int main(int argc, char **argv)

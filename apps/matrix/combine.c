@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * `matrix combine`: the whole product out of the blocks, a strip of rows at a time.
+ * `matrix combine`: the whole product out of the blocks, a strip of rows at a time. Blocks that are
+ * slices of the sums, [from, to) of n, are added up.
  */
 #include "matrix.h"
 
@@ -13,7 +14,7 @@
 
 struct piece {
     struct npy file;
-    size_t row, col;
+    size_t row, col, from, to;
 };
 
 struct pieces {
@@ -27,8 +28,13 @@ static void add_piece(struct pieces *p, const char *folder, const char *name, si
     char path[PATH_MAX];
     int end = 0;
 
-    if (sscanf(name, "C-%zu-%zu.npy%n", &x.row, &x.col, &end) != 2 || !end || name[end])
+    if (sscanf(name, "C-%zu-%zu.npy%n", &x.row, &x.col, &end) == 2 && end && !name[end])
+        x.to = n;
+    else if (sscanf(name, "C-%zu-%zu-%zu-%zu.npy%n", &x.row, &x.col, &x.from, &x.to, &end) != 4 ||
+             !end || name[end])
         return;
+    if (x.from >= x.to || x.to > n)
+        die("%s is no slice of sums of %zu", name, n);
     if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path)
         die("the name of %s/%s is too long", folder, name);
     x.file = npy_open(path);
@@ -70,10 +76,33 @@ static void add_part(struct pieces *p, const char *folder, const char *name, siz
     each_entry(path, add_piece, p, n);
 }
 
-/* Copies the pieces' share of rows [row, row + rows) into c; seen counts how often each element
+static int by_place(const void *a, const void *b)
+{
+    const struct piece *x = a, *y = b;
+
+    if (x->row != y->row)
+        return x->row < y->row ? -1 : 1;
+    if (x->col != y->col)
+        return x->col < y->col ? -1 : 1;
+    return x->from < y->from ? -1 : x->from > y->from;
+}
+
+/* Slices of one block do not overlap; that they leave no hole is checked element by element. */
+static void check_slices(struct pieces *p)
+{
+    qsort(p->list, p->count, sizeof *p->list, by_place);
+    for (size_t i = 1; i < p->count; i++) {
+        const struct piece *x = &p->list[i - 1], *y = &p->list[i];
+
+        if (x->row == y->row && x->col == y->col && x->to > y->from)
+            die("block (%zu, %zu) is there twice, or its slices overlap", x->row, x->col);
+    }
+}
+
+/* Adds the pieces' share of rows [row, row + rows) to c; seen counts how much of each element's sum
  * came. */
 static void copy_strip(const struct pieces *p, size_t row, size_t rows, size_t n, double *c,
-                       uint8_t *seen, double *line)
+                       size_t *seen, double *line)
 {
     for (size_t k = 0; k < p->count; k++) {
         const struct piece *x = &p->list[k];
@@ -82,19 +111,23 @@ static void copy_strip(const struct pieces *p, size_t row, size_t rows, size_t n
             if (row + i < x->row || row + i >= x->row + x->file.rows)
                 continue;
             npy_read(&x->file, row + i - x->row, 0, 1, x->file.cols, line);
-            memcpy(c + i * n + x->col, line, x->file.cols * sizeof *c);
-            for (size_t j = 0; j < x->file.cols; j++)
-                seen[i * n + x->col + j] += seen[i * n + x->col + j] < 2;
+            for (size_t j = 0; j < x->file.cols; j++) {
+                c[i * n + x->col + j] += line[j];
+                seen[i * n + x->col + j] += x->to - x->from;
+            }
         }
     }
 }
 
-static void check_strip(const uint8_t *seen, size_t row, size_t rows, size_t n)
+static void check_strip(const size_t *seen, size_t row, size_t rows, size_t n)
 {
     for (size_t i = 0; i < rows * n; i++)
-        if (seen[i] != 1)
+        if (seen[i] != n)
             die("element (%zu, %zu) is in %s: a part's result is missing or there twice",
-                row + i / n, i % n, seen[i] ? "more than one block" : "no block");
+                row + i / n, i % n,
+                seen[i] > n ? "more than one block"
+                : seen[i]   ? "too few slices"
+                            : "no block");
 }
 
 int combine_main(struct options *o)
@@ -102,7 +135,7 @@ int combine_main(struct options *o)
     struct pieces p = {0};
     struct npy file;
     double *c, *line;
-    uint8_t *seen;
+    size_t *seen;
 
     if (!o->n)
         die("--n: how many rows does the matrix have?");
@@ -113,16 +146,18 @@ int combine_main(struct options *o)
     each_entry(o->in, add_part, &p, o->n);
     if (!p.count)
         die("no blocks found: %s has no part-*/C-*.npy", o->in);
+    check_slices(&p);
     c = doubles(STRIP, o->n);
     line = doubles(1, o->n);
-    seen = calloc(STRIP, o->n);
+    seen = calloc(STRIP, o->n * sizeof *seen);
     if (!seen)
         die("no memory");
     file = npy_create(o->rest[0], o->n, o->n);
     for (size_t row = 0; row < o->n; row += STRIP) {
         size_t rows = least(STRIP, o->n - row);
 
-        memset(seen, 0, rows * o->n);
+        memset(seen, 0, rows * o->n * sizeof *seen);
+        memset(c, 0, rows * o->n * sizeof *c);
         copy_strip(&p, row, rows, o->n, c, seen, line);
         check_strip(seen, row, rows, o->n);
         npy_write(&file, row, rows, c);

@@ -35,9 +35,11 @@ struct agent_config {
     const char *state;
     const char *owner_sources;
     const char *memory_share, *cpu_share;
-    const char *qemu;   /* NULL: found in PATH */
-    const char *images; /* folder of the built-in image, or NULL */
-    bool idle_priority; /* guests run in the lowest CPU and I/O class */
+    const char *qemu;          /* NULL: found in PATH */
+    const char *images;        /* folder of the built-in image, or NULL */
+    bool no_habits;            /* the master is not to remember when the owner comes back */
+    bool idle_priority;        /* guests run in the lowest CPU and I/O class */
+    uint64_t guest_silence_ms; /* one that runs and does not answer for so long is given up */
     uint64_t grace_ms;
     uint64_t visit_ms; /* an owner who stays no longer only interrupts the guests; 0: never */
     /* From the owner's return to his memory given back; and how long a shutdown waits. */

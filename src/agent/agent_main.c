@@ -4,6 +4,7 @@
  */
 #include "agent/commands.h"
 #include "agent/agent.h"
+#include "agent/guest_link.h"
 
 #include "base/log.h"
 #include "base/num.h"
@@ -23,16 +24,32 @@ static const char help[] =
     "                           (default 5m; 0: they move at his first touch)\n"
     "  --owner-sources LIST     how the owner is noticed: " OWNER_SOURCES_HELP "\n"
     "                           (default " OWNER_SOURCES_DEFAULT ")\n"
+    "  --no-habits              the master is not to remember at which hours the owner comes back\n"
     "  --memory-share SIZE|P%   memory that guests may have together (default 50%)\n"
     "  --cpu-share N|P%         CPUs that guests may use together (default 50%)\n"
     "  --priority idle|normal   class of CPU and I/O that guests run in (default idle)\n"
     "  --return-deadline TIME   by when the guests' memory is the owner's again, and how long a\n"
     "                           shutdown may wait for them to be handed over (default 15s)\n"
+    "  --guest-silence TIME     a guest that runs and does not answer for so long is given up\n"
+    "                           (default 1m)\n"
     "  --qemu BINARY            default: qemu-system-x86_64 in PATH\n"
     "  --images DIR             the built-in image, to prove what this PC can (default: found\n"
     "                           beside the binary; $YADO_IMAGES)\n";
 
-enum { STATE = 1, GRACE, VISIT, SOURCES, MEMORY, CPU, PRIORITY, DEADLINE, QEMU, IMAGES };
+enum {
+    STATE = 1,
+    GRACE,
+    VISIT,
+    SOURCES,
+    NO_HABITS,
+    MEMORY,
+    CPU,
+    PRIORITY,
+    DEADLINE,
+    SILENCE,
+    QEMU,
+    IMAGES
+};
 
 static int bad(const char *what, const char *value, const char *remedy)
 {
@@ -47,10 +64,12 @@ int yado_agent_main(int argc, char **argv)
         {"idle-grace", required_argument, NULL, GRACE},
         {"visit", required_argument, NULL, VISIT},
         {"owner-sources", required_argument, NULL, SOURCES},
+        {"no-habits", no_argument, NULL, NO_HABITS},
         {"memory-share", required_argument, NULL, MEMORY},
         {"cpu-share", required_argument, NULL, CPU},
         {"priority", required_argument, NULL, PRIORITY},
         {"return-deadline", required_argument, NULL, DEADLINE},
+        {"guest-silence", required_argument, NULL, SILENCE},
         {"qemu", required_argument, NULL, QEMU},
         {"images", required_argument, NULL, IMAGES},
         {"help", no_argument, NULL, 'h'},
@@ -63,7 +82,8 @@ int yado_agent_main(int argc, char **argv)
                              .idle_priority = true,
                              .grace_ms = 15 * 60000,
                              .visit_ms = 5 * 60000,
-                             .return_deadline_ms = 15000};
+                             .return_deadline_ms = 15000,
+                             .guest_silence_ms = GUEST_LINK_SILENCE_MS};
     struct err err = {0};
     int o;
 
@@ -83,6 +103,9 @@ int yado_agent_main(int argc, char **argv)
         case SOURCES:
             c.owner_sources = optarg;
             break;
+        case NO_HABITS:
+            c.no_habits = true;
+            break;
         case MEMORY:
             c.memory_share = optarg;
             break;
@@ -97,6 +120,10 @@ int yado_agent_main(int argc, char **argv)
         case DEADLINE:
             if (num_parse_duration(optarg, &c.return_deadline_ms) < 0)
                 return bad("--return-deadline", optarg, "a time such as 15s");
+            break;
+        case SILENCE:
+            if (num_parse_duration(optarg, &c.guest_silence_ms) < 0 || !c.guest_silence_ms)
+                return bad("--guest-silence", optarg, "a time such as 1m");
             break;
         case QEMU:
             c.qemu = optarg;

@@ -351,12 +351,14 @@ static void after_clean(uv_work_t *work, int status)
         log_info("%s: its layer is whole: a new supervisor goes on with the upload", vm->name);
         launch(vm);
     } else if (!is_final(&vm->report)) {
+        bool full = vm->result == -ENOSPC;
         fail(vm,
              vm->suspend_reason[0] && strcmp(vm->report.state, "preparing") == 0
                  ? vm->suspend_reason
+             : full            ? "disk full"
              : vm->err.text[0] ? vm->err.text
                                : "its supervisor ended",
-             vm->last_words);
+             full ? vm->err.text : vm->last_words);
     }
     agent_publish(a);
 }
@@ -402,15 +404,15 @@ static json_t *make_config(struct agent_vm *vm, const struct sync_desired *d)
     const struct vm_class *c = &a->cls.cls;
     AUTO_FREE char *cache = xasprintf("%s/cache", a->config.state);
     json_t *json = json_pack(
-        "{s:o, s:s, s:s, s:s, s:s?, s:{s:s, s:s, s:s, s:I}, s:o, s:o, s:o, s:o, s:b}", "desired",
-        sync_desired_to_json(d), "url", a->identity.url, "ca_file", a->identity.ca_file,
+        "{s:o, s:s, s:s, s:s, s:s?, s:{s:s, s:s, s:s, s:I}, s:o, s:o, s:o, s:o, s:b, s:I}",
+        "desired", sync_desired_to_json(d), "url", a->identity.url, "ca_file", a->identity.ca_file,
         "cache_dir", cache, "qemu", a->config.qemu, "class", "machine", c->machine, "cpu", c->cpu,
         "accel", c->accel, "qemu_version", (json_int_t)c->qemu_version, "uid",
         user_id(a->users.qemu_uid, a->users.qemu_uid == (uid_t)-1), "gid",
         user_id(a->users.qemu_gid, a->users.qemu_gid == (gid_t)-1), "pager_uid",
         user_id(a->users.pager_uid, a->users.pager_uid == (uid_t)-1), "pager_gid",
         user_id(a->users.pager_gid, a->users.pager_gid == (gid_t)-1), "idle_priority",
-        a->config.idle_priority);
+        a->config.idle_priority, "guest_silence_ms", (json_int_t)a->config.guest_silence_ms);
     MUST(json);
     return json;
 }
@@ -596,13 +598,29 @@ void agent_vm_tick(struct agent *a)
     }
 }
 
+/* What one guest may have of the CPUs when all that run want theirs, in thousandths. */
+static uint32_t cpu_share(const struct agent *a)
+{
+    uint32_t running = 0;
+
+    for (const struct agent_vm *vm = a->vms; vm; vm = vm->next)
+        running += strcmp(vm->report.state, "running") == 0;
+    return a->limits.cpu_millis / (running ? running : 1);
+}
+
 size_t agent_vm_reports(struct agent *a, struct sync_vm **ret_vms)
 {
+    uint32_t share = cpu_share(a);
     size_t n = 0;
 
     *ret_vms = a->count_vms ? xreallocarray(NULL, a->count_vms, sizeof **ret_vms) : NULL;
-    for (struct agent_vm *vm = a->vms; vm && *ret_vms && n < SYNC_VMS_MAX; vm = vm->next)
-        sync_vm_copy(&(*ret_vms)[n++], &vm->report);
+    for (struct agent_vm *vm = a->vms; vm && *ret_vms && n < SYNC_VMS_MAX; vm = vm->next) {
+        struct sync_vm *r = &(*ret_vms)[n++];
+
+        sync_vm_copy(r, &vm->report);
+        if (r->cpu_due_millis > share)
+            r->cpu_due_millis = share;
+    }
     return n;
 }
 

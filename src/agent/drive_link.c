@@ -25,9 +25,10 @@
 struct drive_link {
     const struct blob_source *source;
     int listen_fd;
-    int wake_fd; /* eventfd, never read: it is to end */
+    int wake_fd; /* eventfd: the connection under way is to end */
+    char *path;
     pthread_t thread;
-    atomic_bool ended;
+    atomic_bool ended; /* and so are all later ones */
     pthread_mutex_t lock;
     struct http *http; /* open or being opened */
     bool open;         /* for the next connection of QEMU */
@@ -75,10 +76,11 @@ int drive_link_begin(struct drive_link *l, uint64_t cut, struct err *ret_err)
     return open_http(l, query, ret_err);
 }
 
-int drive_cut(struct http *h, const char *url, uint64_t *ret_cut, struct err *ret_err)
+int drive_cut(struct http *h, const char *url, uint32_t timeout_ms, uint64_t *ret_cut,
+              struct err *ret_err)
 {
     AUTO_FREE char *full = xasprintf("%sdrive/cut", url);
-    struct http_request q = {.method = "POST", .url = full};
+    struct http_request q = {.method = "POST", .url = full, .timeout_ms = timeout_ms};
     json_t *json = NULL;
     int status = 0;
     int r = http_json(h, &q, NULL, &json, &status, ret_err);
@@ -126,13 +128,13 @@ static void *run(void *arg)
 {
     struct drive_link *l = arg;
 
-    for (;;) {
+    while (!atomic_load(&l->ended)) {
         struct pollfd p[] = {{l->listen_fd, POLLIN, 0}, {l->wake_fd, POLLIN, 0}};
+        uint64_t count;
 
         if (poll(p, 2, -1) < 0)
-            continue; /* a signal: none is for us */
-        if (p[1].revents)
-            break;
+            continue;                                  /* a signal: none is for us */
+        (void)!read(l->wake_fd, &count, sizeof count); /* what it was for is over */
         AUTO_CLOSE int fd = accept4(l->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0)
             carry(l, fd);
@@ -143,13 +145,13 @@ static void *run(void *arg)
 
 /* ---- begin and end ---- */
 
-static int listen_at(const char *dir, uid_t uid, int *ret_fd, struct err *ret_err)
+static int listen_at(const char *path, uid_t uid, int *ret_fd, struct err *ret_err)
 {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
     AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-    if (snprintf(a.sun_path, sizeof a.sun_path, "%s/drive", dir) >= (int)sizeof a.sun_path)
-        return err_set(ret_err, -ENAMETOOLONG, "%s/drive: the path is too long for a socket", dir);
+    if (snprintf(a.sun_path, sizeof a.sun_path, "%s", path) >= (int)sizeof a.sun_path)
+        return err_set(ret_err, -ENAMETOOLONG, "%s: the path is too long for a socket", path);
     (void)unlink(a.sun_path); /* of a supervisor that was killed */
     if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof a) < 0 || chmod(a.sun_path, 0600) < 0 ||
         (uid != (uid_t)-1 && chown(a.sun_path, uid, (gid_t)-1) < 0) || listen(fd, 4) < 0)
@@ -170,14 +172,16 @@ static uint64_t first_attempt(void)
 int drive_link_new(const char *dir, const struct blob_source *source, uid_t uid,
                    struct drive_link **ret_link, struct err *ret_err)
 {
+    AUTO_FREE char *path = xasprintf("%s/drive", dir);
     int fd = -1;
-    int r = listen_at(dir, uid, &fd, ret_err);
+    int r = listen_at(path, uid, &fd, ret_err);
 
     if (r)
         return r;
     struct drive_link *l = xcalloc(1, sizeof *l);
     *l = (struct drive_link){.source = source,
                              .listen_fd = fd,
+                             .path = TAKE_PTR(path),
                              .wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
                              .attempt = first_attempt()};
     MUST(l->wake_fd >= 0 && pthread_mutex_init(&l->lock, NULL) == 0);
@@ -185,6 +189,7 @@ int drive_link_new(const char *dir, const struct blob_source *source, uid_t uid,
     if (r) {
         close(l->listen_fd);
         close(l->wake_fd);
+        free(l->path);
         free(l);
         return err_set(ret_err, r, "cannot start a thread: %s", strerror(-r));
     }
@@ -192,17 +197,27 @@ int drive_link_new(const char *dir, const struct blob_source *source, uid_t uid,
     return 0;
 }
 
-void drive_link_cut_off(struct drive_link *l)
+const char *drive_link_path(const struct drive_link *l)
+{
+    return l->path;
+}
+
+void drive_link_interrupt(struct drive_link *l)
 {
     const uint64_t one = 1;
 
-    atomic_store(&l->ended, true);
     if (write(l->wake_fd, &one, sizeof one) < 0)
         MUST(errno == EAGAIN); /* full is readable, too */
     MUST(pthread_mutex_lock(&l->lock) == 0);
     if (l->http)
         http_abort(l->http);
     pthread_mutex_unlock(&l->lock);
+}
+
+void drive_link_cut_off(struct drive_link *l)
+{
+    atomic_store(&l->ended, true);
+    drive_link_interrupt(l);
 }
 
 void drive_link_free(struct drive_link *l)
@@ -214,5 +229,7 @@ void drive_link_free(struct drive_link *l)
     close_http(l);
     close(l->wake_fd);
     pthread_mutex_destroy(&l->lock);
+    (void)unlink(l->path); /* else the next one does, or the folder goes */
+    free(l->path);
     free(l);
 }

@@ -28,10 +28,15 @@ void drive_link_free(struct drive_link *l);
 /* Connects to the master before QEMU is there, for a guest whose state goes with that cut of the
  * drive. Results as http_do(), or as blob_status_error(). */
 int drive_link_begin(struct drive_link *l, uint64_t cut, struct err *ret_err);
-/* Any thread, at once and for good: requests under way fail, and so do later ones. */
+/* Any thread, at once: requests under way fail. Later ones make a new connection. */
+void drive_link_interrupt(struct drive_link *l);
+/* The same for good: later ones fail, too. */
 void drive_link_cut_off(struct drive_link *l);
+/* Of the socket, for QEMU. */
+const char *drive_link_path(const struct drive_link *l);
 
-/* Asks the master for a cut of what was acknowledged. Results as above. */
-int drive_cut(struct http *h, const char *url, uint64_t *ret_cut, struct err *ret_err);
+/* Asks the master for a cut of what was acknowledged. timeout_ms: 0 none. Results as above. */
+int drive_cut(struct http *h, const char *url, uint32_t timeout_ms, uint64_t *ret_cut,
+              struct err *ret_err);
 
 #endif

@@ -31,6 +31,7 @@ void guest_link_init(struct guest_link *l, int fd, const struct guest_link_event
     *l = (struct guest_link){.fd = fd,
                              .events = *events,
                              .start = start_json ? xstrdup(start_json) : NULL,
+                             .silence_ms = GUEST_LINK_SILENCE_MS,
                              .output_received = output_have,
                              .output_have = output_have};
 }
@@ -234,7 +235,7 @@ int guest_link_tick(struct guest_link *l, uint64_t now_ms)
         return 0;
     }
     l->unanswered_ms += passed;
-    if (l->unanswered_ms >= GUEST_LINK_SILENCE_MS)
+    if (l->unanswered_ms >= l->silence_ms)
         return -ETIMEDOUT;
     if (l->since_sync_ms < GUEST_LINK_SYNC_MS)
         return 0;

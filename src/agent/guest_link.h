@@ -28,8 +28,8 @@ struct guest_link_events {
 
 enum {
     GUEST_LINK_SYNC_MS = 1000,
-    GUEST_LINK_QUIET_MS = 15000, /* a guest that says nothing for so long is asked */
-    GUEST_LINK_SILENCE_MS = 60000
+    GUEST_LINK_QUIET_MS = 15000,  /* a guest that says nothing for so long is asked */
+    GUEST_LINK_SILENCE_MS = 60000 /* by default */
 };
 
 struct guest_link {
@@ -40,7 +40,8 @@ struct guest_link {
     char *start; /* JSON of START; NULL for a golden build */
     bool synced, start_sent, ack_due;
     uint64_t nonce;
-    uint64_t bad_seen; /* reader.bad when the SYNC was answered */
+    uint64_t bad_seen;   /* reader.bad when the SYNC was answered */
+    uint64_t silence_ms; /* so long may a guest not answer; may be set after the init */
     uint64_t last_tick_ms;
     uint64_t quiet_ms;        /* running time since the last frame */
     uint64_t unanswered_ms;   /* running time since the first SYNC that nobody answered */
@@ -63,7 +64,7 @@ int guest_link_receive(struct guest_link *l);
 int guest_link_flush(struct guest_link *l);
 bool guest_link_wants_write(const struct guest_link *l);
 /* Asks a guest that went quiet, repeats an unanswered SYNC; -ETIMEDOUT when none was answered for
- * GUEST_LINK_SILENCE_MS. */
+ * silence_ms. */
 int guest_link_tick(struct guest_link *l, uint64_t now_ms);
 /* The master has output below this offset. */
 void guest_link_ack_output(struct guest_link *l, uint64_t output_have);

@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -109,6 +110,25 @@ int pager_child_wait_ready(struct pager_child *p, int timeout_ms, struct err *re
     if (read(p->output, word, sizeof word) != sizeof word || memcmp(word, "ready\n", 6) != 0)
         return err_set(ret_err, -EIO, "the pager ended before its mount was there: see pager.log");
     return 0;
+}
+
+bool pager_child_ended(const struct pager_child *p)
+{
+    siginfo_t info = {0};
+
+    return waitid(P_PID, (id_t)p->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid;
+}
+
+void pager_child_ask_why(struct pager_child *p)
+{
+    char text[128]; /* perhaps with a "ready" that nobody waited for */
+    ssize_t n = read(p->output, text, sizeof text - 1);
+    const char *line;
+
+    text[n > 0 ? n : 0] = 0;
+    line = strstr(text, "damaged ");
+    if (!line || sscanf(line, "damaged %64[0-9a-f]", p->damaged) != 1)
+        p->damaged[0] = 0;
 }
 
 void pager_child_say(struct pager_child *p, const char *word)

@@ -13,10 +13,11 @@
 #include <sys/types.h>
 
 struct pager_child {
-    pid_t pid;   /* 0: none */
-    int input;   /* our end of its standard input */
-    int output;  /* of its standard output: its end tells that the pager ended */
-    char *mount; /* DIR/mnt */
+    pid_t pid;        /* 0: none */
+    int input;        /* our end of its standard input */
+    int output;       /* of its standard output: its end tells that the pager ended */
+    char *mount;      /* DIR/mnt */
+    char damaged[65]; /* the layer because of which it ended, see pager_child_ask_why() */
 };
 
 /* Starts `yado pager DIR` with its log in DIR/pager.log. config is its JSON but for "mount",
@@ -25,7 +26,11 @@ int pager_child_start(const char *dir, json_t *config, struct pager_child *ret,
                       struct err *ret_err);
 /* Waits until the mount is there. */
 int pager_child_wait_ready(struct pager_child *p, int timeout_ms, struct err *ret_err);
-/* "fail" or "serve"; never blocks. */
+/* Whether it is there no more. Any thread, and QEMU's death may be heard of first. */
+bool pager_child_ended(const struct pager_child *p);
+/* When it has ended: reads its last words into `damaged`. */
+void pager_child_ask_why(struct pager_child *p);
+/* "fail", "serve" or "hot"; never blocks. */
 void pager_child_say(struct pager_child *p, const char *word);
 /* Kills, waits, unmounts. Takes one that was never started. */
 void pager_child_end(struct pager_child *p);

@@ -27,6 +27,7 @@ static int add_blob(struct pager_config *c, const char *digest, uint64_t size, s
     c->blobs = xreallocarray(c->blobs, c->count_blobs + 1, sizeof *c->blobs);
     memcpy(c->blobs[c->count_blobs].digest, digest, DIGEST_HEX_BYTES);
     c->blobs[c->count_blobs].size = size;
+    c->blobs[c->count_blobs].layer = false;
     *ret_index = c->count_blobs++;
     return 0;
 }
@@ -65,20 +66,60 @@ static int parse_extents(struct pager_config *c, struct pager_file *f, json_t *l
     return 0;
 }
 
+static int parse_chain(struct pager_config *c, struct pager_file *f, json_t *list,
+                       struct err *ret_err)
+{
+    json_t *item;
+    size_t i;
+
+    if (json_array_size(list) == 0 || json_array_size(list) > PAGER_CHAIN_MAX)
+        return err_set(ret_err, -EINVAL, "file %s: a chain has 1 to %d layers", f->name,
+                       PAGER_CHAIN_MAX);
+    for (i = 0; i + 1 < c->count_files; i++)
+        if (c->files[i].chain)
+            return err_set(ret_err, -EINVAL, "file %s: a second chain", f->name);
+    f->chain = xcalloc(json_array_size(list), sizeof *f->chain);
+    json_array_foreach(list, i, item)
+    {
+        struct pager_layer *l = &f->chain[i];
+        const char *digest = "";
+        json_int_t size = -1;
+        int r;
+
+        if (json_unpack(item, "{s:s, s:I, s?s !}", "digest", &digest, "size", &size, "stands_for",
+                        &l->name) ||
+            size < 0 || (l->name && !digest_is_valid(l->name)))
+            return err_set(ret_err, -EINVAL,
+                           "file %s: layer %zu must be {digest, size} and perhaps stands_for",
+                           f->name, i);
+        r = add_blob(c, digest, (uint64_t)size, &l->blob, ret_err);
+        if (r)
+            return r;
+        if (!l->name)
+            l->name = digest;
+        c->blobs[l->blob].layer = true;
+        f->count_chain++;
+    }
+    return 0;
+}
+
 static int parse_file(struct pager_config *c, json_t *item, struct err *ret_err)
 {
     struct pager_file *f = &c->files[c->count_files];
     const char *name = "";
     json_int_t size = -1;
-    json_t *extents = NULL;
+    json_t *extents = NULL, *chain = NULL;
 
-    if (json_unpack(item, "{s:s, s:I, s:o !}", "name", &name, "size", &size, "extents", &extents) ||
-        size < 0 || !json_is_array(extents) || !str_is_name(name) || strlen(name) >= sizeof f->name)
-        return err_set(ret_err, -EINVAL, "file %zu must be {name, size, extents}", c->count_files);
+    if (json_unpack(item, "{s:s, s:I, s?o, s?o !}", "name", &name, "size", &size, "extents",
+                    &extents, "chain", &chain) ||
+        size < 0 || json_is_array(extents) == json_is_array(chain) || !str_is_name(name) ||
+        strlen(name) >= sizeof f->name)
+        return err_set(ret_err, -EINVAL, "file %zu must be {name, size, extents or chain}",
+                       c->count_files);
     memcpy(f->name, name, strlen(name) + 1);
     f->size = (uint64_t)size;
     c->count_files++; /* before its extents, so that deinit frees them */
-    return parse_extents(c, f, extents, ret_err);
+    return chain ? parse_chain(c, f, chain, ret_err) : parse_extents(c, f, extents, ret_err);
 }
 
 int pager_config_parse(json_t *json, struct pager_config *ret, struct err *ret_err)
@@ -89,14 +130,14 @@ int pager_config_parse(json_t *json, struct pager_config *ret, struct err *ret_e
     size_t i;
 
     *ret = (struct pager_config){.json = json_incref(json)};
-    if (json_unpack(json, "{s:s, s:s, s:s, s:s, s:s, s?b, s?I, s?I, s:o !}", "mount", &ret->mount,
-                    "url", &ret->url, "ca_file", &ret->ca_file, "grant", &ret->grant, "cache_dir",
-                    &ret->cache_dir, "allow_other", &allow_other, "uid", &uid, "gid", &gid, "files",
-                    &files) ||
+    if (json_unpack(json, "{s:s, s:s, s:s, s:s, s:s, s?b, s?I, s?I, s?s, s:o !}", "mount",
+                    &ret->mount, "url", &ret->url, "ca_file", &ret->ca_file, "grant", &ret->grant,
+                    "cache_dir", &ret->cache_dir, "allow_other", &allow_other, "uid", &uid, "gid",
+                    &gid, "hot_file", &ret->hot_file, "files", &files) ||
         !json_is_array(files))
         return err_set(ret_err, -EINVAL,
                        "the pager needs {mount, url, ca_file, grant, cache_dir, allow_other, "
-                       "files} and nothing else but uid and gid");
+                       "files} and nothing else but uid, gid and hot_file");
     ret->allow_other = allow_other;
     ret->uid = uid;
     ret->gid = gid;
@@ -116,8 +157,10 @@ int pager_config_parse(json_t *json, struct pager_config *ret, struct err *ret_e
 
 void pager_config_deinit(struct pager_config *c)
 {
-    for (size_t i = 0; i < c->count_files; i++)
+    for (size_t i = 0; i < c->count_files; i++) {
         free(c->files[i].extents);
+        free(c->files[i].chain);
+    }
     free(c->blobs);
     json_decref(c->json);
     *c = (struct pager_config){0};

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the pager serves: its configuration (docs/protocol.md "Pager") and the map from a file's
- * bytes to blocks of blobs. Files are made of extents; what no extent covers reads as zeros.
+ * bytes to blocks of blobs. Image files are made of extents; what no extent covers reads as zeros.
+ * At most one file is a guest's memory, composed from a chain of layers (pager_memory.h).
  */
 #ifndef YADO_AGENT_PAGER_FILES_H
 #define YADO_AGENT_PAGER_FILES_H
@@ -13,7 +14,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { PAGER_FILES_MAX = 16, PAGER_NAME_MAX = 64 };
+enum {
+    PAGER_FILES_MAX = 16,
+    PAGER_NAME_MAX = 64,
+    PAGER_CHAIN_MAX = 256,
+    PAGER_EXIT_DAMAGED = 3, /* after the line "damaged DIGEST" */
+};
 
 struct pager_extent {
     uint64_t offset; /* in the file */
@@ -26,16 +32,25 @@ struct pager_file {
     uint64_t size;
     struct pager_extent *extents; /* by offset, not overlapping */
     size_t count_extents;
+    struct pager_layer *chain; /* of a guest's memory, golden first; else NULL */
+    size_t count_chain;
+};
+
+struct pager_layer {
+    size_t blob;      /* index into pager_config.blobs */
+    const char *name; /* the digest by which the layer above knows it */
 };
 
 struct pager_blob_name {
     char digest[65];
     uint64_t size;
+    bool layer; /* part of a chain */
 };
 
 struct pager_config {
     json_t *json; /* owns the strings */
     const char *mount, *url, *ca_file, *grant, *cache_dir;
+    const char *hot_file; /* where the list of what was read first goes, or NULL */
     bool allow_other;
     int64_t uid, gid; /* -1: stay */
     struct pager_file files[PAGER_FILES_MAX];

@@ -10,11 +10,11 @@
  */
 #define FUSE_USE_VERSION 31
 #include "agent/commands.h"
-#include "agent/pager_files.h"
-#include "agent/pager_store.h"
+#include "agent/pager_memory.h"
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/sched.h"
 
 #include <errno.h>
 #include <fuse_lowlevel.h>
@@ -35,6 +35,7 @@ static const double FOR_EVER = 1e6;
 struct pager {
     struct pager_config config;
     struct pager_store *store;
+    struct pager_memory *memory; /* NULL: no file of this kind */
     struct fuse_session *session;
     struct buf in; /* of standard input */
 };
@@ -95,12 +96,15 @@ static void on_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 
 static void on_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    if (!file_of(fuse_req_userdata(req), ino))
+    const struct pager_file *f = file_of(fuse_req_userdata(req), ino);
+
+    if (!f)
         fuse_reply_err(req, EISDIR);
-    else if ((fi->flags & O_ACCMODE) != O_RDONLY)
-        fuse_reply_err(req, EROFS);
+    else if ((fi->flags & O_ACCMODE) != O_RDONLY && !f->chain)
+        fuse_reply_err(req, EROFS); /* QEMU before 8.2 opens its memory for writing as well */
     else {
         fi->keep_cache = 1;
+        fi->noflush = 1; /* a close asks nothing: one of our own could not be answered at the end */
         fuse_reply_open(req, fi);
     }
 }
@@ -136,14 +140,18 @@ static void read_done(struct pager_read *read, int error)
     fuse_req_t req = read->arg;
     struct pager *p = fuse_req_userdata(req);
     AUTO_FREE uint8_t *data = error ? NULL : xmalloc(read->length);
+    int r = -error;
 
     if (!error)
-        error = -pager_store_copy(p->store, read, data);
-    if (error)
-        fuse_reply_err(req, error);
+        r = read->file->chain ? pager_memory_copy(p->memory, read, fuse_req_ctx(req)->pid, data)
+                              : pager_store_copy(p->store, read, data);
+    if (r == -EAGAIN)
+        return; /* it comes here once more */
+    if (r)
+        fuse_reply_err(req, -r);
     else
         fuse_reply_buf(req, (const char *)data, read->length);
-    free(read);
+    pager_read_free(read);
 }
 
 static void on_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
@@ -153,7 +161,7 @@ static void on_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
     const struct pager_file *f = file_of(p, ino);
     struct pager_read *read;
 
-    if (!f || offset < 0) {
+    if (!f || offset < 0 || (f->chain && (size | (size_t)offset) % LAYER_PAGE_BYTES)) {
         fuse_reply_err(req, EINVAL);
         return;
     }
@@ -164,9 +172,15 @@ static void on_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
     if (size > f->size - (uint64_t)offset)
         size = (size_t)(f->size - (uint64_t)offset);
     read = xcalloc(1, sizeof *read);
-    *read = (struct pager_read){
-        .file = f, .offset = (uint64_t)offset, .length = (uint32_t)size, .arg = req};
-    pager_store_read(p->store, read);
+    *read = (struct pager_read){.file = f,
+                                .offset = (uint64_t)offset,
+                                .length = (uint32_t)size,
+                                .done = read_done,
+                                .arg = req};
+    if (f->chain)
+        pager_memory_read(p->memory, read);
+    else
+        pager_store_read(p->store, read);
 }
 
 static const struct fuse_lowlevel_ops operations = {
@@ -232,15 +246,18 @@ static void handle_line(struct pager *p, const char *line)
 {
     if (strcmp(line, "fail") == 0 || strcmp(line, "serve") == 0)
         pager_store_set_failing(p->store, line[0] == 'f');
-    else
+    else if (strcmp(line, "hot") != 0)
         log_warn("unknown control line \"%.40s\"", line);
+    else if (p->memory)
+        pager_memory_write_hot(p->memory);
 }
 
 /* ---- life ---- */
 
 static int mount_files(struct pager *p, struct err *ret_err)
 {
-    char *options = xasprintf("-oro,nosuid,nodev,fsname=yado,subtype=yado%s",
+    /* Not "ro", since that would refuse an open for writing; there is nothing that writes. */
+    char *options = xasprintf("-onosuid,nodev,fsname=yado,subtype=yado%s",
                               p->config.allow_other ? ",allow_other" : "");
     char *args[] = {"yado-pager", options, NULL};
     struct fuse_args fuse_args = FUSE_ARGS_INIT(2, args);
@@ -277,6 +294,7 @@ static void serve(struct pager *p)
     struct fuse_buf request = {0};
     bool more = true;
 
+    (void)sched_set_prompt(0, 0); /* the guest waits for each answer; not a must */
     while (more && !fuse_session_exited(p->session)) {
         char *line;
 
@@ -300,6 +318,31 @@ static void serve(struct pager *p)
     free(request.mem);
 }
 
+/* Opens files with the rights that the process still has. */
+static int open_files(struct pager *p, struct err *ret_err)
+{
+    int r = pager_store_new(&p->config, &p->store, ret_err);
+
+    for (size_t i = 0; r == 0 && i < p->config.count_files; i++)
+        if (p->config.files[i].chain)
+            r = pager_memory_new(&p->config, &p->config.files[i], p->store, &p->memory, ret_err);
+    return r;
+}
+
+static void start_and_serve(struct pager *p)
+{
+    pager_store_start(p->store);
+    if (p->memory)
+        pager_memory_start(p->memory);
+    if (printf("ready\n") < 0 || fflush(stdout))
+        log_warn("nobody hears that the mount is ready");
+    serve(p);
+    /* Reads that wait are answered before the session, which their answers go through, ends. */
+    pager_store_stop(p->store);
+    if (p->memory)
+        pager_memory_stop(p->memory);
+}
+
 int yado_pager_main(int argc, char **argv)
 {
     struct pager p = {0};
@@ -312,26 +355,22 @@ int yado_pager_main(int argc, char **argv)
     (void)signal(SIGPIPE, SIG_IGN);
     r = read_config(&p, &err);
     if (r == 0)
-        r = pager_store_new(&p.config, read_done, &p.store, &err);
+        r = open_files(&p, &err);
     if (r == 0)
         r = mount_files(&p, &err);
     mounted = r == 0;
     if (r == 0)
         r = give_up_rights(&p.config, &err);
-    if (r == 0) {
-        pager_store_start(p.store);
-        if (printf("ready\n") < 0 || fflush(stdout))
-            log_warn("nobody hears that the mount is ready");
-        serve(&p);
-    } else {
+    if (r == 0)
+        start_and_serve(&p);
+    else
         log_error("%s", err.text);
-    }
-    /* Reads that wait are answered before the session, which their answers go through, ends. */
-    pager_store_free(p.store);
     if (mounted && p.config.uid >= 0)
         _exit(r ? 1 : 0); /* libfuse would try to unmount, without the right to */
     if (mounted)
         fuse_session_unmount(p.session);
+    pager_memory_free(p.memory);
+    pager_store_free(p.store);
     if (p.session)
         fuse_session_destroy(p.session);
     pager_config_deinit(&p.config);

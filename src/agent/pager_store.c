@@ -8,19 +8,22 @@
 #include "base/log.h"
 #include "base/must.h"
 #include "host/blob_cache.h"
+#include "host/wait.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <stdatomic.h>
+#include <semaphore.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
     WORKERS = 4,
-    AHEAD_BLOCKS = 8, /* 2 MiB behind the last wanted block */
-    AHEAD_WORKERS = 2,
+    AHEAD_BLOCKS = 8,  /* 2 MiB behind the last wanted block */
+    AHEAD_WORKERS = 2, /* the others are there for reads at once */
+    AHEAD_RUN = 4,     /* of one request: what may stand before a read on a slow link */
+    DAMAGED_MAX = 3,   /* times that a layer's block comes damaged before the layer is given up */
     BACKOFF_MIN_MS = 100,
     BACKOFF_MAX_MS = 2000,
 };
@@ -31,6 +34,14 @@ struct store_blob {
     struct blob *blob;
     uint8_t *states;
     uint64_t count;
+    unsigned damaged; /* how often a damaged block came since the last good one */
+};
+
+/* What a worker does: blocks of one blob that are BUSY meanwhile. */
+struct job {
+    size_t blob;
+    uint64_t block, count;
+    bool ahead;
 };
 
 struct worker {
@@ -41,7 +52,6 @@ struct worker {
 
 struct pager_store {
     const struct pager_config *config;
-    pager_done done;
     struct store_blob *blobs;
     pthread_mutex_t lock;
     pthread_cond_t wake; /* a read came, a back-off ended, the end */
@@ -53,33 +63,48 @@ struct pager_store {
     size_t ahead_blob; /* the block after the last wanted one, and how many to run ahead */
     uint64_t ahead_block;
     uint32_t ahead_left, ahead_busy;
+    struct pager_needs plan;
+    size_t plan_next; /* need of the plan, and how many of its blocks were looked at */
+    uint64_t plan_done;
     struct worker workers[WORKERS];
 };
 
-static uint64_t now_ms(void)
+void pager_needs_add(struct pager_needs *n, size_t blob, uint64_t offset, uint64_t length)
 {
-    struct timespec ts;
+    struct pager_need *last = n->count ? &n->list[n->count - 1] : NULL;
+    uint64_t block = offset / BLOB_BLOCK_BYTES;
+    uint64_t end = (offset + length + BLOB_BLOCK_BYTES - 1) / BLOB_BLOCK_BYTES;
 
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+    MUST(length > 0);
+    if (last && last->blob == blob && block >= last->block && block <= last->block + last->count) {
+        if (end > last->block + last->count)
+            last->count = end - last->block;
+        return;
+    }
+    if (!n->list || n->count == n->room) {
+        n->room = n->room ? 2 * n->room : 4;
+        n->list = xreallocarray(n->list, n->room, sizeof *n->list);
+    }
+    n->list[n->count++] = (struct pager_need){blob, block, end - block};
 }
 
-int pager_store_new(const struct pager_config *config, pager_done done,
-                    struct pager_store **ret_store, struct err *ret_err)
+void pager_read_free(struct pager_read *read)
+{
+    free(read->needs.list);
+    free(read);
+}
+
+int pager_store_new(const struct pager_config *config, struct pager_store **ret_store,
+                    struct err *ret_err)
 {
     struct pager_store *s = xcalloc(1, sizeof *s);
     struct blob_source source = {config->url, config->ca_file, config->grant};
-    pthread_condattr_t attr;
     int r = 0;
 
     s->config = config;
-    s->done = done;
     s->last = &s->first;
     MUST(pthread_mutex_init(&s->lock, NULL) == 0);
-    MUST(pthread_condattr_init(&attr) == 0);
-    MUST(pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) == 0);
-    MUST(pthread_cond_init(&s->wake, &attr) == 0);
-    pthread_condattr_destroy(&attr);
+    wait_cond_init(&s->wake);
     for (size_t i = 0; i < WORKERS; i++)
         s->workers[i] = (struct worker){.http = blob_source_open(&source), .store = s};
     s->blobs = xcalloc(config->count_blobs + 1, sizeof *s->blobs);
@@ -103,39 +128,45 @@ int pager_store_new(const struct pager_config *config, pager_done done,
 
 /* The first block of a read that is not good; false when all are. */
 static bool missing_block(const struct pager_store *s, const struct pager_read *read, bool busy_too,
-                          size_t *ret_blob, uint64_t *ret_block)
+                          struct job *ret_job)
 {
-    uint64_t done = 0;
+    for (size_t i = 0; i < read->needs.count; i++) {
+        const struct pager_need *n = &read->needs.list[i];
 
-    while (done < read->length) {
-        struct pager_piece p = pager_piece_at(read->file, read->offset + done, read->length - done);
-        uint64_t block = p.blob_offset / BLOB_BLOCK_BYTES;
-
-        if (!p.zeros) {
-            uint8_t state = s->blobs[p.blob].states[block];
+        for (uint64_t block = n->block; block < n->block + n->count; block++) {
+            uint8_t state = s->blobs[n->blob].states[block];
 
             if (state == UNKNOWN || (busy_too && state == BUSY)) {
-                *ret_blob = p.blob;
-                *ret_block = block;
+                *ret_job = (struct job){.blob = n->blob, .block = block, .count = 1};
                 return true;
             }
         }
-        done += p.length;
     }
     return false;
 }
 
-/* Takes out of the list what is ready (or everything), in order; the lock is held. */
-static struct pager_read *take_ready(struct pager_store *s, bool all)
+static bool is_ready(const struct pager_store *s, const struct pager_read *read)
+{
+    struct job missing;
+
+    return !missing_block(s, read, true, &missing);
+}
+
+static bool is_hasty(const struct pager_store *s, const struct pager_read *read)
+{
+    return s->ending || !read->patient;
+}
+
+/* Takes out of the list what is to be taken, in order; the lock is held. */
+static struct pager_read *take(struct pager_store *s, bool (*wanted)(const struct pager_store *,
+                                                                     const struct pager_read *))
 {
     struct pager_read *ready = NULL, **end = &ready, **p = &s->first;
 
     while (*p) {
         struct pager_read *read = *p;
-        size_t blob;
-        uint64_t block;
 
-        if (!all && missing_block(s, read, true, &blob, &block)) {
+        if (!wanted(s, read)) {
             p = &read->next;
             continue;
         }
@@ -148,27 +179,25 @@ static struct pager_read *take_ready(struct pager_store *s, bool all)
     return ready;
 }
 
-static void complete(struct pager_store *s, struct pager_read *list, int error)
+static void complete(struct pager_read *list, int error)
 {
     while (list) {
         struct pager_read *read = list;
 
         list = read->next;
         read->next = NULL;
-        s->done(read, error);
+        read->done(read, error);
     }
 }
 
-void pager_store_read(struct pager_store *s, struct pager_read *read)
+void pager_store_wait(struct pager_store *s, struct pager_read *read)
 {
-    bool now, failing;
-    size_t blob;
-    uint64_t block;
+    bool now, refused;
 
     read->next = NULL;
     pthread_mutex_lock(&s->lock);
-    failing = s->failing;
-    now = failing || !missing_block(s, read, true, &blob, &block);
+    refused = s->ending || (s->failing && !read->patient);
+    now = refused || is_ready(s, read);
     if (!now) {
         *s->last = read;
         s->last = &read->next;
@@ -176,7 +205,70 @@ void pager_store_read(struct pager_store *s, struct pager_read *read)
     }
     pthread_mutex_unlock(&s->lock);
     if (now)
-        s->done(read, failing ? EIO : 0);
+        read->done(read, refused ? EIO : 0);
+}
+
+void pager_store_read(struct pager_store *s, struct pager_read *read)
+{
+    uint64_t done = 0;
+
+    while (done < read->length) {
+        struct pager_piece p = pager_piece_at(read->file, read->offset + done, read->length - done);
+
+        if (!p.zeros)
+            pager_needs_add(&read->needs, p.blob, p.blob_offset, p.length);
+        done += p.length;
+    }
+    pager_store_wait(s, read);
+}
+
+/* A thread that waits for a read of its own. */
+struct waiter {
+    sem_t done;
+    int error;
+};
+
+static void wake_waiter(struct pager_read *read, int error)
+{
+    struct waiter *w = read->arg;
+
+    w->error = error;
+    sem_post(&w->done);
+}
+
+int pager_store_fetch(struct pager_store *s, size_t blob, uint64_t offset, void *data, size_t len)
+{
+    struct waiter w = {.error = 0};
+    struct pager_read read = {.patient = true, .done = wake_waiter, .arg = &w};
+
+    if (len == 0)
+        return 0;
+    MUST(sem_init(&w.done, 0, 0) == 0);
+    pager_needs_add(&read.needs, blob, offset, len);
+    pager_store_wait(s, &read);
+    while (sem_wait(&w.done))
+        MUST(errno == EINTR);
+    sem_destroy(&w.done);
+    free(read.needs.list);
+    return w.error ? -ECANCELED : pager_store_pread(s, blob, offset, data, len);
+}
+
+int pager_store_pread(struct pager_store *s, size_t blob, uint64_t offset, void *data, size_t len)
+{
+    uint8_t *p = data;
+
+    while (len) {
+        ssize_t n = pread(blob_fd(s->blobs[blob].blob), p, len, (off_t)offset);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n ? -errno : -EIO;
+        p += n;
+        offset += (uint64_t)n;
+        len -= (size_t)n;
+    }
+    return 0;
 }
 
 int pager_store_copy(struct pager_store *s, const struct pager_read *read, uint8_t *data)
@@ -185,19 +277,64 @@ int pager_store_copy(struct pager_store *s, const struct pager_read *read, uint8
 
     while (done < read->length) {
         struct pager_piece p = pager_piece_at(read->file, read->offset + done, read->length - done);
-        ssize_t n = (ssize_t)p.length;
+        int r = 0;
 
         if (p.zeros)
             memset(data + done, 0, p.length);
         else
-            n = pread(blob_fd(s->blobs[p.blob].blob), data + done, p.length, (off_t)p.blob_offset);
-        if (n < 0 && errno != EINTR)
-            return -errno;
-        if (n == 0)
-            return -EIO;
-        done += n > 0 ? (uint64_t)n : 0;
+            r = pager_store_pread(s, p.blob, p.blob_offset, data + done, p.length);
+        if (r)
+            return r;
+        done += p.length;
     }
     return 0;
+}
+
+void pager_store_doubt(struct pager_store *s, const struct pager_needs *needs)
+{
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = 0; i < needs->count; i++) {
+        const struct pager_need *n = &needs->list[i];
+
+        for (uint64_t block = n->block; block < n->block + n->count; block++)
+            if (s->blobs[n->blob].states[block] == GOOD)
+                s->blobs[n->blob].states[block] = UNKNOWN;
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+void pager_store_give_up(struct pager_store *s, size_t blob, const char *text)
+{
+    const char *digest = s->config->blobs[blob].digest;
+
+    log_error("layer %s is damaged: %s", digest, text);
+    printf("damaged %s\n", digest);
+    (void)fflush(stdout); /* when nobody reads it, the end of the process says enough */
+    _exit(PAGER_EXIT_DAMAGED);
+}
+
+bool pager_store_has(struct pager_store *s, const struct pager_needs *needs)
+{
+    for (size_t i = 0; i < needs->count; i++) {
+        const struct pager_need *n = &needs->list[i];
+
+        for (uint64_t block = n->block; block < n->block + n->count; block++)
+            if (!blob_has_block(s->blobs[n->blob].blob, block))
+                return false;
+    }
+    return true;
+}
+
+void pager_store_set_plan(struct pager_store *s, struct pager_needs *plan)
+{
+    pthread_mutex_lock(&s->lock);
+    free(s->plan.list);
+    s->plan = *plan;
+    s->plan_next = 0;
+    s->plan_done = 0;
+    pthread_cond_broadcast(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+    *plan = (struct pager_needs){0};
 }
 
 void pager_store_set_failing(struct pager_store *s, bool failing)
@@ -207,61 +344,86 @@ void pager_store_set_failing(struct pager_store *s, bool failing)
     pthread_mutex_lock(&s->lock);
     s->failing = failing;
     if (failing)
-        list = take_ready(s, true);
+        list = take(s, is_hasty);
     pthread_mutex_unlock(&s->lock);
-    complete(s, list, EIO);
+    complete(list, EIO);
 }
 
-/* What a worker should do next: a wanted block, else one ahead of them. The lock is held. */
-static bool choose(struct pager_store *s, size_t *ret_blob, uint64_t *ret_block, bool *ret_ahead)
+/* The first run of blocks that nobody looked at yet, in [*block, end); *block is set behind it.
+ * on_disk: take also those that the disk has. The lock is held. */
+static bool unknown_run(const struct pager_store *s, size_t blob, uint64_t *block, uint64_t end,
+                        bool on_disk, struct job *ret_job)
 {
-    for (struct pager_read *read = s->first; read; read = read->next)
-        if (missing_block(s, read, false, ret_blob, ret_block)) {
-            s->ahead_blob = *ret_blob;
-            s->ahead_block = *ret_block + 1;
-            s->ahead_left = AHEAD_BLOCKS;
-            *ret_ahead = false;
-            return true;
-        }
-    while (s->ahead_left && s->ahead_busy < AHEAD_WORKERS && !s->away) {
-        const struct store_blob *b = &s->blobs[s->ahead_blob];
+    const struct store_blob *b = &s->blobs[blob];
+    uint64_t first, i = *block;
 
-        s->ahead_left--;
-        if (s->ahead_block >= b->count)
-            break;
-        *ret_blob = s->ahead_blob;
-        *ret_block = s->ahead_block++;
-        if (b->states[*ret_block] == UNKNOWN) {
-            *ret_ahead = true;
+    while (i < end && (b->states[i] != UNKNOWN || (!on_disk && blob_has_block(b->blob, i))))
+        i++;
+    for (first = i; i < end && i - first < AHEAD_RUN && b->states[i] == UNKNOWN &&
+                    (on_disk || !blob_has_block(b->blob, i));
+         i++)
+        ;
+    *block = i;
+    *ret_job = (struct job){.blob = blob, .block = first, .count = i - first, .ahead = true};
+    return i > first;
+}
+
+/* Behind the last wanted block, else in the plan. The lock is held. */
+static bool choose_ahead(struct pager_store *s, struct job *ret_job)
+{
+    if (s->ahead_left) {
+        uint64_t end = s->ahead_block + s->ahead_left;
+        bool found;
+
+        if (end > s->blobs[s->ahead_blob].count)
+            end = s->blobs[s->ahead_blob].count;
+        found = unknown_run(s, s->ahead_blob, &s->ahead_block, end, true, ret_job);
+        s->ahead_left = (uint32_t)(end - s->ahead_block);
+        if (found)
             return true;
-        }
+    }
+    while (s->plan_next < s->plan.count) {
+        const struct pager_need *n = &s->plan.list[s->plan_next];
+        uint64_t block = n->block + s->plan_done;
+        bool found = unknown_run(s, n->blob, &block, n->block + n->count, false, ret_job);
+
+        s->plan_done = block - n->block;
+        if (found)
+            return true;
+        s->plan_next++;
+        s->plan_done = 0;
     }
     return false;
+}
+
+/* What a worker should do next: a wanted block, else one that will be. The lock is held. */
+static bool choose(struct pager_store *s, struct job *ret_job)
+{
+    for (struct pager_read *read = s->first; read; read = read->next)
+        if (missing_block(s, read, false, ret_job)) {
+            s->ahead_blob = ret_job->blob;
+            s->ahead_block = ret_job->block + 1;
+            s->ahead_left = AHEAD_BLOCKS;
+            return true;
+        }
+    return !s->first && !s->away && s->ahead_busy < AHEAD_WORKERS && choose_ahead(s, ret_job);
 }
 
 /* Sleeps until there may be something to do; the lock is held. */
 static void wait_for_work(struct pager_store *s)
 {
-    uint64_t now = now_ms();
-    struct timespec until;
-
-    if (!s->away || s->retry_at_ms <= now) {
+    if (s->away && s->retry_at_ms > wait_now_ms())
+        (void)wait_until_ms(&s->wake, &s->lock, s->retry_at_ms); /* the caller looks itself */
+    else
         pthread_cond_wait(&s->wake, &s->lock);
-        return;
-    }
-    until.tv_sec = (time_t)(s->retry_at_ms / 1000);
-    until.tv_nsec = (long)(s->retry_at_ms % 1000) * 1000000;
-    pthread_cond_timedwait(&s->wake, &s->lock, &until);
 }
 
-static int make_good(struct pager_store *s, struct worker *w, struct blob *blob, uint64_t block,
-                     struct err *ret_err)
+static int make_good(struct worker *w, const struct job *job, struct err *ret_err)
 {
-    int r = blob_need_list(blob, w->http, s->config->url, ret_err);
+    const char *url = w->store->config->url;
+    struct blob *blob = w->store->blobs[job->blob].blob;
 
-    if (r || blob_check_block(blob, block))
-        return r;
-    return blob_fetch_block(blob, w->http, s->config->url, block, ret_err);
+    return blob_fetch_blocks(blob, w->http, url, job->block, job->block + job->count, ret_err);
 }
 
 /* Notes how an access went; the lock is held. Says it once when the source goes and comes. */
@@ -278,8 +440,45 @@ static void note_source(struct pager_store *s, int result, const char *text)
         if (s->backoff_ms > BACKOFF_MAX_MS)
             s->backoff_ms = BACKOFF_MAX_MS;
         s->away = true;
-        s->retry_at_ms = now_ms() + s->backoff_ms;
+        s->retry_at_ms = wait_now_ms() + s->backoff_ms;
     }
+}
+
+/* Counts what came damaged; the lock is held. */
+static void note_damage(struct pager_store *s, size_t blob, int result, const char *text)
+{
+    struct store_blob *b = &s->blobs[blob];
+
+    b->damaged = result == -EBADMSG ? b->damaged + 1 : result == 0 ? 0 : b->damaged;
+    if (b->damaged == DAMAGED_MAX && s->config->blobs[blob].layer)
+        pager_store_give_up(s, blob, text);
+}
+
+/* One job, without the lock but at its ends. */
+static void do_job(struct worker *w, const struct job *job)
+{
+    struct pager_store *s = w->store;
+    uint8_t *states = s->blobs[job->blob].states + job->block;
+    struct pager_read *ready = NULL;
+    struct err err = {""};
+    int r;
+
+    memset(states, BUSY, job->count);
+    s->ahead_busy += job->ahead;
+    if (s->away) /* one asks whether the source is back, the others wait for its answer */
+        s->retry_at_ms = wait_now_ms() + s->backoff_ms;
+    pthread_mutex_unlock(&s->lock);
+    r = make_good(w, job, &err);
+    pthread_mutex_lock(&s->lock);
+    memset(states, r ? UNKNOWN : GOOD, job->count);
+    s->ahead_busy -= job->ahead;
+    note_source(s, r, err.text);
+    note_damage(s, job->blob, r, err.text);
+    if (r == 0)
+        ready = take(s, is_ready);
+    pthread_mutex_unlock(&s->lock);
+    complete(ready, 0);
+    pthread_mutex_lock(&s->lock);
 }
 
 static void *work(void *arg)
@@ -289,32 +488,12 @@ static void *work(void *arg)
 
     pthread_mutex_lock(&s->lock);
     while (!s->ending) {
-        bool ahead = false, waiting = s->away && s->retry_at_ms > now_ms();
-        struct pager_read *ready = NULL;
-        struct err err = {""};
-        uint64_t block = 0;
-        size_t i = 0;
-        int r;
+        struct job job;
 
-        if (waiting || !choose(s, &i, &block, &ahead)) {
+        if ((s->away && s->retry_at_ms > wait_now_ms()) || !choose(s, &job))
             wait_for_work(s);
-            continue;
-        }
-        s->blobs[i].states[block] = BUSY;
-        s->ahead_busy += ahead;
-        if (s->away) /* one asks whether the source is back, the others wait for its answer */
-            s->retry_at_ms = now_ms() + s->backoff_ms;
-        pthread_mutex_unlock(&s->lock);
-        r = make_good(s, w, s->blobs[i].blob, block, &err);
-        pthread_mutex_lock(&s->lock);
-        s->blobs[i].states[block] = r ? UNKNOWN : GOOD;
-        s->ahead_busy -= ahead;
-        note_source(s, r, err.text);
-        if (r == 0)
-            ready = take_ready(s, false);
-        pthread_mutex_unlock(&s->lock);
-        complete(s, ready, 0);
-        pthread_mutex_lock(&s->lock);
+        else
+            do_job(w, &job);
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;
@@ -327,27 +506,36 @@ void pager_store_start(struct pager_store *s)
         MUST(pthread_create(&s->workers[i].thread, NULL, work, &s->workers[i]) == 0);
 }
 
+void pager_store_stop(struct pager_store *s)
+{
+    struct pager_read *list;
+
+    pthread_mutex_lock(&s->lock);
+    s->ending = true;
+    pthread_cond_broadcast(&s->wake);
+    list = take(s, is_hasty);
+    pthread_mutex_unlock(&s->lock);
+    complete(list, EIO);
+    for (size_t i = 0; i < WORKERS; i++) /* all first: one may wait for another's block list */
+        http_abort(s->workers[i].http);
+    for (size_t i = 0; s->started && i < WORKERS; i++)
+        pthread_join(s->workers[i].thread, NULL);
+    s->started = false;
+}
+
 void pager_store_free(struct pager_store *s)
 {
     if (!s)
         return;
-    pthread_mutex_lock(&s->lock);
-    s->ending = true;
-    pthread_cond_broadcast(&s->wake);
-    pthread_mutex_unlock(&s->lock);
-    for (size_t i = 0; i < WORKERS; i++) /* all first: one may wait for another's block list */
-        http_abort(s->workers[i].http);
-    for (size_t i = 0; i < WORKERS; i++) {
-        if (s->started)
-            pthread_join(s->workers[i].thread, NULL);
+    MUST(!s->started && !s->first);
+    for (size_t i = 0; i < WORKERS; i++)
         http_free(s->workers[i].http);
-    }
-    complete(s, take_ready(s, true), EIO);
     for (size_t i = 0; i < s->config->count_blobs; i++) {
         blob_close(s->blobs[i].blob);
         free(s->blobs[i].states);
     }
     free(s->blobs);
+    free(s->plan.list);
     pthread_cond_destroy(&s->wake);
     pthread_mutex_destroy(&s->lock);
     free(s);

@@ -66,10 +66,11 @@ char *part_start_json(const struct sync_desired *d)
     argv = json_array();
     for (size_t i = 0; i < spec->count_argv; i++)
         json_array_append_new(argv, json_string(spec->argv[i]));
-    root = json_pack("{s:o, s:o, s:s, s:I, s:I, s:s, s:o}", "argv", argv, "env", env_json(d),
+    root = json_pack("{s:o, s:o, s:s, s:I, s:I, s:s, s:b, s:o}", "argv", argv, "env", env_json(d),
                      "hostname", hostname, "memory_bytes", (json_int_t)d->memory_bytes,
                      "time_limit_ms", (json_int_t)spec->time_limit_ms, "network",
-                     spec->network_nat ? "nat" : "none", "inputs", inputs_json(spec));
+                     spec->network_nat ? "nat" : "none", "disk", spec->disk_bytes != 0, "inputs",
+                     inputs_json(spec));
     MUST(root);
     text = json_dumps(root, JSON_COMPACT);
     json_decref(root);
@@ -85,6 +86,23 @@ static json_t *extent(uint64_t offset, const char *digest, uint64_t length)
 static json_t *file(const char *name, uint64_t size, json_t *extents)
 {
     return json_pack("{s:s, s:I, s:o}", "name", name, "size", (json_int_t)size, "extents", extents);
+}
+
+/* The memory of the guest: golden and the layers above it. */
+static json_t *memory(const struct sync_desired *d)
+{
+    json_t *chain = json_array();
+
+    for (size_t i = 0; i <= d->count_chain; i++) {
+        const struct sync_layer *l = i ? &d->chain[i - 1] : &d->golden;
+        json_t *layer = json_pack("{s:s, s:I}", "digest", l->digest, "size", (json_int_t)l->size);
+
+        if (l->stands_for[0])
+            json_object_set_new(layer, "stands_for", json_string(l->stands_for));
+        json_array_append_new(chain, layer);
+    }
+    return json_pack("{s:s, s:I, s:o}", "name", "memory", "size", (json_int_t)d->memory_bytes,
+                     "chain", chain);
 }
 
 json_t *part_pager_files(const struct sync_desired *d, uint64_t input_bytes)
@@ -104,5 +122,7 @@ json_t *part_pager_files(const struct sync_desired *d, uint64_t input_bytes)
         json_array_append_new(extents, extent(0, d->image.root.digest, d->image.root.size));
         json_array_append_new(files, file("root", d->image.root.size, extents));
     }
+    if (d->golden.digest[0])
+        json_array_append_new(files, memory(d));
     return files;
 }

@@ -7,7 +7,6 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/must.h"
-#include "host/starved.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,10 +18,12 @@
 
 enum {
     TICK_MS = 250,
+    HOT_MS = 3000,             /* of its run time: what a guest reads by then it needs at once */
     ALONE_MS = 10 * 60 * 1000, /* with no agent for so long the VM is given up */
     IO_RETRY_MIN_MS = 200,
     IO_RETRY_MAX_MS = 2000,
     CHECKPOINT_RETRY_MS = 10000, /* after one that could not be made */
+    CPU_WINDOW_MS = 10000,       /* what was longer ago hardly counts */
     IO_CALM_MS = 5000, /* after that long without an error the next retry comes soon again */
 };
 
@@ -89,6 +90,25 @@ static uint64_t note_stopped(uint64_t event_us, const char *reason)
     return us;
 }
 
+/* The guest's memory is in its hands. */
+void supervisor_serve_pager(struct supervisor *s)
+{
+    char reason[WORK_REASON_MAX] = "pager died";
+
+    pager_child_ask_why(&s->work.pager);
+    if (s->work.pager.damaged[0])
+        (void)work_blame(&s->work, 0, s->work.pager.damaged, reason);
+    supervisor_fail(s, reason, "");
+}
+
+/* Once a run: what was read until now is what the next resume should fetch first. */
+static void ask_hot(struct supervisor *s)
+{
+    if (!s->asked_hot && s->work.has_pager)
+        pager_child_say(&s->work.pager, "hot");
+    s->asked_hot = true;
+}
+
 /* The guest stands still and stays: its owner may only be having a look. */
 void supervisor_pause(struct supervisor *s, const char *reason, uint64_t event_us)
 {
@@ -115,8 +135,12 @@ void supervisor_suspend(struct supervisor *s, const char *reason, uint64_t event
         supervisor_fail(s, reason, "");
         return;
     }
+    ask_hot(s);
+    /* Requests that hang would hold the stop. */
     if (s->work.has_pager)
-        pager_child_say(&s->work.pager, "fail"); /* reads that hang would hold the stop */
+        pager_child_say(&s->work.pager, "fail");
+    if (s->work.drive)
+        drive_link_cut_off(s->work.drive);
     supervisor_stop_vcpus(s);
     work_hurry(&s->work);
     s->suspend = true;
@@ -220,6 +244,7 @@ static int begin_live(struct supervisor *s)
     s->outbox = outbox_new(&s->work.source, s->config.desired.output_have, s->wake_fd);
     guest_link_init(&s->link, vm_guest_fd(s->work.vm), &events, s->start_json,
                     s->config.desired.output_have);
+    s->link.silence_ms = s->config.guest_silence_ms;
     atomic_store(&s->work.output_received, s->config.desired.output_have);
     s->stage = LIVE;
     return 0;
@@ -239,6 +264,21 @@ void supervisor_serve_guest(struct supervisor *s, short events)
 
 /* ---- QEMU's events ---- */
 
+/* A disk request failed and is kept: it is issued again when the guest goes on. */
+static void go_on_later(struct supervisor *s)
+{
+    uint64_t now = mono_ms();
+
+    if (now - s->run_since_ms > IO_CALM_MS)
+        s->io_retry_ms = 0;
+    s->io_retry_ms = s->io_retry_ms ? 2 * s->io_retry_ms : IO_RETRY_MIN_MS;
+    if (s->io_retry_ms > IO_RETRY_MAX_MS)
+        s->io_retry_ms = IO_RETRY_MAX_MS;
+    s->io_retry_at_ms = now + s->io_retry_ms;
+    stop_counting(s);
+    log_info("a disk request failed and is kept; on again in %u ms", s->io_retry_ms);
+}
+
 void supervisor_serve_vm(struct supervisor *s)
 {
     enum vm_event e;
@@ -250,20 +290,10 @@ void supervisor_serve_vm(struct supervisor *s)
             supervisor_fail(s, "QEMU died", "it stopped with an internal error");
         } else if (e == VM_EVENT_SHUTDOWN) {
             supervisor_fail(s, "guest ended", "the guest rebooted, powered off or crashed");
-        } else if (e == VM_EVENT_IO_ERROR) {
-            log_info("a disk request failed and is kept");
-            s->io_failed = s->checkpointing;
-        } else if (e == VM_EVENT_STOPPED && s->running && !s->checkpointing) {
-            /* By itself: an I/O error. The request is issued again when it goes on. */
-            uint64_t now = mono_ms();
-
-            if (now - s->run_since_ms > IO_CALM_MS)
-                s->io_retry_ms = 0;
-            s->io_retry_ms = s->io_retry_ms ? 2 * s->io_retry_ms : IO_RETRY_MIN_MS;
-            if (s->io_retry_ms > IO_RETRY_MAX_MS)
-                s->io_retry_ms = IO_RETRY_MAX_MS;
-            s->io_retry_at_ms = now + s->io_retry_ms;
-            stop_counting(s);
+        } else if (e == VM_EVENT_IO_ERROR && s->checkpointing) {
+            s->io_failed = true;
+        } else if (e == VM_EVENT_IO_ERROR && s->running) {
+            go_on_later(s);
         }
     }
 }
@@ -343,15 +373,11 @@ static void decide_live(struct supervisor *s)
 static void keep_deadline(struct supervisor *s)
 {
     char reason[sizeof s->report.reason];
-    pid_t qemu = atomic_load(&s->work.qemu_pid);
 
-    if (!s->suspend || !s->suspend_until_ms || (s->stage != LIVE && s->stage != SAVING) || !qemu ||
-        clock_ms(CLOCK_BOOTTIME) < s->suspend_until_ms)
+    if (!s->suspend || !s->suspend_until_ms || (s->stage != LIVE && s->stage != SAVING) ||
+        !atomic_load(&s->work.qemu_pid) || clock_ms(CLOCK_BOOTTIME) < s->suspend_until_ms)
         return;
-    /* Our children, waited for by the worker, which both hold up no longer. */
-    if (s->work.has_pager)
-        (void)kill(s->work.pager.pid, SIGKILL);
-    (void)kill(qemu, SIGKILL);
+    work_kill(&s->work);
     memcpy(reason, s->report.reason, sizeof reason);
     supervisor_fail(s, reason, "not saved within the return deadline");
 }
@@ -415,6 +441,11 @@ void supervisor_upload_layer(struct supervisor *s)
 {
     struct sync_layer *copied = s->work.report.layers;
 
+    if (work_needs_cut(&s->work)) {
+        s->stage = SAVING;
+        work_ask(&s->work, TASK_CUT);
+        return;
+    }
     s->report = s->work.report;
     made_add(&s->made, &s->work.layer);
     supervisor_report_layers(s);
@@ -440,11 +471,9 @@ void supervisor_upload_result(struct supervisor *s)
 /* A request that failed meanwhile has stopped the guest behind the checkpoint's back. */
 static void go_on_after_io(struct supervisor *s)
 {
-    if (!s->io_failed || !s->running)
-        return;
+    if (s->io_failed && s->running)
+        go_on_later(s);
     s->io_failed = false;
-    s->io_retry_at_ms = mono_ms() + IO_RETRY_MIN_MS;
-    stop_counting(s);
 }
 
 static void end_checkpoint(struct supervisor *s)
@@ -472,7 +501,7 @@ static void went_on(struct supervisor *s)
         s->report.resume_ms = (uint32_t)(mono_ms() - s->start_ms);
     s->ran = true;
     s->tick_ms = mono_ms();
-    s->starved_ms = starved_ms(vm_pid(s->work.vm));
+    s->cpu = cpu_use_of(vm_pid(s->work.vm));
     guest_link_sync(&s->link, s->guest_ms);
     (void)guest_link_flush(&s->link); /* an end is seen by the poll */
     s->report.reason[0] = 0;
@@ -501,6 +530,7 @@ static void take_outcome(struct supervisor *s)
         end_checkpoint(s);
         break;
     case TASK_SAVE:
+    case TASK_CUT:
         supervisor_upload_layer(s);
         break;
     case TASK_FINISH:
@@ -525,16 +555,37 @@ void supervisor_serve_wake(struct supervisor *s)
     }
 }
 
+/* Threads end, and take their share of a sum with them. */
+static uint64_t grown(uint64_t from, uint64_t to)
+{
+    return to > from ? to - from : 0;
+}
+
+/* What the guest got of the CPUs lately, and could have used. us per ms are thousandths. */
+static void note_cpu(struct supervisor *s, const struct cpu_use *cpu, uint64_t passed_ms)
+{
+    double passed = (double)passed_ms, all = 1000 * (double)s->config.desired.cpus;
+    double weight = passed_ms < CPU_WINDOW_MS ? passed / CPU_WINDOW_MS : 1;
+    double got = (double)grown(s->cpu.ran_us, cpu->ran_us) / passed;
+    double wanted = got + (double)grown(s->cpu.waited_us, cpu->waited_us) / passed;
+
+    s->cpu_got += (got - s->cpu_got) * weight;
+    s->cpu_wanted += (wanted - s->cpu_wanted) * weight;
+    s->report.cpu_millis = (uint32_t)s->cpu_got;
+    s->report.cpu_due_millis = (uint32_t)(s->cpu_wanted < all ? s->cpu_wanted : all);
+}
+
 /* Lets the link's clock pass: not while the guest is stopped, nor while it waits for a CPU. */
 static void pass_time(struct supervisor *s)
 {
-    uint64_t now = mono_ms(), starved = starved_ms(vm_pid(s->work.vm));
-    uint64_t passed = now - s->tick_ms;
-    uint64_t waited = starved > s->starved_ms ? starved - s->starved_ms : 0;
+    struct cpu_use cpu = cpu_use_of(vm_pid(s->work.vm));
+    uint64_t now = mono_ms(), passed = now - s->tick_ms;
+    uint64_t waited = grown(s->cpu.longest_wait_us, cpu.longest_wait_us) / 1000;
 
-    s->guest_ms += passed > waited ? passed - waited : 0;
+    s->guest_ms += grown(waited, passed);
+    note_cpu(s, &cpu, passed);
     s->tick_ms = now;
-    s->starved_ms = starved;
+    s->cpu = cpu;
 }
 
 void supervisor_tick(struct supervisor *s)
@@ -542,8 +593,14 @@ void supervisor_tick(struct supervisor *s)
     if (s->stage != LIVE || !s->running || mono_ms() - s->tick_ms < TICK_MS)
         return;
     pass_time(s);
-    if (guest_link_tick(&s->link, s->guest_ms))
-        supervisor_fail(s, "guest does not answer", "no answer to SYNC for a minute");
-    else
+    if (run_ms(s) >= HOT_MS)
+        ask_hot(s);
+    if (guest_link_tick(&s->link, s->guest_ms) == 0) {
         (void)guest_link_flush(&s->link); /* an end is seen by the poll */
+        return;
+    }
+    char note[64];
+    snprintf(note, sizeof note, "no answer to SYNC for %llu s",
+             (unsigned long long)s->link.silence_ms / 1000);
+    supervisor_fail(s, "guest does not answer", note);
 }

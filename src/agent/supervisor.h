@@ -6,8 +6,9 @@
  * Threads. The main thread owns everything but what `struct work` marks, and never blocks: a stop
  * goes from the agent's socket to vm_stop_now() with nothing between. The worker, which lives as
  * long as the process because QEMU dies with the thread that started it, does what takes time,
- * one task after the other: prepare, cont, checkpoint, save, finish. Output and uploads have a
- * thread each (outbox.h, uploader.h), so that neither holds up a save.
+ * one task after the other: prepare, cont, checkpoint, save, cut, finish. Output, uploads and the
+ * network drive have a thread each (outbox.h, uploader.h, drive_link.h), so that none holds up a
+ * save.
  *
  *   PREPARING --> LIVE (running <-> paused) --suspend--> SAVING ------> UPLOADING --> ENDED
  *                   |  \-checkpoint-/                    ^                              ^
@@ -27,6 +28,7 @@
 #include "agent/guest_link.h"
 #include "agent/json_line.h"
 #include "agent/chain_blobs.h"
+#include "agent/drive_link.h"
 #include "agent/outbox.h"
 #include "agent/pager_child.h"
 #include "agent/uploader.h"
@@ -43,6 +45,8 @@
 
 /* Beside the layer or result in DIR: a new supervisor goes on with its upload. */
 #define SUPERVISOR_SAVED_FILE "saved.json"
+/* In DIR, by the pager: which pages were read first after the resume, see layer_hot_get(). */
+#define SUPERVISOR_HOT_FILE "hot"
 
 /* DIR/config.json */
 struct supervisor_config {
@@ -53,6 +57,7 @@ struct supervisor_config {
     struct vm_class cls;
     int64_t uid, gid, pager_uid, pager_gid; /* -1: as we are */
     bool idle_priority;
+    uint64_t guest_silence_ms;
 };
 
 /* What it resumes from, the newest of its chain; NULL: from golden. */
@@ -68,6 +73,7 @@ enum task {
     TASK_LEARN,      /* what the chain holds, for the saves to come */
     TASK_CHECKPOINT, /* a layer while the guest stands for a moment */
     TASK_SAVE,       /* the last layer, and the VM is given up */
+    TASK_CUT,        /* of the network drive, which belongs to the last layer */
     TASK_FINISH,
     TASK_DROP
 };
@@ -96,13 +102,15 @@ struct work {
     atomic_bool cancelled; /* give up at the next step; nothing more will be asked but TASK_DROP */
     atomic_bool hurry;     /* a save waits: what can be done without the master is */
     atomic_bool may_run;   /* main's word at this moment, looked at around vm_cont() */
-    atomic_int qemu_pid;   /* while its memory is not given back, nor about to be; else 0 */
+    /* While their memory is not given back, nor about to be; else 0. */
+    atomic_int qemu_pid, pager_pid;
     atomic_ullong output_received; /* of the guest, so far */
 
     /* The main thread may use these between PREPARE's success and SAVE, FINISH or DROP. */
     struct vm *vm;
     struct pager_child pager;
     bool has_pager;
+    struct drive_link *drive; /* NULL: the part has none */
 
     /* The worker's own. */
     struct blob *blobs[WORK_BLOBS_MAX];
@@ -110,12 +118,14 @@ struct work {
     struct chain_blobs *chain;
     struct layer_prints *prints; /* of what `top` and all below it hold; NULL: not yet known */
     char top[65];                /* digest of the newest layer, here or at the master */
+    pthread_t dropper;           /* ends QEMU and pager, after which task_drop() has less to do */
+    bool is_dropping;
 
     /* Set by the main thread before CHECKPOINT, SAVE and FINISH; completed by them. */
     uint64_t run_ms;
     struct sync_vm report;
-    struct sync_layer layer; /* CHECKPOINT, SAVE: what was made */
-    char damaged[65];        /* PREPARE failed: the layer that could not be used */
+    struct sync_layer layer; /* CHECKPOINT, SAVE: what was made; CUT */
+    char damaged[65];        /* the layer that could not be used, when that is why it failed */
 };
 
 int work_start(struct work *w);
@@ -126,6 +136,11 @@ struct outcome work_take_outcome(struct work *w);
 void work_cancel(struct work *w);
 /* Nothing may wait for the master any more. */
 void work_hurry(struct work *w);
+/* Ends QEMU and pager at once, by which whatever the worker waits for with them ends, too. */
+void work_kill(struct work *w);
+/* To take back what they held is much work for the kernel: it goes on until task_drop(), while the
+ * worker does something else, which must leave VM and pager alone. */
+void work_begin_drop(struct work *w);
 
 /* ---- its tasks; 0 or -errno, with a short reason ---- */
 int task_prepare(struct work *w, char *ret_reason, struct err *ret_err);
@@ -134,13 +149,27 @@ int task_finish(struct work *w, char *ret_reason, struct err *ret_err);
 void task_learn(struct work *w);
 int task_checkpoint(struct work *w, char *ret_reason, struct err *ret_err);
 int task_save(struct work *w, char *ret_reason, struct err *ret_err);
-/* Pager first, so that no read holds QEMU; then QEMU; then the mount and memory file. */
+/* Names the layer in saved.json, behind those that are still under way. */
+int work_store_layer(struct work *w, char *ret_reason, struct err *ret_err);
+/* supervisor_drive.c */
+int work_open_drive(struct work *w, char *ret_reason, struct err *ret_err);
+/* While the guest stands for a checkpoint, for w->layer. */
+int work_cut_drive(struct work *w, struct err *ret_err);
+/* The layer that is to be uploaded has no cut yet. */
+bool work_needs_cut(const struct work *w);
+int task_cut(struct work *w, char *ret_reason, struct err *ret_err);
+/* Pager first, so that no read holds QEMU; then QEMU; then its files. */
 void task_drop(struct work *w);
+/* A layer that is damaged: it is named, so that the master can go back to the one before. Sets the
+ * short reason; returns result. */
+int work_blame(struct work *w, int result, const char *digest, char *ret_reason);
 /* Sleeps, but not beyond a cancel or when a save waits; false then. */
 bool work_pause(struct work *w, uint32_t ms);
 enum { WORK_REASON_MAX = 64 };
 /* Sets the short reason; returns result. */
 int work_fail(int result, const char *reason, char *ret_reason);
+/* When there is one; what waits for its reads gets errors. */
+void work_end_pager(struct work *w);
 
 /* ---- the layers that were made here (supervisor_made.c) -------------------------------------- */
 

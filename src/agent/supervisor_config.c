@@ -22,18 +22,18 @@ static int fill(const char *path, json_t *json, struct supervisor_config *c, str
 {
     json_t *desired = NULL, *qemu = NULL, *cgroup = NULL;
     const char *url, *ca_file, *cache_dir, *machine, *cpu, *accel;
-    json_int_t version = 0;
+    json_int_t version = 0, silence = GUEST_LINK_SILENCE_MS;
     int idle = 0;
     json_error_t e;
 
     if (json_unpack_ex(json, &e, 0,
                        "{s:o, s:s, s:s, s:s, s?o, s:{s:s, s:s, s:s, s:I}, s:I, s:I, s:I, s:I, "
-                       "s?o, s:b}",
+                       "s?o, s:b, s?I}",
                        "desired", &desired, "url", &url, "ca_file", &ca_file, "cache_dir",
                        &cache_dir, "qemu", &qemu, "class", "machine", &machine, "cpu", &cpu,
                        "accel", &accel, "qemu_version", &version, "uid", &c->uid, "gid", &c->gid,
                        "pager_uid", &c->pager_uid, "pager_gid", &c->pager_gid, "cgroup", &cgroup,
-                       "idle_priority", &idle))
+                       "idle_priority", &idle, "guest_silence_ms", &silence))
         return err_set(ret_err, -EINVAL, "%s: %s", path, e.text);
     if (sync_desired_from_json(desired, &c->desired, ret_err))
         return -EINVAL;
@@ -48,6 +48,7 @@ static int fill(const char *path, json_t *json, struct supervisor_config *c, str
     c->qemu = dup_or_null(json_string_value(qemu));
     c->cgroup = dup_or_null(json_string_value(cgroup));
     c->idle_priority = idle;
+    c->guest_silence_ms = (uint64_t)silence;
     return 0;
 }
 

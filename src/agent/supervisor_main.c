@@ -60,7 +60,7 @@ static void wait_and_serve(struct supervisor *s)
     if (p[LEASE].revents && read(s->lease_fd, &count, sizeof count) < 0 && errno != EAGAIN)
         log_warn("timerfd: %s", strerror(errno));
     if (p[PAGER].revents && s->stage == LIVE && !s->suspend)
-        supervisor_fail(s, "pager died", "");
+        supervisor_serve_pager(s);
     if (p[EVENTS].revents)
         supervisor_serve_vm(s);
     if (p[GUEST].revents && s->stage == LIVE && !s->suspend)
@@ -142,7 +142,7 @@ static void resume_upload(struct supervisor *s)
         supervisor_upload_result(s);
         return;
     }
-    s->work.layer = s->work.report.layers[s->work.report.count_layers - 1];
+    s->work.layer = s->work.report.layers[--s->work.report.count_layers];
     s->may_upload = true; /* until the master says otherwise */
     supervisor_allow_upload(s);
     supervisor_upload_layer(s);
@@ -180,6 +180,8 @@ _Noreturn static void end_all(struct supervisor *s)
 
     supervisor_stop_vcpus(s);
     work_cancel(&s->work);
+    if (!work_is_idle(&s->work))
+        work_kill(&s->work); /* nobody needs what it is at */
     for (int i = 0; i < 100 && !work_is_idle(&s->work); i++) {
         (void)work_take_outcome(&s->work);
         usleep(10000);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * From a desired VM to a guest that stands at its first or next instruction: kernel and initrd into
- * the cache, the chain of layers opened and composed, the pager's mount, QEMU started and restored.
- * Root image and inputs are read through the pager as the guest needs them; where FUSE is missing,
- * they are fetched whole instead. A source that is away is asked again until the task is cancelled.
+ * the cache, the chain of layers opened, the pager's mount, QEMU started and restored. Memory, root
+ * image and inputs are read through the pager as the guest needs them; where FUSE is missing, they
+ * are fetched whole instead, and memory is composed to a plain file. A source that is away is asked
+ * again until the task is cancelled.
  */
 #include "agent/part.h"
 #include "agent/supervisor.h"
@@ -76,16 +77,15 @@ static int need_blob(struct work *w, const char *digest, uint64_t size, struct b
 
 /* ---- memory ---- */
 
-/* A layer that is damaged is named, so that the master can go back to the one before. */
-static int blame(struct work *w, int result, int damaged, char *ret_reason)
+/* number: of the layer in the chain (0: golden), -1: it is none of them. */
+static int blame(struct work *w, int result, int number, char *ret_reason)
 {
     const struct sync_desired *d = &w->config->desired;
 
-    if (damaged < 0)
+    if (number < 0)
         return work_fail(result, reason_of(result), ret_reason);
-    snprintf(w->damaged, sizeof w->damaged, "%s",
-             damaged ? d->chain[damaged - 1].digest : d->golden.digest);
-    return work_fail(result, damaged ? "layer damaged" : "golden damaged", ret_reason);
+    return work_blame(w, result, number ? d->chain[number - 1].digest : d->golden.digest,
+                      ret_reason);
 }
 
 static int open_chain(struct work *w, char *ret_reason, struct err *ret_err)
@@ -125,10 +125,12 @@ static int compose(struct work *w, char **ret_memory, char *ret_reason, struct e
 static int start_pager(struct work *w, struct err *ret_err)
 {
     const struct supervisor_config *c = w->config;
-    json_t *json = json_pack("{s:s, s:s, s:s, s:s, s:b, s:o}", "url", c->url, "ca_file", c->ca_file,
-                             "grant", c->desired.grant, "cache_dir", c->cache_dir, "allow_other",
-                             (int)(c->uid >= 0 || c->pager_uid >= 0), "files",
-                             part_pager_files(&c->desired, VM_INPUT_BYTES));
+    AUTO_FREE char *hot = xasprintf("%s/" SUPERVISOR_HOT_FILE, w->dir);
+    json_t *json =
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:o}", "url", c->url, "ca_file", c->ca_file,
+                  "grant", c->desired.grant, "cache_dir", c->cache_dir, "hot_file", hot,
+                  "allow_other", (int)(c->uid >= 0 || c->pager_uid >= 0), "files",
+                  part_pager_files(&c->desired, VM_INPUT_BYTES));
     int r;
 
     MUST(json);
@@ -138,6 +140,7 @@ static int start_pager(struct work *w, struct err *ret_err)
     }
     r = pager_child_start(w->dir, json, &w->pager, ret_err);
     w->has_pager = r == 0;
+    atomic_store(&w->pager_pid, w->pager.pid);
     json_decref(json);
     return r;
 }
@@ -215,6 +218,8 @@ static void files_of_pager(struct work *w, struct guest_files *ret)
     ret->input = xasprintf("%s/input", w->pager.mount);
     if (w->config->desired.image.root.digest[0])
         ret->root = xasprintf("%s/root", w->pager.mount);
+    if (w->chain)
+        ret->memory = xasprintf("%s/memory", w->pager.mount);
 }
 
 /* ---- QEMU ---- */
@@ -241,6 +246,7 @@ static int launch(struct work *w, const struct guest_files *files, const char *k
                           .initrd = initrd,
                           .root = files->root,
                           .input = files->input,
+                          .drive = w->drive ? drive_link_path(w->drive) : NULL,
                           .memory_file = files->memory,
                           .cls = c->cls,
                           .memory_bytes = d->memory_bytes,
@@ -263,6 +269,16 @@ static int launch(struct work *w, const struct guest_files *files, const char *k
                          : 0;
 }
 
+/* It failed: perhaps because the pager found a layer damaged, which takes QEMU with it. */
+static int look_at_pager(struct work *w, int result, char *ret_reason)
+{
+    if (w->damaged[0] || !w->has_pager || !pager_child_ended(&w->pager))
+        return result;
+    pager_child_ask_why(&w->pager);
+    return w->pager.damaged[0] ? work_blame(w, -EBADMSG, w->pager.damaged, ret_reason)
+                               : work_fail(result, "pager died", ret_reason);
+}
+
 /* Where the time of a start goes. */
 static void note(uint64_t *since_ms, const char *what)
 {
@@ -279,12 +295,10 @@ static int prepare_files(struct work *w, struct guest_files *files, char *ret_re
 
     if (w->has_pager && pager_child_wait_ready(&w->pager, PAGER_READY_MS, &why) == 0) {
         files_of_pager(w, files);
-        return w->chain ? compose(w, &files->memory, ret_reason, ret_err) : 0;
+        return 0;
     }
     log_warn("%s; fetching image and memory whole", why.text);
-    if (w->has_pager)
-        pager_child_end(&w->pager);
-    w->has_pager = false;
+    work_end_pager(w);
     return files_without_pager(w, files, ret_reason, ret_err);
 }
 
@@ -293,7 +307,7 @@ int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
     const struct sync_desired *d = &w->config->desired;
     uint64_t since_ms = clock_ms(CLOCK_MONOTONIC);
     struct guest_files files = {0};
-    struct blob *kernel, *initrd;
+    struct blob *kernel = NULL, *initrd = NULL;
     struct err why = {""};
     int r;
 
@@ -315,10 +329,15 @@ int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
     if (r == 0)
         r = prepare_files(w, &files, ret_reason, ret_err);
     note(&since_ms, "pager");
+    if (r == 0)
+        r = work_open_drive(w, ret_reason, ret_err);
+    note(&since_ms, "drive");
     if (r == 0 && atomic_load(&w->cancelled))
         r = work_fail(-ECANCELED, "cancelled", ret_reason);
     if (r == 0)
         r = launch(w, &files, blob_path(kernel), blob_path(initrd), ret_reason, ret_err);
+    if (r)
+        r = look_at_pager(w, r, ret_reason);
     note(&since_ms, "QEMU");
     guest_files_deinit(&files);
     return r;

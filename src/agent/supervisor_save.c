@@ -22,7 +22,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { DRAIN_MS = 10000, CHECKPOINT_DRAIN_MS = 50, SAVE_NICE = 10 };
+enum {
+    DRAIN_MS = 10000,
+    CHECKPOINT_DRAIN_MS = 50,
+    DRIVE_DRAIN_MS = 500,
+    SAVE_NICE = 10,
+    HOT_BYTES_MAX = 1 << 20
+};
 
 static int fail_save(int result, char *ret_reason)
 {
@@ -75,14 +81,36 @@ struct saving {
 /* The guest stands and is drained. Afterwards it is no longer needed for this layer. */
 static int capture(struct work *w, struct saving *s, char *ret_reason, struct err *ret_err)
 {
-    struct vm_save_info info = {.run_ms = w->run_ms, .parent = w->top[0] ? w->top : NULL};
+    struct vm_save_info info = {
+        .run_ms = w->run_ms, .disk_cut = w->layer.cut, .parent = w->top[0] ? w->top : NULL};
     int r;
 
     /* All of it came before the stop, and nothing beyond it is acknowledged to the guest. */
     info.output_offset = s->output_offset = atomic_load(&w->output_received);
     s->draft = xasprintf("%s/layer.draft", w->dir);
     r = vm_save_begin(w->vm, w->prints, s->draft, &info, &s->save, ret_err);
-    return r ? fail_save(r, ret_reason) : 0;
+    if (r)
+        return fail_save(r, ret_reason);
+    /* What a guest saw after its pager's death is not what its memory holds. */
+    if (w->has_pager && pager_child_ended(&w->pager)) {
+        vm_save_abort(TAKE_PTR(s->save));
+        return err_set(ret_err, work_fail(-EPIPE, "pager died", ret_reason), "the pager died");
+    }
+    return 0;
+}
+
+/* What the pager has written: the pages that this guest read first. None is fine as well. */
+static void load_hot(struct work *w, struct layer_hot_run **ret_runs, size_t *ret_count)
+{
+    AUTO_FREE char *path = xasprintf("%s/" SUPERVISOR_HOT_FILE, w->dir);
+    AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+    AUTO_FREE uint8_t *data = xmalloc(HOT_BYTES_MAX);
+    ssize_t n = fd < 0 ? -1 : read(fd, data, HOT_BYTES_MAX);
+    struct err err;
+
+    if (n > 0 &&
+        layer_hot_get(data, (size_t)n, w->config->desired.memory_bytes, ret_runs, ret_count, &err))
+        log_warn("%s: %s", path, err.text);
 }
 
 static void describe(struct work *w, const struct saving *s, const struct vm_class *c,
@@ -90,8 +118,10 @@ static void describe(struct work *w, const struct saving *s, const struct vm_cla
 {
     struct sync_layer *l = &w->layer;
 
-    *l = (struct sync_layer){
-        .size = stats->size_bytes, .output_offset = s->output_offset, .run_ms = w->run_ms};
+    *l = (struct sync_layer){.size = stats->size_bytes,
+                             .output_offset = s->output_offset,
+                             .run_ms = w->run_ms,
+                             .cut = l->cut};
     memcpy(l->digest, stats->digest, sizeof l->digest);
     memcpy(l->parent, w->top, sizeof l->parent);
     memcpy(l->cls.machine, c->machine, sizeof l->cls.machine);
@@ -104,9 +134,13 @@ static void describe(struct work *w, const struct saving *s, const struct vm_cla
 static int write_layer(struct work *w, struct saving *s, const struct vm_class *cls,
                        char *ret_reason, struct err *ret_err)
 {
+    AUTO_FREE struct layer_hot_run *hot = NULL;
     struct vm_save_stats stats;
-    int r = vm_save_finish(TAKE_PTR(s->save), NULL, 0, &stats, ret_err);
+    size_t count_hot = 0;
+    int r;
 
+    load_hot(w, &hot, &count_hot);
+    r = vm_save_finish(TAKE_PTR(s->save), hot, count_hot, &stats, ret_err);
     if (r)
         return fail_save(r, ret_reason);
     AUTO_FREE char *path = made_path(w->dir, stats.digest);
@@ -129,8 +163,8 @@ static int write_layer(struct work *w, struct saving *s, const struct vm_class *
 /* ---- a checkpoint ----------------------------------------------------------------------------
  */
 
-/* A disk read that hangs must not hold the guest: the pager fails it, QEMU keeps it and issues it
- * again when the guest goes on. */
+/* A disk request that hangs must not hold the guest: the pager or the drive's link fails it, QEMU
+ * keeps it and issues it again when the guest goes on. */
 static int stop_and_drain(struct work *w, struct err *ret_err)
 {
     uint64_t us;
@@ -138,11 +172,17 @@ static int stop_and_drain(struct work *w, struct err *ret_err)
 
     (void)vm_stop_now(w->vm, &us); /* always stops, if need be by SIGSTOP */
     r = vm_stop_drain(w->vm, CHECKPOINT_DRAIN_MS, ret_err);
-    if (r != -ETIMEDOUT || !w->has_pager)
+    if (r == -ETIMEDOUT && w->drive) /* the master is still writing */
+        r = vm_stop_drain(w->vm, DRIVE_DRAIN_MS, ret_err);
+    if (r != -ETIMEDOUT)
         return r;
-    pager_child_say(&w->pager, "fail");
+    if (w->has_pager)
+        pager_child_say(&w->pager, "fail");
+    if (w->drive)
+        drive_link_interrupt(w->drive);
     r = vm_stop_drain(w->vm, DRAIN_MS, ret_err);
-    pager_child_say(&w->pager, "serve");
+    if (w->has_pager)
+        pager_child_say(&w->pager, "serve");
     return r;
 }
 
@@ -159,7 +199,9 @@ int task_checkpoint(struct work *w, char *ret_reason, struct err *ret_err)
     r = stop_and_drain(w, ret_err);
     if (r)
         return work_fail(r, "QEMU does not stop", ret_reason);
-    r = capture(w, &s, ret_reason, ret_err);
+    r = work_cut_drive(w, ret_err);
+    if (r == 0)
+        r = capture(w, &s, ret_reason, ret_err);
     if (atomic_load(&w->may_run)) {
         struct err why = {""};
 
@@ -192,8 +234,7 @@ static int sync_file(const char *path)
     return fd < 0 || fsync(fd) ? -errno : 0;
 }
 
-/* Names the layer in saved.json, behind those that are still under way. */
-static int store(struct work *w, struct err *ret_err)
+int work_store_layer(struct work *w, char *ret_reason, struct err *ret_err)
 {
     AUTO_FREE char *path = made_path(w->dir, w->layer.digest);
     struct sync_vm report = w->report;
@@ -206,7 +247,7 @@ static int store(struct work *w, struct err *ret_err)
     if (r == 0)
         r = saved_store(w->dir, &report, ret_err);
     free(report.layers);
-    return r;
+    return r ? fail_save(r, ret_reason) : 0;
 }
 
 int task_save(struct work *w, char *ret_reason, struct err *ret_err)
@@ -225,10 +266,11 @@ int task_save(struct work *w, char *ret_reason, struct err *ret_err)
         return work_fail(r, "QEMU does not stop", ret_reason);
     http_rearm(w->http); /* see work_hurry() */
     task_learn(w);
+    w->layer.cut = 0;
     r = capture(w, &s, ret_reason, ret_err);
-    /* The owner's memory comes back before anything is compressed or the disk is waited for. */
+    /* The owner's memory comes back while what was copied is compressed, written and sent. */
     prints = TAKE_PTR(w->prints); /* the save still uses them */
-    task_drop(w);
+    work_begin_drop(w);
     if (r == 0)
         r = write_layer(w, &s, &cls, ret_reason, ret_err);
     layer_prints_free(prints);
@@ -238,6 +280,5 @@ int task_save(struct work *w, char *ret_reason, struct err *ret_err)
     w->report.save_ms = (uint32_t)(clock_ms(CLOCK_MONOTONIC) - start_ms);
     w->report.run_ms = w->layer.run_ms;
     w->report.output_bytes = w->layer.output_offset;
-    r = store(w, ret_err);
-    return r ? fail_save(r, ret_reason) : 0;
+    return work_store_layer(w, ret_reason, ret_err);
 }

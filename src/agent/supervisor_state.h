@@ -11,6 +11,7 @@
 #define YADO_AGENT_SUPERVISOR_STATE_H
 
 #include "agent/supervisor.h"
+#include "host/cpu_use.h"
 
 #include <time.h>
 
@@ -38,9 +39,11 @@ struct supervisor {
     struct guest_link link;
     struct outbox *outbox;
     int result_fd;
-    bool running, ran;
+    bool running, ran, asked_hot;
     uint64_t start_ms, run_since_ms, run_ms; /* guest run time until run_since_ms */
-    uint64_t guest_ms, tick_ms, starved_ms;  /* the link's clock: while the guest had a CPU */
+    uint64_t guest_ms, tick_ms;              /* the link's clock: while the guest had a CPU */
+    struct cpu_use cpu;                      /* as of tick_ms */
+    double cpu_got, cpu_wanted;              /* thousandths of a CPU, lately */
     uint64_t io_retry_at_ms;
     uint32_t io_retry_ms;
     bool suspend;
@@ -90,6 +93,8 @@ void supervisor_suspend(struct supervisor *s, const char *reason, uint64_t event
 void supervisor_fail(struct supervisor *s, const char *reason, const char *note);
 void supervisor_serve_guest(struct supervisor *s, short events);
 void supervisor_serve_vm(struct supervisor *s);
+/* The pager has ended: the VM is lost. */
+void supervisor_serve_pager(struct supervisor *s);
 /* The worker, the uploader or the output has news. */
 void supervisor_serve_wake(struct supervisor *s);
 void supervisor_tick(struct supervisor *s);

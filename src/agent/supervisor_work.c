@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -34,6 +35,14 @@ int work_fail(int result, const char *reason, char *ret_reason)
     return result;
 }
 
+int work_blame(struct work *w, int result, const char *digest, char *ret_reason)
+{
+    bool golden = strcmp(digest, w->config->desired.golden.digest) == 0;
+
+    snprintf(w->damaged, sizeof w->damaged, "%s", digest);
+    return work_fail(result, golden ? "golden damaged" : "layer damaged", ret_reason);
+}
+
 /* ---- tasks ---- */
 
 /* A stop that came before vm_cont() was sent found nothing to stop: so look again afterwards. */
@@ -50,15 +59,32 @@ static int task_cont(struct work *w, char *ret_reason, struct err *ret_err)
     return r ? work_fail(r, "QEMU does not go on", ret_reason) : 0;
 }
 
-static void end_vm(struct work *w)
+void work_end_pager(struct work *w)
 {
-    atomic_store(&w->qemu_pid, 0);
+    atomic_store(&w->pager_pid, 0);
     if (w->has_pager)
         pager_child_end(&w->pager);
     w->has_pager = false;
+}
+
+static void *end_vm(void *arg)
+{
+    struct work *w = arg;
+
+    atomic_store(&w->qemu_pid, 0);
+    work_end_pager(w);
+    drive_link_free(w->drive);
+    w->drive = NULL;
     if (w->vm)
         vm_drop(w->vm);
     w->vm = NULL;
+    return NULL;
+}
+
+void work_begin_drop(struct work *w)
+{
+    work_kill(w);
+    w->is_dropping = pthread_create(&w->dropper, NULL, end_vm, w) == 0;
 }
 
 static void remove_file(const char *dir, const char *name)
@@ -71,7 +97,11 @@ static void remove_file(const char *dir, const char *name)
 
 void task_drop(struct work *w)
 {
-    end_vm(w);
+    if (w->is_dropping)
+        (void)pthread_join(w->dropper, NULL); /* our own thread: cannot fail */
+    else
+        (void)end_vm(w);
+    w->is_dropping = false;
     chain_blobs_close(w->chain);
     w->chain = NULL;
     layer_prints_free(w->prints);
@@ -120,6 +150,8 @@ static int run_task(struct work *w, enum task task, char *ret_reason, struct err
         return task_checkpoint(w, ret_reason, ret_err);
     case TASK_SAVE:
         return task_save(w, ret_reason, ret_err);
+    case TASK_CUT:
+        return task_cut(w, ret_reason, ret_err);
     case TASK_FINISH:
         return task_finish(w, ret_reason, ret_err);
     case TASK_DROP:
@@ -216,6 +248,17 @@ void work_cancel(struct work *w)
 void work_hurry(struct work *w)
 {
     wake(w, &w->hurry);
+}
+
+void work_kill(struct work *w)
+{
+    pid_t qemu = atomic_load(&w->qemu_pid), pager = atomic_load(&w->pager_pid);
+
+    /* Our children, and not waited for as long as they stand there. */
+    if (pager)
+        (void)kill(pager, SIGKILL);
+    if (qemu)
+        (void)kill(qemu, SIGKILL);
 }
 
 bool work_pause(struct work *w, uint32_t ms)

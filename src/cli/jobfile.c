@@ -299,6 +299,141 @@ static int read_then(struct reader *r, const struct field *f, const yaml_node_t 
     return e;
 }
 
+/* ---- split: ---------------------------------------------------------------------------------- */
+
+/* "2..8" as numbers. */
+static bool read_range(const char *s, json_t *values)
+{
+    AUTO_FREE char *low = xstrdup(s);
+    char *dots = strstr(low, "..");
+    uint64_t from, to;
+
+    if (!dots)
+        return false;
+    *dots = '\0';
+    if (num_parse_u64(low, INT32_MAX, &from) < 0 || num_parse_u64(dots + 2, INT32_MAX, &to) < 0 ||
+        to < from || to - from >= SPLIT_VALUES_MAX)
+        return false;
+    for (; from <= to; from++)
+        json_array_append_new(values, json_integer((json_int_t)from));
+    return true;
+}
+
+static int read_values(struct reader *r, const yaml_node_t *node, json_t *shape)
+{
+    static const struct field f = {.key = "split: x",
+                                   .want = "a range such as 2..8, or a list of numbers"};
+    json_t *values = json_array();
+
+    json_object_set_new(shape, "x", values);
+    if (scalar(node))
+        return read_range(scalar(node), values) ? 0 : want(r, &f, node);
+    if (node->type != YAML_SEQUENCE_NODE)
+        return want(r, &f, node);
+    for (yaml_node_item_t *i = node->data.sequence.items.start; i < node->data.sequence.items.top;
+         i++) {
+        const yaml_node_t *item = yaml_document_get_node(r->doc, *i);
+        char *end = NULL;
+        double v = scalar(item) ? strtod(scalar(item), &end) : 0;
+
+        if (!end || *end || end == scalar(item) || json_array_append_new(values, json_real(v)) < 0)
+            return want(r, &f, item);
+    }
+    return 0;
+}
+
+static int read_shape(struct reader *r, const yaml_node_t *node, json_t *shapes)
+{
+    static const struct field let = {.key = "let", .want = "names with expressions"};
+    json_t *shape = json_object();
+
+    json_array_append_new(shapes, shape);
+    if (node->type != YAML_MAPPING_NODE)
+        return complain(r, node, "split: a way to split has keys such as \"parts:\", not %s",
+                        kind_of(node));
+    for (yaml_node_pair_t *p = node->data.mapping.pairs.start; p < node->data.mapping.pairs.top;
+         p++) {
+        const yaml_node_t *key = yaml_document_get_node(r->doc, p->key);
+        const yaml_node_t *value = yaml_document_get_node(r->doc, p->value);
+        const char *k = scalar(key);
+        int e = 0;
+
+        if (!k || json_object_get(shape, k))
+            return complain(r, key, "split: %s is given twice", k ? k : "a key");
+        if (strcmp(k, "x") == 0)
+            e = read_values(r, value, shape);
+        else if (strcmp(k, "let") == 0)
+            e = read_env(r, &let, value, shape);
+        else if (scalar(value))
+            json_object_set_new(shape, k, json_string(scalar(value)));
+        else
+            e = complain(r, value, "split: %s should be an expression, not %s", k, kind_of(value));
+        if (e)
+            return e;
+    }
+    return 0;
+}
+
+/* The value of that key, or the node itself. */
+static const yaml_node_t *value_of(struct reader *r, const yaml_node_t *node, const char *key)
+{
+    for (yaml_node_pair_t *p = node->data.mapping.pairs.start; p < node->data.mapping.pairs.top;
+         p++) {
+        const char *k = scalar(yaml_document_get_node(r->doc, p->key));
+
+        if (k && strcmp(k, key) == 0)
+            return yaml_document_get_node(r->doc, p->value);
+    }
+    return node;
+}
+
+/* An expression's mistake, with its line and column. */
+static int complain_of_split(struct reader *r, const yaml_node_t *node, bool one,
+                             const struct split_where *where, const char *text)
+{
+    const yaml_node_t *shape =
+        one ? node : yaml_document_get_node(r->doc, node->data.sequence.items.start[where->shape]);
+    const yaml_node_t *value;
+    size_t column;
+
+    if (where->key == SPLIT_KEYS)
+        return complain(r, shape, "split: %s", text);
+    value = value_of(r, shape, split_key_name(where->key));
+    column = value->start_mark.column + 1;
+    if (value != shape) /* in the text, behind its quote if it has one */
+        column += where->column + (value->data.scalar.style != YAML_PLAIN_SCALAR_STYLE);
+    return err_set(r->err, -EINVAL, "%s:%zu:%zu: split: %s", r->name, value->start_mark.line + 1,
+                   column, text);
+}
+
+static int read_split(struct reader *r, const struct field *f, const yaml_node_t *node, json_t *job)
+{
+    bool one = node->type == YAML_MAPPING_NODE;
+    struct jobsplit *split = NULL;
+    json_t *shapes = json_array();
+    struct split_where where;
+    struct err why;
+    int e = 0;
+
+    json_object_set_new(job, f->key, shapes);
+    if (r->depth)
+        return complain(r, node, "a combining job is not split");
+    if (one)
+        e = read_shape(r, node, shapes);
+    else if (node->type != YAML_SEQUENCE_NODE)
+        return want(r, f, node);
+    for (yaml_node_item_t *i = one ? NULL : node->data.sequence.items.start;
+         i && e == 0 && i < node->data.sequence.items.top; i++)
+        e = read_shape(r, yaml_document_get_node(r->doc, *i), shapes);
+    if (e)
+        return e;
+    if (jobsplit_new(shapes, &split, &where, &why) != 0)
+        return json_array_size(shapes) ? complain_of_split(r, node, one, &where, why.text)
+                                       : want(r, f, node);
+    jobsplit_free(split);
+    return 0;
+}
+
 static const struct field fields[] = {
     {"name", read_name, .want = "1 to 63 of a-z 0-9 . _ -"},
     {"command", read_command, .want = "a list of words, or one text for sh -c"},
@@ -314,6 +449,7 @@ static const struct field fields[] = {
     {"time_limit", read_duration, .want = "a duration such as \"2h\""},
     {"checkpoint", read_checkpoint, .want = "auto, never, or a duration such as \"10m\""},
     {"priority", read_number, -1000, 1000, "a number from -1000 to 1000"},
+    {"split", read_split, .want = "x, parts, memory, work, ... or a list of such"},
     {"then", read_then, .want = "the keys of a combining job"},
     {NULL, NULL, 0, 0, NULL},
 };

@@ -24,6 +24,8 @@ static const struct command cmd_doctor = {.name = "doctor",
                                           .summary = "check what this PC can do, and prove it"};
 static const struct command cmd_enroll = {.name = "enroll", .summary = "join this PC to a grid"};
 static const struct command cmd_master = {.name = "master", .summary = "run the master of a grid"};
+static const struct command cmd_sim = {
+    .name = "sim", .summary = "simulate a grid: the core under a virtual clock"};
 static const struct command cmd_owner = {
     .name = "owner", .summary = "what the owner of this PC wants: leave, snooze, auto, status"};
 
@@ -33,10 +35,10 @@ static const struct {
 } groups[] = {
     {"Jobs",
      {&cmd_submit, &cmd_jobs, &cmd_job, &cmd_logs, &cmd_results, &cmd_cancel, &cmd_hold,
-      &cmd_release, &cmd_checkpoint, &cmd_move, &cmd_history}},
+      &cmd_release, &cmd_checkpoint, &cmd_move, &cmd_history, &cmd_split}},
     {"The grid",
-     {&cmd_status, &cmd_pcs, &cmd_vms, &cmd_moves, &cmd_drain, &cmd_events, &cmd_image,
-      &cmd_depot}},
+     {&cmd_status, &cmd_pcs, &cmd_vms, &cmd_moves, &cmd_drain, &cmd_events, &cmd_image, &cmd_depot,
+      &cmd_sim}},
     {"People", {&cmd_login, &cmd_whoami, &cmd_user}},
     {"This PC", {&cmd_demo, &cmd_master, &cmd_enroll, &cmd_agent, &cmd_owner, &cmd_doctor}},
 };

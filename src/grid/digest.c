@@ -85,6 +85,7 @@ static void add_pc(struct hash *h, const struct grid_pc *p)
     add_bytes(h, &p->busy_ms, sizeof p->busy_ms);
     add(h, p->history_ms);
     add(h, p->busy_since_ms);
+    add_bytes(h, &p->habit, sizeof p->habit);
 }
 
 static void add_golden(struct hash *h, const struct grid_golden *x)
@@ -182,7 +183,9 @@ static void add_part(struct hash *h, const struct grid_part *p)
                             p->pause_ms,
                             p->upload_ms,
                             p->move_to,
-                            p->leave_after_ms};
+                            p->leave_after_ms,
+                            p->move_for_load,
+                            p->starves_since_ms};
 
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         add(h, all[i]);

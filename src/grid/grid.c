@@ -28,7 +28,9 @@ struct grid_config grid_config_default(void)
         .leave_wait_ms = 30000,
         .rebase_pause_ms = 500,
         .rebase_after_ms = 600000,
+        .starve_wait_ms = 120000,
         .upload_slots = 4,
+        .by_habit = true,
         .chain_max = 4,
     };
 }
@@ -89,6 +91,8 @@ void grid_free(struct grid *g)
     free(g->dirty_parts.items);
     free(g->retired.items);
     free(g->leaving.items);
+    free(g->starving.items);
+    free(g->expected.pcs.items);
     free(g->moving.items);
     free(g->waking.items);
     free(g);
@@ -149,6 +153,7 @@ enum grid_outcome grid_step(struct grid *g, const struct grid_event *event, stru
     free_retired(g);
     g->now_ms = event->now_ms;
     g->failed_on = g->died_on = 0;
+    expect_look_ahead(g);
     outcome = take(g, event, fx);
     if (outcome != GRID_OK) {
         MUST(!rows_pending(g));
@@ -275,6 +280,11 @@ const struct grid_user *grid_get_user(const struct grid *g, uint64_t user)
     return u ? &u->r : NULL;
 }
 
+uint64_t grid_move_mean_ms(const struct grid *g)
+{
+    return (uint64_t)g->move_mean_ms;
+}
+
 uint64_t grid_pc_seen_ms(const struct grid *g, uint64_t pc)
 {
     const struct pc *p = find_pc(g, pc);
@@ -347,7 +357,10 @@ static void want(const struct grid *g, const struct pc *pc, const struct part *p
         d->reason = "hold";
     } else if (!p->r.leave_after_ms && (pc->r.draining || p->r.move_to)) {
         d->want = GRID_WANT_SUSPEND;
-        d->reason = pc->r.draining ? "drain" : p->r.move_to == p->r.pc ? "rebase" : "move";
+        d->reason = pc->r.draining            ? "drain"
+                    : p->r.move_to == p->r.pc ? "rebase"
+                    : p->r.move_for_load      ? "load"
+                                              : "move";
     }
     if (p->r.checkpoint_asked > p->r.checkpoint_done)
         d->checkpoint = p->r.checkpoint_asked;

@@ -144,6 +144,17 @@ struct grid_chain {
  * one's is golden. */
 bool grid_chain_holds(const struct grid_chain *chain, const struct grid_digest *golden);
 
+/* When a PC is free, as far as anybody needs to know (habit.c): personal data, never shown. */
+enum { GRID_HOURS = 168, GRID_AGES = 5 };
+struct grid_habit {
+    struct grid_habit_counts {
+        uint16_t free_min[GRID_HOURS], ends[GRID_HOURS];       /* by hour of the week */
+        uint32_t age_expected[GRID_AGES], age_ends[GRID_AGES]; /* by how long it had been free */
+    } n;
+    uint64_t since_ms; /* it has been free; 0: it is not */
+    uint64_t faded_ms; /* forgotten up to then */
+};
+
 struct grid_pc {
     uint64_t id; /* > 0, never reused */
     char name[GRID_NAME_MAX];
@@ -165,6 +176,7 @@ struct grid_pc {
     double busy_ms; /* time with guests */
     uint64_t history_ms;
     uint64_t busy_since_ms; /* it has guests since then; 0: none */
+    struct grid_habit habit;
 };
 
 /* An image as the core sees it; what is inside is the master's business. */
@@ -203,6 +215,7 @@ struct grid_submit {
     uint64_t time_limit_ms;         /* guest run time; 0 none */
     uint64_t checkpoint_ms;         /* guest run time between checkpoints, AUTO or NEVER */
     const struct grid_submit *then; /* combining job, or NULL */
+    const char *note;               /* for its events, or NULL */
 };
 
 #define GRID_CHECKPOINT_AUTO 0 /* as checkpoint.c finds best */
@@ -266,8 +279,10 @@ struct grid_part {
         checkpoint_done;                   /* serials of those asked for by hand or for a move */
     uint32_t cost_ms, pause_ms, upload_ms; /* of one, as measured; 0 not yet */
     /* A wish to leave its PC (move.c): */
-    uint64_t move_to;        /* reserved PC, or 0 */
-    uint64_t leave_after_ms; /* 0, or a checkpoint is made first, and waited for until then */
+    uint64_t move_to;          /* reserved PC, or 0 */
+    uint64_t leave_after_ms;   /* 0, or a checkpoint is made first, and waited for until then */
+    bool move_for_load;        /* ... since it gets too little CPU here (balance.c) */
+    uint64_t starves_since_ms; /* it does, since then; 0: it does not */
 };
 
 /* A finished move, as the history keeps it (the paper's "searching + suspending + resuming"). */
@@ -376,9 +391,11 @@ struct grid_vm_report {
     uint32_t cost_ms, pause_ms; /* of the last checkpoint: what it took from the guest, of which
                                    it stood still */
     struct grid_digest damaged; /* of the chain: could not be used */
-    int32_t exit_status;        /* DONE: wait status */
-    bool oom;                   /* DONE: the guest killed it for lack of memory */
-    char note[GRID_TEXT_MAX];   /* DONE: advice for the user, e.g. /out was full */
+    /* RUNNING: thousandths of a CPU that it got lately, and that it could have used of its share */
+    uint32_t cpu_millis, cpu_due_millis;
+    int32_t exit_status;      /* DONE: wait status */
+    bool oom;                 /* DONE: the guest killed it for lack of memory */
+    char note[GRID_TEXT_MAX]; /* DONE: advice for the user, e.g. /out was full */
     struct grid_digest result;
     uint64_t result_bytes;
     uint64_t output_bytes;
@@ -397,6 +414,7 @@ struct grid_report {
     uint64_t seen_epoch;
     bool available;
     char reason[GRID_NAME_MAX];
+    bool no_habits; /* when its owner comes back is nothing to remember */
     uint64_t memory_bytes;
     uint32_t cpus;
     uint32_t speed;
@@ -521,7 +539,10 @@ struct grid_config {
     uint64_t rebase_pause_ms; /* a guest that stands longer for a checkpoint is re-based (move.c),
                                  default 500; but not before it has run for */
     uint64_t rebase_after_ms; /* since its last resume; default 10 min */
+    uint64_t starve_wait_ms;  /* a guest that gets less than half the CPU it could use moves when
+                                 that lasts; default 2 min; 0: never */
     uint32_t upload_slots;    /* suspended guests that may upload at once; default 4 */
+    bool by_habit;            /* PCs that are likely to stay free are preferred; default true */
     uint32_t chain_max;       /* longer chains are merged to three layers; default 4 */
     /* Parts do not start while the layers of all parts take nine tenths of it; 0: no limit. */
     uint64_t depot_quota_bytes;
@@ -541,6 +562,13 @@ uint64_t grid_checkpoint_interval(const struct grid_config *config, double cost_
 /* Mean time between sudden deaths (of guests, or of the PC itself) by the PC's own history; the
  * prior counts as one death. */
 double grid_pc_mtbf_ms(const struct grid_config *config, const struct grid_pc *pc);
+
+/* The PC became free, or is no longer. */
+void grid_habit_free(struct grid_habit *h, uint64_t now_ms);
+void grid_habit_busy(struct grid_habit *h, uint64_t now_ms);
+/* The probability that it stays free for so long from now on, S(x+i)/S(x) of its own free times;
+ * NAN as long as too little is known. */
+double grid_habit_stays(const struct grid_habit *h, uint64_t now_ms, uint64_t ms);
 
 /* What a guest of that size takes of a PC's memory share: its size and a quarter, since page cache
  * and private copies both count. */
@@ -632,6 +660,8 @@ void grid_each_merge(const struct grid *g,
                      bool (*fn)(void *arg, const struct grid_part *p,
                                 const struct grid_chain *chain, size_t count),
                      void *arg);
+/* What the last moves took, on average; 0: none since the start. */
+uint64_t grid_move_mean_ms(const struct grid *g);
 /* Bytes of all layers and pins of unfinished parts: what counts against the depot's quota. */
 uint64_t grid_layer_bytes(const struct grid *g);
 

@@ -9,7 +9,10 @@
  *   report.c  what a PC observes     lease.c   silence, the brake, time
  *   job.c     what users ask for     pc.c      PCs, images, users     golden.c  golden layers
  *   checkpoint.c  how often, and when asked for     slots.c   who may upload
+ *   habit.c   how long a PC is likely to stay free
  *   move.c    leaving a PC while it runs: a checkpoint, then the rest
+ *   balance.c leaving a PC whose own load is too high
+ *   expect.c  what the next hour may bring
  *   rows.c    what changed, as rows  load.c    and back               digest.c
  *
  * Records (`r`) are durable; everything else in a node is derived from records or soft. Whoever
@@ -72,6 +75,10 @@ struct part {
 
 struct job {
     struct grid_job r;
+    /* Of its parts that are done; soft, a restart begins anew: */
+    double done_ms;      /* guest time */
+    double done_work_ms; /* ... x speed of the PC */
+    uint32_t count_done;
     struct user *user;
     struct part *parts;
     struct job *prev, *next;
@@ -95,6 +102,14 @@ struct room {
     uint32_t cpus;
     uint32_t guests;
     uint32_t speed;
+    uint32_t stay;    /* how long it is likely to stay free: habit_stay() */
+    uint64_t stay_ms; /* as of then */
+};
+
+/* The most that any PC of a tree has for whoever has no reservation. */
+struct most {
+    uint64_t bytes;
+    uint32_t cpus;
 };
 
 /* PCs of one class; see room.c. */
@@ -106,15 +121,15 @@ struct shelf {
 };
 
 struct pc {
+    /* In room.c's tree; together, since a walk down the tree touches nothing else: */
+    struct pc *left, *right;
+    struct room room;
+    struct most own, most; /* its own, and of those below, too */
     struct grid_pc r;
     struct part *placed;
     struct pc *prev, *next;
     struct pc *same_key; /* in the table of names */
-    /* In room.c's tree: */
-    struct shelf *shelf; /* NULL: is given nothing now */
-    struct pc *left, *right;
-    struct room room;
-    struct room most_free, most_ever;   /* of those below */
+    struct shelf *shelf; /* of room.c; NULL: it has no room, or is given nothing now */
     struct pc *prev_heard, *next_heard; /* in the list of those that are not silent */
     struct pc *prev_lapsed, *next_lapsed;
     uint64_t seen_ms;       /* last sync; 0 never since the start */
@@ -146,6 +161,13 @@ struct list {
     size_t count, cap;
 };
 
+/* Soft: the PCs that are usually taken back in the next hour; see expect.c. */
+struct expected {
+    struct list pcs;
+    size_t at;     /* the next one whose moment comes */
+    uint64_t hour; /* since the epoch; 0: not yet looked at */
+};
+
 struct grid {
     struct grid_config config;
     struct grid_meta meta;
@@ -167,14 +189,17 @@ struct grid {
     bool place_due;          /* something changed that placement looks at */
     uint64_t brake_since_ms; /* 0: not braked */
     uint64_t layer_bytes;    /* of all chains and pins */
+    double move_mean_ms;     /* of the last moves; soft */
     bool starts_wait;        /* for room in the depot */
     struct chain *first_long;
     struct part *first_saving, *last_saving; /* the line for upload slots; see slots.c */
     struct part *next_slot;
     uint32_t count_slots;
-    struct list leaving; /* parts with leave_after_ms */
-    struct list moving;  /* parts with move_to */
-    struct list waking;  /* PCs */
+    struct list leaving;  /* parts with leave_after_ms */
+    struct list moving;   /* parts with move_to */
+    struct list starving; /* parts with starves_since_ms */
+    struct list waking;   /* PCs */
+    struct expected expected;
     /* Of the step under way: */
     uint64_t now_ms;
     uint64_t failed_on; /* PC that was already blamed in this step */
@@ -204,6 +229,12 @@ double user_share(const struct grid *g, const struct user *u);
 /* place.c */
 void grid_place(struct grid *g);
 
+/* habit.c: a PC's chances as a small number, so that PCs can stand in order. Half of the PCs of
+ * stay n are free for 2^(n-1) minutes more. */
+enum { STAY_UNKNOWN = 7, STAY_MAX = 14 };
+unsigned habit_stay(const struct grid_habit *h, uint64_t now_ms);
+unsigned stay_for(uint64_t ms);
+
 /* room.c */
 bool pc_is_eligible(const struct grid *g, const struct pc *pc, uint64_t now_ms);
 /* Whether the part would fit beside what the PC has, and what is reserved there for others. */
@@ -213,10 +244,13 @@ void room_changed(struct grid *g, struct pc *pc);
 /* Before room_for() and room_to_build(), when any changed. */
 void rooms_renew(struct grid *g);
 void rooms_free(struct grid *g);
-/* The best PC for a part of this bucket, or NULL. avoid: the PC that it left (0: none). *ret_golden
- * is what it starts from there. */
-struct pc *room_for(struct grid *g, const struct bucket_key *k, uint64_t avoid,
+/* The best PC for this part of that bucket, or NULL. *ret_golden is what it starts from there. */
+struct pc *room_for(struct grid *g, const struct bucket_key *k, const struct part *p,
                     uint64_t *ret_golden);
+/* The best PC that such a running part could go to, or NULL. */
+struct pc *room_for_move(struct grid *g, const struct part *p);
+/* It stands where its chances put it some time ago. */
+bool room_is_stale(const struct grid *g, const struct pc *pc, uint64_t now_ms);
 /* A builder for a golden layer without which PCs that have room cannot take it, or NULL. */
 struct pc *room_to_build(struct grid *g, const struct bucket_key *k);
 
@@ -262,9 +296,18 @@ bool slots_has(const struct grid *g, const struct part *p);
 
 /* move.c */
 enum grid_outcome event_move(struct grid *g, const struct grid_event *e, struct err *err);
+/* Why the part cannot move there, or GRID_OK. */
+enum grid_outcome move_check(const struct grid *g, const struct part *p, struct pc *to,
+                             struct err *err);
+/* Reserves the place, and then as move_leave(). for_load: nobody asked for it. */
+void move_begin(struct grid *g, struct part *p, struct pc *to, bool for_load);
+/* It is to leave its PC already, for whatever reason. */
+bool move_is_wanted(const struct grid *g, const struct part *p);
 /* A checkpoint first, then it is to leave. */
 void move_leave(struct grid *g, struct part *p);
 void move_stay(struct grid *g, struct part *p);
+/* A part of that job has ended, or begun to run. */
+void move_laggards(struct grid *g, struct job *j);
 /* A checkpoint was committed: whether it took so long that the guest is better re-based. */
 void move_rebase(struct grid *g, struct part *p, uint64_t layer_bytes);
 /* The reservation is over: it was placed, or will not be. */
@@ -276,6 +319,21 @@ bool move_is_due(const struct grid *g, uint64_t now_ms);
 /* Nobody moves to this PC any more. */
 void move_refuse_all(struct grid *g, const struct pc *pc);
 void move_load(struct grid *g, struct part *p);
+
+/* balance.c */
+void balance_note(struct grid *g, struct part *p, const struct grid_vm_report *vm);
+bool balance_is_news(const struct part *p, const struct grid_vm_report *vm);
+void balance_tick(struct grid *g);
+bool balance_is_due(const struct grid *g, uint64_t now_ms);
+void balance_forget(struct grid *g, struct part *p);
+void balance_load(struct grid *g, struct part *p);
+
+/* expect.c */
+/* Once an hour, at its first step: the PCs that are usually taken back in the next one. */
+void expect_look_ahead(struct grid *g);
+/* Asks for the checkpoints that are due before a usual hour. */
+void expect_tick(struct grid *g);
+bool expect_is_due(const struct grid *g, uint64_t now_ms);
 
 /* part.c: how placements begin and end. `reason` may be "". */
 void part_place(struct grid *g, struct part *p, struct pc *pc, uint64_t golden);

@@ -160,10 +160,16 @@ static const struct grid_pc *largest(const struct grid *g, bool by_memory)
 static enum grid_outcome check_size(const struct grid *g, const struct grid_submit *s,
                                     struct err *err)
 {
-    const struct grid_pc *memory = largest(g, true), *cpus = largest(g, false);
     uint64_t reserve = grid_guest_reserve(s->memory_bytes);
+    const struct grid_pc *memory, *cpus;
     char want[NUM_TEXT_MAX], have[NUM_TEXT_MAX];
 
+    for (const struct pc *pc = g->first_pc; pc; pc = pc->next)
+        if (pc->r.reported && !pc->r.forgotten && pc->r.memory_bytes >= reserve &&
+            pc->r.cpus >= s->cpus)
+            return GRID_OK;
+    memory = largest(g, true);
+    cpus = largest(g, false);
     if (!memory)
         return GRID_OK; /* no PC has said yet what it can give */
     if (memory->memory_bytes < reserve)
@@ -177,10 +183,6 @@ static enum grid_outcome check_size(const struct grid *g, const struct grid_subm
                        "no PC can give %" PRIu32 " CPUs: the most is %" PRIu32
                        " (on %s); ask for fewer with --cpus",
                        s->cpus, cpus->cpus, cpus->name);
-    for (const struct pc *pc = g->first_pc; pc; pc = pc->next)
-        if (pc->r.reported && !pc->r.forgotten && pc->r.memory_bytes >= reserve &&
-            pc->r.cpus >= s->cpus)
-            return GRID_OK;
     return err_set(err, GRID_REFUSED,
                    "no PC can give %s of memory together with %" PRIu32
                    " CPUs; ask for less with --memory or --cpus",
@@ -229,6 +231,8 @@ enum grid_outcome event_submit(struct grid *g, const struct grid_event *e, uint6
     j = create(g, &r);
     note(g, GRID_LOG_JOB, j, NULL, NULL, "submitted with %" PRIu32 " part%s", j->r.parts,
          j->r.parts == 1 ? "" : "s");
+    if (e->submit->note)
+        note(g, GRID_LOG_JOB, j, NULL, NULL, "%s", e->submit->note);
     *ret_id = j->r.id;
     return GRID_OK;
 }

@@ -215,6 +215,8 @@ void event_tick(struct grid *g)
 {
     lapse(g);
     move_tick(g);
+    expect_tick(g);
+    balance_tick(g);
     retire(g);
 }
 
@@ -227,7 +229,8 @@ bool grid_tick_due(const struct grid *g, uint64_t now_ms)
         return true;
     for (const struct pc *pc = g->first_lapsed; pc && !waits; pc = pc->next_lapsed)
         waits = !pc->released;
-    return (waits && !brakes(g, now_ms)) || move_is_due(g, now_ms) || job_to_retire(g, now_ms);
+    return (waits && !brakes(g, now_ms)) || move_is_due(g, now_ms) || expect_is_due(g, now_ms) ||
+           balance_is_due(g, now_ms) || job_to_retire(g, now_ms);
 }
 
 void grid_renew(struct grid *g, uint64_t id, uint64_t now_ms)
@@ -238,6 +241,8 @@ void grid_renew(struct grid *g, uint64_t id, uint64_t now_ms)
         return;
     if (!pc_is_eligible(g, pc, now_ms)) {
         g->place_due = true;
+        room_changed(g, pc);
+    } else if (room_is_stale(g, pc, now_ms)) {
         room_changed(g, pc);
     }
     pc->seen_ms = now_ms;

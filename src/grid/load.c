@@ -164,6 +164,7 @@ static int load_part(struct grid *g, const struct grid_part *r, struct err *err)
     if (part_is_saving_state(r->state))
         slots_add(g, p);
     move_load(g, p);
+    balance_load(g, p);
     if (r->pc) {
         pc_link_part(g, find_pc(g, r->pc), p);
         j->user->placed_cpus += j->r.cpus;

@@ -11,6 +11,9 @@
  * was started only grows, and all of it is looked at for each checkpoint; over its newest layer, in
  * a fresh process, a guest begins with nothing written.
  *
+ * In the last wave of a job, when none of its parts waits any more, one that would be done sooner
+ * on a faster PC that has become free moves there. There is never a second copy of it.
+ *
  * A reservation (move_to) holds the guest's memory and CPUs on the target from the asking until
  * the part is placed, wherever, or no longer waits for a place. Before the guest is stopped the
  * target is looked at once more: a move that cannot succeed costs the guest nothing.
@@ -58,6 +61,7 @@ static void set_target(struct grid *g, struct part *p, struct pc *target)
     if (old)
         unreserve(g, p, old);
     p->r.move_to = target ? target->r.id : 0;
+    p->r.move_for_load = false;
     if (target)
         reserve(g, p, target);
     if (waits)
@@ -68,9 +72,8 @@ static void set_target(struct grid *g, struct part *p, struct pc *target)
     part_dirty(g, p);
 }
 
-/* Why the part cannot move there, or GRID_OK. */
-static enum grid_outcome check_target(const struct grid *g, const struct part *p, struct pc *to,
-                                      struct err *err)
+enum grid_outcome move_check(const struct grid *g, const struct part *p, struct pc *to,
+                             struct err *err)
 {
     const struct pc *from = find_pc(g, p->r.pc);
     const struct grid_job *j = &p->job->r;
@@ -122,14 +125,75 @@ enum grid_outcome event_move(struct grid *g, const struct grid_event *e, struct 
                        grid_part_state_name(p->r.state));
     if (p->job->r.held)
         return err_set(err, GRID_CONFLICT, "its job is held");
-    bad = check_target(g, p, to, err);
+    bad = move_check(g, p, to, err);
     if (bad)
         return bad;
-    set_target(g, p, to);
-    move_leave(g, p);
+    move_begin(g, p, to, false);
     note(g, GRID_LOG_PART, p->job, p, to, "is to move to %s%s%s", to->r.name,
          e->name ? ", asked for by " : "", e->name ? e->name : "");
     return GRID_OK;
+}
+
+void move_begin(struct grid *g, struct part *p, struct pc *to, bool for_load)
+{
+    set_target(g, p, to);
+    p->r.move_for_load = for_load;
+    move_leave(g, p);
+}
+
+bool move_is_wanted(const struct grid *g, const struct part *p)
+{
+    return p->r.leave_after_ms || p->r.move_to || p->job->r.held || find_pc(g, p->r.pc)->r.draining;
+}
+
+/* ---- parts that lag -------------------------------------------------------------------------- */
+
+/* A move is worth it when it saves as much, and that share of what is left. */
+enum { LAST_WAVE_MAX = 64, GAIN_LEAST_MS = 30000 };
+#define GAIN_LEAST 0.25
+
+static double speed_of(const struct pc *pc)
+{
+    return pc->r.speed ? pc->r.speed : 1;
+}
+
+/* What is left of it where it is: parts of a job are alike. */
+static double left_ms(const struct grid *g, const struct part *p)
+{
+    const struct job *j = p->job;
+    double ran_ms = (double)p->r.run_ms + (double)ms_between(p->r.move_placed_ms, g->now_ms);
+
+    return j->done_work_ms / j->count_done / speed_of(find_pc(g, p->r.pc)) - ran_ms;
+}
+
+static void hurry(struct grid *g, struct part *p)
+{
+    struct pc *to = room_for_move(g, p), *from = find_pc(g, p->r.pc);
+    double left = left_ms(g, p);
+    double gain = to ? left - g->move_mean_ms - left * speed_of(from) / speed_of(to) : 0;
+
+    if (gain < GAIN_LEAST_MS || gain < GAIN_LEAST * left || move_check(g, p, to, NULL) != GRID_OK)
+        return;
+    move_begin(g, p, to, false);
+    note(g, GRID_LOG_PART, p->job, p, to, "lags on %s: is to move to %s, which is faster",
+         from->r.name, to->r.name);
+}
+
+void move_laggards(struct grid *g, struct job *j)
+{
+    const uint32_t *count = j->r.count;
+    uint32_t ended = count[GRID_DONE] + count[GRID_FAILED] + count[GRID_CANCELLED];
+
+    /* What a move costs here must be known. */
+    if (!j->count_done || g->move_mean_ms <= 0 || j->r.held || count[GRID_QUEUED] ||
+        count[GRID_SUSPENDED] || j->r.parts - ended > LAST_WAVE_MAX)
+        return;
+    for (uint32_t i = 0; i < j->r.parts; i++) {
+        struct part *p = &j->parts[i];
+
+        if (p->r.state == GRID_RUNNING && !p->r.move_to && !p->r.leave_after_ms && !p->bucket)
+            hurry(g, p);
+    }
 }
 
 void move_leave(struct grid *g, struct part *p)
@@ -145,7 +209,7 @@ void move_rebase(struct grid *g, struct part *p, uint64_t layer_bytes)
     /* One that changes most of its memory between two checkpoints would be as slow again. */
     if (p->r.pause_ms <= g->config.rebase_pause_ms || layer_bytes > p->job->r.memory_bytes / 4 ||
         ms_between(p->r.move_placed_ms, g->now_ms) < g->config.rebase_after_ms ||
-        p->r.leave_after_ms || p->r.move_to || p->job->r.held || pc->r.draining)
+        move_is_wanted(g, p))
         return;
     set_target(g, p, pc);
     note(g, GRID_LOG_PART, p->job, p, pc, "is re-based: it stood %" PRIu32 " ms for a checkpoint",
@@ -169,7 +233,7 @@ void move_ripe(struct grid *g, struct part *p)
     struct pc *to = p->r.move_to ? find_pc(g, p->r.move_to) : NULL;
     struct err why = {""};
 
-    if (to && check_target(g, p, to, &why) != GRID_OK) {
+    if (to && move_check(g, p, to, &why) != GRID_OK) {
         note(g, GRID_LOG_PART, p->job, p, to, "does not move to %s: %s", to->r.name, why.text);
         set_target(g, p, NULL);
     }

@@ -43,6 +43,7 @@ static void unplace(struct grid *g, struct part *p)
         pc_busy(g, pc, false);
     pc_wake(g, pc);
     move_stay(g, p);
+    balance_forget(g, p);
     p->r.checkpoint_done = p->r.checkpoint_asked;
     p->r.checkpoint_ms = 0;
     p->r.pc = 0;
@@ -86,6 +87,7 @@ void part_ran(struct grid *g, struct part *p)
     part_move(g, p, GRID_RUNNING);
     if (!p->r.started_ms)
         p->r.started_ms = g->now_ms;
+    move_laggards(g, p->job);
     if (!p->r.move_started_ms)
         return;
     note_move(g, p, pc->r.id);
@@ -306,6 +308,11 @@ void part_ended(struct grid *g, struct part *p, const struct grid_vm_report *vm)
     p->r.exit_status = vm->exit_status;
     if (vm->peak_bytes > p->r.peak_bytes)
         p->r.peak_bytes = vm->peak_bytes;
+    if (vm->exit_status == 0) {
+        p->job->done_ms += (double)p->r.run_ms;
+        p->job->done_work_ms += (double)p->r.run_ms * (pc->r.speed ? pc->r.speed : 1);
+        p->job->count_done++;
+    }
     unplace(g, p);
     pc_succeeded(g, pc);
     if (vm->exit_status != 0) {
@@ -325,6 +332,7 @@ void part_ended(struct grid *g, struct part *p, const struct grid_vm_report *vm)
     note(g, GRID_LOG_PART, p->job, p, pc, "%s on %s%s%s", vm->exit_status ? "failed" : "done",
          pc->r.name, p->r.reason[0] ? ": " : "", p->r.reason);
     chain_clear(g, p);
+    move_laggards(g, p->job);
     job_part_final(g, p->job);
 }
 

@@ -238,6 +238,7 @@ enum grid_outcome event_pc_forget(struct grid *g, const struct grid_event *e, st
     if (!pc)
         return bad;
     lose_all(g, pc, "its PC was forgotten");
+    pc->r.habit = (struct grid_habit){0};
     pc->r.forgotten = true;
     pc->r.available = false;
     room_changed(g, pc);

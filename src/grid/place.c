@@ -10,8 +10,8 @@
  * While the layers of suspended guests fill the depot, nothing new is started.
  *
  * Of the PCs that fit, in this order: the one that is reserved for the part (unless it failed
- * there), not the one the part left or failed on, the one with the fewest guests, the faster, the
- * one known longer.
+ * there), not the one the part left or failed on, one that is likely to stay free as long as the
+ * part needs (habit.c), the one with the fewest guests, the faster, the one known longer.
  */
 #include "grid/internal.h"
 
@@ -40,7 +40,7 @@ static bool place_one(struct grid *g, struct bucket *b)
     bool waits = !b->key.golden && g->starts_wait;
     struct part *p = b->heap[0];
     uint64_t golden = 0;
-    struct pc *pc = waits ? NULL : room_for(g, &b->key, p->r.move_from, &golden);
+    struct pc *pc = waits ? NULL : room_for(g, &b->key, p, &golden);
     struct pc *builder = pc || b->key.golden ? NULL : room_to_build(g, &b->key);
 
     if (builder)

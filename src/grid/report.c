@@ -67,7 +67,7 @@ static bool vm_is_news(const struct grid *g, const struct part *p, const struct 
         return true;
     if (p->r.state == GRID_CANCELLING)
         return false;
-    if (layers_are_news(g, p, vm) || answers(p, vm))
+    if (layers_are_news(g, p, vm) || answers(p, vm) || balance_is_news(p, vm))
         return true;
     if (vm->state == GRID_VM_PREPARING)
         return false;
@@ -94,13 +94,20 @@ static enum missing judge_missing(const struct part *p, const struct grid_report
 
 bool reason_is_wish(const struct grid_report *r, const char *reason)
 {
-    static const char *const wishes[] = {"owner", "shutdown", "sleep", "snooze",
-                                         "drain", "hold",     "move",  "rebase"};
+    static const char *const wishes[] = {"owner", "shutdown", "sleep",  "snooze", "drain",
+                                         "hold",  "move",     "rebase", "load"};
 
     for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++)
         if (strcmp(reason, wishes[i]) == 0)
             return true;
     return !r->available && reason[0] && strcmp(reason, r->reason) == 0;
+}
+
+static bool knows_habits(const struct grid_pc *pc)
+{
+    static const struct grid_habit nothing;
+
+    return memcmp(&pc->habit, &nothing, sizeof nothing) != 0; /* there is no padding in it */
 }
 
 static bool pc_is_news(const struct grid_pc *pc, const struct grid_report *r)
@@ -109,7 +116,18 @@ static bool pc_is_news(const struct grid_pc *pc, const struct grid_report *r)
            (!r->available && strncmp(pc->reason, r->reason, sizeof pc->reason) != 0) ||
            pc->memory_bytes != r->memory_bytes || pc->cpus != r->cpus || pc->speed != r->speed ||
            strcmp(pc->cls.machine, r->cls.machine) != 0 || strcmp(pc->cls.cpu, r->cls.cpu) != 0 ||
-           strcmp(pc->cls.accel, r->cls.accel) != 0 || pc->cls.qemu_version != r->cls.qemu_version;
+           strcmp(pc->cls.accel, r->cls.accel) != 0 ||
+           pc->cls.qemu_version != r->cls.qemu_version || (r->no_habits && knows_habits(pc));
+}
+
+static void note_habit(struct pc *pc, const struct grid_report *r, uint64_t now_ms)
+{
+    if (r->no_habits)
+        pc->r.habit = (struct grid_habit){0};
+    else if (!r->available)
+        grid_habit_busy(&pc->r.habit, now_ms);
+    else if (!pc->r.habit.since_ms)
+        grid_habit_free(&pc->r.habit, now_ms);
 }
 
 static void apply_pc(struct grid *g, struct pc *pc, const struct grid_report *r)
@@ -119,6 +137,7 @@ static void apply_pc(struct grid *g, struct pc *pc, const struct grid_report *r)
     if (!pc->r.reported || pc->r.available != r->available)
         note(g, GRID_LOG_PC, NULL, NULL, pc, r->available ? "%s is free" : "%s is busy (%s)",
              pc->r.name, r->reason[0] ? r->reason : "unknown");
+    note_habit(pc, r, g->now_ms);
     pc->r.reported = true;
     pc->r.available = r->available;
     COPY_TEXT(pc->r.reason, r->available ? "" : r->reason);
@@ -178,6 +197,7 @@ static void take_live(struct grid *g, struct part *p, const struct grid_report *
     enum grid_part_state to = implied(r, vm);
 
     take_checkpoint(g, p, vm);
+    balance_note(g, p, vm);
     if (vm->state == GRID_VM_PREPARING)
         return;
     part_ran(g, p);

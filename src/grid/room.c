@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Who has room: every PC that may be given work, in the order in which placement prefers them, so
- * that the best one for a part is found without looking at all.
+ * Who has room: the PCs that may be given work and have memory and a CPU left, in the order in
+ * which placement prefers them, so that the best one for a part is found without looking at all.
  *
  * PCs of one class (and builders apart) stand on one shelf: a treap in the order of preference,
- * whose nodes know the most memory and CPUs, free and in all, of any PC below them. "The first that
- * fits" skips every branch in which none can. Priorities are a hash of the id, so that the same
- * PCs always make the same tree.
+ * whose nodes know the most memory and CPUs of any PC below them. "The first that fits" skips every
+ * branch in which none can. Priorities are a hash of the id, so that the same PCs always make the
+ * same tree.
  *
  * A PC whose room may have changed is marked with room_changed(); before anybody looks, those and
  * no others are put in their places. One that went silent is found out when it comes up.
@@ -39,7 +39,8 @@ static void take(struct room *room, uint64_t memory_bytes, uint32_t cpus)
 
 static struct room room_of(const struct grid *g, const struct pc *pc)
 {
-    struct room room = {.memory_bytes = pc->r.memory_bytes, .cpus = pc->r.cpus};
+    struct room room = {
+        .memory_bytes = pc->r.memory_bytes, .cpus = pc->r.cpus, .speed = pc->r.speed};
 
     for (const struct part *p = pc->placed; p; p = p->next_placed)
         if (part_takes_room(p->r.state))
@@ -84,6 +85,8 @@ static uint64_t priority(const struct pc *pc)
 /* The order of preference. */
 static bool before(const struct pc *a, const struct pc *b)
 {
+    if (a->room.stay != b->room.stay)
+        return a->room.stay > b->room.stay;
     if (a->room.guests != b->room.guests)
         return a->room.guests < b->room.guests;
     if (a->room.speed != b->room.speed)
@@ -91,36 +94,19 @@ static bool before(const struct pc *a, const struct pc *b)
     return a->r.id < b->r.id;
 }
 
-/* What anybody may have who has no reservation. */
-static struct room usable(const struct pc *pc)
+static void raise_to(struct most *m, const struct most *other)
 {
-    struct room room = pc->room;
-
-    room.memory_bytes -=
-        pc->incoming_bytes < room.memory_bytes ? pc->incoming_bytes : room.memory_bytes;
-    room.cpus -= pc->incoming_cpus < room.cpus ? pc->incoming_cpus : room.cpus;
-    return room;
+    m->bytes = other->bytes > m->bytes ? other->bytes : m->bytes;
+    m->cpus = other->cpus > m->cpus ? other->cpus : m->cpus;
 }
 
-static void most(struct room *m, const struct room *r)
-{
-    m->memory_bytes = r->memory_bytes > m->memory_bytes ? r->memory_bytes : m->memory_bytes;
-    m->cpus = r->cpus > m->cpus ? r->cpus : m->cpus;
-}
-
-/* What a node knows of itself and those below it. */
 static void sum_up(struct pc *pc)
 {
-    struct pc *sides[] = {pc->left, pc->right};
-
-    pc->most_free = usable(pc);
-    pc->most_ever = (struct room){.memory_bytes = pc->r.memory_bytes, .cpus = pc->r.cpus};
-    for (int i = 0; i < 2; i++) {
-        if (!sides[i])
-            continue;
-        most(&pc->most_free, &sides[i]->most_free);
-        most(&pc->most_ever, &sides[i]->most_ever);
-    }
+    pc->most = pc->own;
+    if (pc->left)
+        raise_to(&pc->most, &pc->left->most);
+    if (pc->right)
+        raise_to(&pc->most, &pc->right->most);
 }
 
 /* Into those before and those after the pivot. */
@@ -209,13 +195,29 @@ static void take_down(struct pc *pc)
     pc->left = pc->right = NULL;
 }
 
+static struct most own_of(const struct pc *pc)
+{
+    struct most own = {0};
+
+    if (pc->room.memory_bytes > pc->incoming_bytes)
+        own.bytes = pc->room.memory_bytes - pc->incoming_bytes;
+    if (pc->room.cpus > pc->incoming_cpus)
+        own.cpus = pc->room.cpus - pc->incoming_cpus;
+    return own;
+}
+
 static void put_up(struct grid *g, struct pc *pc)
 {
     take_down(pc);
     if (!pc_is_eligible(g, pc, g->now_ms))
         return;
     pc->room = room_of(g, pc);
-    pc->room.speed = pc->r.speed;
+    if (!pc->room.memory_bytes || !pc->room.cpus)
+        return;
+    pc->room.stay_ms = g->now_ms;
+    pc->room.stay =
+        g->config.by_habit ? habit_stay(&pc->r.habit, g->now_ms) : (unsigned)STAY_UNKNOWN;
+    pc->own = own_of(pc);
     pc->shelf = shelf_for(g, pc);
     pc->shelf->root = insert(pc->shelf->root, pc);
 }
@@ -255,29 +257,38 @@ static bool failed_on(const struct bucket_key *k, const struct pc *pc)
            k->failed_pcs[2] == pc->r.id;
 }
 
+/* What a part asks of a PC beside its bucket's key. */
+struct wish {
+    const struct bucket_key *k;
+    uint64_t avoid;     /* the PC that it left */
+    unsigned low, high; /* how long the PC is likely to stay free */
+};
+
 /* The first below this node that fits, is neither the one it left nor one that it failed on. */
-static struct pc *first(struct pc *tree, const struct bucket_key *k, uint64_t avoid)
+static struct pc *first(struct pc *tree, const struct wish *w)
 {
+    const struct bucket_key *k = w->k;
     struct pc *found;
 
-    if (!tree || tree->most_free.memory_bytes < grid_guest_reserve(k->memory_bytes) ||
-        tree->most_free.cpus < k->cpus)
+    if (!tree || tree->most.bytes < grid_guest_reserve(k->memory_bytes) ||
+        tree->most.cpus < k->cpus)
         return NULL;
-    found = first(tree->left, k, avoid);
+    /* Those on the left are likely to stay longer. */
+    found = tree->room.stay <= w->high ? first(tree->left, w) : NULL;
     if (found)
         return found;
-    if (tree->r.id != avoid && !failed_on(k, tree) && fits(tree, &tree->room, k))
+    if (tree->room.stay >= w->low && tree->room.stay <= w->high && tree->r.id != w->avoid &&
+        !failed_on(k, tree) && fits(tree, &tree->room, k))
         return tree;
-    return first(tree->right, k, avoid);
+    return tree->room.stay >= w->low ? first(tree->right, w) : NULL;
 }
 
 /* The same, of those that can still be heard. */
-static struct pc *first_on(struct grid *g, struct shelf *s, const struct bucket_key *k,
-                           uint64_t avoid)
+static struct pc *first_on(struct grid *g, struct shelf *s, const struct wish *w)
 {
     struct pc *pc;
 
-    while ((pc = first(s->root, k, avoid)) && !pc_is_eligible(g, pc, g->now_ms))
+    while ((pc = first(s->root, w)) && !pc_is_eligible(g, pc, g->now_ms))
         take_down(pc);
     return pc;
 }
@@ -305,12 +316,12 @@ static struct pc *this_one(const struct grid *g, const struct bucket_key *k, uin
                : NULL;
 }
 
-static struct pc *first_of_all(struct grid *g, const struct bucket_key *k, uint64_t avoid)
+static struct pc *first_of_all(struct grid *g, const struct wish *w)
 {
     struct pc *best = NULL;
 
     for (struct shelf *s = g->shelves; s; s = s->next) {
-        struct pc *pc = base_for(g, k, &s->cls) ? first_on(g, s, k, avoid) : NULL;
+        struct pc *pc = base_for(g, w->k, &s->cls) ? first_on(g, s, w) : NULL;
 
         if (pc && (!best || before(pc, best)))
             best = pc;
@@ -318,26 +329,51 @@ static struct pc *first_of_all(struct grid *g, const struct bucket_key *k, uint6
     return best;
 }
 
-/* Whether some PC below this node could take it once it has room. */
-static bool could(const struct grid *g, const struct pc *tree, const struct bucket_key *k)
-{
-    uint64_t need = grid_guest_reserve(k->memory_bytes);
-
-    if (!tree || tree->most_ever.memory_bytes < need || tree->most_ever.cpus < k->cpus)
-        return false;
-    if (pc_is_eligible(g, tree, g->now_ms) && !failed_on(k, tree) && tree->r.memory_bytes >= need &&
-        tree->r.cpus >= k->cpus)
-        return true;
-    return could(g, tree->left, k) || could(g, tree->right, k);
-}
-
-/* Then it waits for that one rather than fail again. */
+/* Whether some PC on which the part has not failed could take it once it has room: then it waits
+ * for that one rather than fail again. */
 static bool other_pc_could(const struct grid *g, const struct bucket_key *k)
 {
-    for (const struct shelf *s = g->shelves; s; s = s->next)
-        if ((!k->golden || grid_class_fits(&k->cls, &s->cls)) && could(g, s->root, k))
+    for (const struct pc *pc = g->first_pc; pc; pc = pc->next)
+        if (pc_is_eligible(g, pc, g->now_ms) && !failed_on(k, pc) &&
+            pc->r.memory_bytes >= grid_guest_reserve(k->memory_bytes) && pc->r.cpus >= k->cpus &&
+            (!k->golden || grid_class_fits(&k->cls, &pc->r.cls)))
             return true;
     return false;
+}
+
+/* How much longer it is likely to run on a PC of the usual speed; 0: nobody knows. Parts of a job
+ * are alike. */
+static uint64_t remaining_ms(const struct part *p)
+{
+    const struct job *j = p->job;
+    double ms = j->count_done ? j->done_ms / j->count_done - (double)p->r.run_ms : 0;
+
+    return ms > 1 ? (uint64_t)ms : 0;
+}
+
+/* A short part takes the PC that is just likely enough to stay, and leaves the others to long ones:
+ * twice as long as it needs, and again twice. Otherwise the one that is likely to stay longest. */
+static struct pc *best_of_all(struct grid *g, const struct bucket_key *k, const struct part *p)
+{
+    uint64_t ms = remaining_ms(p);
+    unsigned enough = stay_for(ms) + 3;
+    struct wish w = {k, p->r.move_from, 0, STAY_MAX};
+
+    for (unsigned stay = enough; ms && stay < STAY_MAX && g->config.by_habit; stay++) {
+        struct wish just = {k, p->r.move_from, stay, stay};
+        struct pc *pc = first_of_all(g, &just);
+
+        if (pc)
+            return pc;
+    }
+    return first_of_all(g, &w);
+}
+
+bool room_is_stale(const struct grid *g, const struct pc *pc, uint64_t now_ms)
+{
+    enum { OLD_MS = 1800000 };
+
+    return pc->shelf && g->config.by_habit && ms_between(pc->room.stay_ms, now_ms) >= OLD_MS;
 }
 
 static struct pc *unless_failed(const struct bucket_key *k, struct pc *pc)
@@ -345,7 +381,7 @@ static struct pc *unless_failed(const struct bucket_key *k, struct pc *pc)
     return pc && !failed_on(k, pc) ? pc : NULL;
 }
 
-/* Of those that it failed on. */
+/* Of those that it failed on, unless it had better wait for another. */
 static struct pc *best_failed(const struct grid *g, const struct bucket_key *k)
 {
     struct pc *best = NULL;
@@ -356,19 +392,19 @@ static struct pc *best_failed(const struct grid *g, const struct bucket_key *k)
         if (pc && (!best || before(pc, best)))
             best = pc;
     }
-    return best;
+    return best && !other_pc_could(g, k) ? best : NULL;
 }
 
-struct pc *room_for(struct grid *g, const struct bucket_key *k, uint64_t avoid,
+struct pc *room_for(struct grid *g, const struct bucket_key *k, const struct part *p,
                     uint64_t *ret_golden)
 {
     struct pc *best = unless_failed(k, this_one(g, k, k->target));
 
     if (!best)
-        best = first_of_all(g, k, avoid);
+        best = best_of_all(g, k, p);
     if (!best)
-        best = unless_failed(k, this_one(g, k, avoid));
-    if (!best && !other_pc_could(g, k))
+        best = unless_failed(k, this_one(g, k, p->r.move_from));
+    if (!best)
         best = best_failed(g, k);
     if (!best)
         return NULL;
@@ -376,19 +412,33 @@ struct pc *room_for(struct grid *g, const struct bucket_key *k, uint64_t avoid,
     return best;
 }
 
+struct pc *room_for_move(struct grid *g, const struct part *p)
+{
+    struct bucket_key k = {.memory_bytes = p->job->r.memory_bytes,
+                           .image = p->job->r.image,
+                           .golden = p->r.golden,
+                           .cpus = p->job->r.cpus,
+                           .cls = find_pc(g, p->r.pc)->r.cls};
+
+    memcpy(k.failed_pcs, p->r.failed_pcs, sizeof k.failed_pcs);
+    rooms_renew(g);
+    return best_of_all(g, &k, p);
+}
+
 struct pc *room_to_build(struct grid *g, const struct bucket_key *k)
 {
     struct bucket_key any = *k;
+    struct wish w = {&any, 0, 0, STAY_MAX};
 
     memset(any.failed_pcs, 0, sizeof any.failed_pcs);
     for (struct shelf *s = g->shelves; s; s = s->next) {
         struct pc *best = NULL;
 
-        if (golden_for(g, k, &s->cls) || !first_on(g, s, &any, 0))
+        if (golden_for(g, k, &s->cls) || !first_on(g, s, &w))
             continue;
         for (struct shelf *b = g->shelves; b; b = b->next) {
             struct pc *pc =
-                b->builder && grid_class_fits(&b->cls, &s->cls) ? first_on(g, b, &any, 0) : NULL;
+                b->builder && grid_class_fits(&b->cls, &s->cls) ? first_on(g, b, &w) : NULL;
 
             if (pc && (!best || before(pc, best)))
                 best = pc;

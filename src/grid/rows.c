@@ -118,6 +118,7 @@ void note_move(struct grid *g, const struct part *p, uint64_t to_pc)
     m->resume_ms = ms_clamp(ms_between(p->r.move_placed_ms, g->now_ms));
     m->total_ms = ms_clamp(ms_between(p->r.move_started_ms, g->now_ms));
     m->bytes = top ? top->size_bytes : 0;
+    g->move_mean_ms += (m->total_ms - g->move_mean_ms) / (g->move_mean_ms > 0 ? 16 : 1);
 }
 
 void note_truncate(struct grid *g, const struct part *p)

@@ -9,6 +9,7 @@
 
 #include "base/buf.h"
 #include "base/cleanup.h"
+#include "guest/disk.h"
 #include "guest/net.h"
 #include "guest/system.h"
 #include "guest/tar_read.h"
@@ -310,5 +311,7 @@ int inputs_prepare(const struct start *s, struct err *ret_err)
         r = place_inputs(s, ret_err);
     if (r == 0)
         r = mount_out(s, ret_err);
+    if (r == 0)
+        r = s->disk ? disk_mount(ret_err) : 0;
     return r;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What must be in place before a part's program runs: its files in /in, an empty /out of its size,
- * host name and network. Runs in a child of init, so that init goes on answering the host;
- * mounts and addresses are the machine's and stay.
+ * its network drive at /disk, host name and network. Runs in a child of init, so that init goes on
+ * answering the host; mounts and addresses are the machine's and stay.
  */
 #ifndef YADO_GUEST_INPUTS_H
 #define YADO_GUEST_INPUTS_H

@@ -161,6 +161,8 @@ int start_parse(const char *json, size_t len, struct start *ret, struct err *ret
 
             s->network_nat = strcmp(word, "nat") == 0;
             free(word);
+        } else if (strcmp(key, "disk") == 0) {
+            s->disk = json_bool(&j);
         } else if (strcmp(key, "inputs") == 0) {
             read_inputs(&j, s, ret_err);
         } else {

@@ -29,6 +29,7 @@ struct start {
     uint64_t time_limit_ms;   /* 0: none */
     uint64_t out_limit_bytes; /* 0: what the memory allows */
     bool network_nat;
+    bool disk; /* the network drive goes to /disk */
     struct start_input *inputs;
     size_t count_inputs;
 };

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -153,6 +154,44 @@ void blob_close(struct blob *b)
     free(b);
 }
 
+static int copy_file(int from, const struct blob *b)
+{
+    off_t at = 0;
+
+    if (lseek(b->data_fd, 0, SEEK_SET) < 0)
+        return -errno;
+    while ((uint64_t)at < b->size) {
+        ssize_t n = sendfile(b->data_fd, from, &at, b->size - (uint64_t)at);
+
+        if (n <= 0)
+            return n < 0 ? -errno : -EIO;
+    }
+    return 0;
+}
+
+int blob_cache_add(const char *cache_dir, const char *path, struct err *ret_err)
+{
+    AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+    char digest[DIGEST_HEX_BYTES];
+    struct blob *b;
+    uint64_t size;
+    int r = fd < 0 ? -errno : digest_of_fd(fd, digest, &size);
+
+    if (r)
+        return err_set(ret_err, r, "%s: %s", path, strerror(-r));
+    r = blob_open(cache_dir, digest, size, &b, ret_err);
+    if (r)
+        return r;
+    if (b->count && memchr(b->have, 0, b->count))
+        r = copy_file(fd, b);
+    if (r)
+        err_set(ret_err, r, "%s: cannot copy %s: %s", b->path, path, strerror(-r));
+    else if (b->count)
+        memset(b->have, 1, b->count);
+    blob_close(b);
+    return r;
+}
+
 uint64_t blob_size(const struct blob *b)
 {
     return b->size;
@@ -276,7 +315,14 @@ static int write_full(int fd, const uint8_t *data, size_t len, uint64_t offset)
     return 0;
 }
 
-bool blob_check_block(struct blob *b, uint64_t block)
+bool blob_has_block(const struct blob *b, uint64_t block)
+{
+    MUST(block < b->count);
+    return b->have[block] != 0;
+}
+
+/* True when the block is on the disk and is what the list says; a damaged one is forgotten. */
+static bool check_block(struct blob *b, uint64_t block)
 {
     size_t len = block_length(b, block);
     AUTO_FREE uint8_t *data = NULL;
@@ -369,23 +415,15 @@ static int fetch_run(struct blob *b, struct http *h, const char *url, uint64_t b
     return r;
 }
 
-int blob_fetch_block(struct blob *b, struct http *h, const char *url, uint64_t block,
-                     struct err *ret_err)
-{
-    MUST(b->list && block < b->count);
-    return fetch_run(b, h, url, block, 1, ret_err);
-}
-
-/* Blocks first..end-1. */
-static int fetch_missing(struct blob *b, struct http *h, const char *url, uint64_t first,
-                         uint64_t end, struct err *ret_err)
+int blob_fetch_blocks(struct blob *b, struct http *h, const char *url, uint64_t first, uint64_t end,
+                      struct err *ret_err)
 {
     int r = blob_need_list(b, h, url, ret_err);
 
     for (uint64_t i = first; r == 0 && i < end;) {
         uint64_t run = 0;
 
-        while (run < RUN_BLOCKS && i + run < end && !blob_check_block(b, i + run))
+        while (run < RUN_BLOCKS && i + run < end && !check_block(b, i + run))
             run++;
         if (run)
             r = fetch_run(b, h, url, i, run, ret_err);
@@ -396,7 +434,7 @@ static int fetch_missing(struct blob *b, struct http *h, const char *url, uint64
 
 int blob_fetch_all(struct blob *b, struct http *h, const char *url, struct err *ret_err)
 {
-    return fetch_missing(b, h, url, 0, b->count, ret_err);
+    return blob_fetch_blocks(b, h, url, 0, b->count, ret_err);
 }
 
 int blob_read(struct blob *b, struct http *h, const char *url, uint64_t offset, void *data,
@@ -405,8 +443,8 @@ int blob_read(struct blob *b, struct http *h, const char *url, uint64_t offset, 
     int r;
 
     MUST(len && offset < b->size && len <= b->size - offset);
-    r = fetch_missing(b, h, url, offset / BLOB_BLOCK_BYTES,
-                      (offset + len - 1) / BLOB_BLOCK_BYTES + 1, ret_err);
+    r = blob_fetch_blocks(b, h, url, offset / BLOB_BLOCK_BYTES,
+                          (offset + len - 1) / BLOB_BLOCK_BYTES + 1, ret_err);
     if (r)
         return r;
     r = read_full(b->data_fd, data, len, offset);

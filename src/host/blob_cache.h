@@ -49,18 +49,22 @@ bool blob_may_retry(int result);
 
 /* Gets the list of sums once; later calls return at once. */
 int blob_need_list(struct blob *b, struct http *h, const char *url, struct err *ret_err);
-/* True when the block is on the disk and is what the list says; a damaged one is forgotten. The
- * list must be there. */
-bool blob_check_block(struct blob *b, uint64_t block);
-/* Fetches one block and writes it; -EBADMSG when it is not what the list says. */
-int blob_fetch_block(struct blob *b, struct http *h, const char *url, uint64_t block,
-                     struct err *ret_err);
+/* True when the block was fetched at some time; it may be damaged since. */
+bool blob_has_block(const struct blob *b, uint64_t block);
+/* Makes the blocks first..end-1 good, and the list be there: what is on the disk is compared with
+ * the list, what is missing or damaged fetched, in long ranges. One attempt: what was fetched
+ * before an error stays. -EBADMSG: a block came that is not what the list says. */
+int blob_fetch_blocks(struct blob *b, struct http *h, const char *url, uint64_t first, uint64_t end,
+                      struct err *ret_err);
 /* Reads a range, after getting the blocks of it that are missing. One attempt. */
 int blob_read(struct blob *b, struct http *h, const char *url, uint64_t offset, void *data,
               size_t len, struct err *ret_err);
-/* Gets everything that is missing, list included, and verifies all of it. One attempt: what was
- * fetched before an error stays. */
+/* The same for all of them. */
 int blob_fetch_all(struct blob *b, struct http *h, const char *url, struct err *ret_err);
+
+/* Copies a file of this PC, so that it need not come over the network when a blob of its bytes is
+ * needed. */
+int blob_cache_add(const char *cache_dir, const char *path, struct err *ret_err);
 
 /* Removes blobs (and .mem files) that nobody has open, longest unused first, until the cache's
  * files take at most max_bytes. */

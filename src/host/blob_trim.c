@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Keeping the blob cache below its size: the longest unused entries that nobody has open go
- * first. An entry is DIGEST.have with DIGEST.data, or a DIGEST.mem (composed memory); its lock is
- * on the .have or the .mem file (of an earlier version), and its last use is that file's
- * modification time.
+ * first. An entry is DIGEST.have with DIGEST.data, a DIGEST.hot (what guests read first, by the
+ * pager) or a DIGEST.mem (composed memory, of an earlier version); its lock is on the file named
+ * first, and its last use is that file's modification time.
  */
 #include "base/buf.h"
 #include "base/cleanup.h"
@@ -43,7 +43,8 @@ static bool read_entry(int dir, const char *name, struct entry *ret)
     struct stat st, data;
     char other[80];
 
-    if (strlen(name) >= sizeof ret->name || !(str_ends(name, ".have") || str_ends(name, ".mem")))
+    if (strlen(name) >= sizeof ret->name ||
+        !(str_ends(name, ".have") || str_ends(name, ".hot") || str_ends(name, ".mem")))
         return false;
     if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode))
         return false;

@@ -9,10 +9,13 @@
 #include "host/http_internal.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 
 enum { STREAM_TIMEOUT_MS = 15000, HEAD_MAX = 16 * 1024, POLL_MS = 1000 };
@@ -37,15 +40,17 @@ static ssize_t verdict(CURLcode code, size_t n)
 static ssize_t stream_recv(void *arg, void *data, size_t len)
 {
     size_t n = 0;
+    CURLcode code = curl_easy_recv(((struct http *)arg)->easy, data, len, &n);
 
-    return verdict(curl_easy_recv(((struct http *)arg)->easy, data, len, &n), n);
+    return verdict(code, n);
 }
 
 static ssize_t stream_send(void *arg, const void *data, size_t len)
 {
     size_t n = 0;
+    CURLcode code = curl_easy_send(((struct http *)arg)->easy, data, len, &n);
 
-    return verdict(curl_easy_send(((struct http *)arg)->easy, data, len, &n), n);
+    return verdict(code, n);
 }
 
 static int stream_fd(struct http *h)
@@ -165,6 +170,20 @@ static int upgrade(struct http *h, const char *url, const char *protocol, int *r
     return -EREMOTEIO;
 }
 
+/* A peer that went without a word, or a network that drops everything, breaks the stream in time;
+ * else a new one would not be tried for a quarter of an hour. */
+static void notice_silence(int fd)
+{
+    const int on = 1, idle_s = 10, every_s = 5;
+    const unsigned quiet_ms = 30000;
+
+    /* Where one is not known, the others still help. */
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every_s, sizeof every_s);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &quiet_ms, sizeof quiet_ms);
+}
+
 int http_stream_open(struct http *h, const char *url, const char *protocol, int *ret_status,
                      struct err *ret_err)
 {
@@ -172,5 +191,8 @@ int http_stream_open(struct http *h, const char *url, const char *protocol, int 
 
     *ret_status = 0;
     r = http_connect(h, url, ret_err);
-    return r ? r : upgrade(h, url, protocol, ret_status, ret_err);
+    if (r)
+        return r;
+    notice_silence(stream_fd(h));
+    return upgrade(h, url, protocol, ret_status, ret_err);
 }

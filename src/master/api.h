@@ -89,6 +89,8 @@ const struct grid_pc *api_find_pc(struct core *c, struct req *r, const char *nam
 /* api_jobs.c */
 /* api_submit.c */
 enum req_next api_submit(struct req *r);
+/* plan.c */
+enum req_next api_split_plan(struct req *r);
 /* api_jobs.c */
 enum req_next api_jobs(struct req *r);
 enum req_next api_history(struct req *r);

@@ -12,7 +12,9 @@
 
 #include "base/must.h"
 #include "depot/depot.h"
+#include "master/plan.h"
 #include "master/digests.h"
+#include "master/drives.h"
 
 #include <errno.h>
 #include <gnutls/crypto.h>
@@ -23,6 +25,7 @@ enum { KEY_MAX = 255 };
 struct submit_call {
     struct jobspec *spec;
     char *text, *then_text; /* the specs as the core keeps them */
+    char *note;             /* how it was split; NULL before */
     struct grid_digest *blobs;
     size_t count_blobs;
     const char *key; /* Idempotency-Key, or NULL */
@@ -35,6 +38,7 @@ static void submit_free(void *p)
     jobspec_free(call->spec);
     free(call->text);
     free(call->then_text);
+    free(call->note);
     free(call->blobs);
     free(call);
 }
@@ -93,6 +97,12 @@ static bool fill_submit(struct core *c, struct req *r, const struct jobspec *spe
                               shown);
         return false;
     }
+    const char *lack = spec->disk_bytes ? drives_lack() : NULL;
+    if (lack) {
+        (void)req_reply_error(r, 400, "no_drives",
+                              "disk: the master lacks %s: ask its administrator", lack);
+        return false;
+    }
     *ret = (struct grid_submit){
         .name = spec->name,
         .spec = text,
@@ -135,16 +145,51 @@ static bool is_repeated(struct core *c, struct req *r)
     return true;
 }
 
+static bool too_many_inputs(struct req *r, const struct jobspec *spec)
+{
+    if (!spec->then || spec->then->count_inputs + spec->parts <= JOBSPEC_INPUTS_MAX)
+        return false;
+    (void)req_reply_error(
+        r, 400, "bad_job",
+        "then: a combining job has at most %d inputs, and each of the %u parts is "
+        "one: use fewer parts",
+        JOBSPEC_INPUTS_MAX, spec->parts);
+    return true;
+}
+
+/* As many parts as the plan says; false when a reply was made. */
+static bool split(struct core *c, struct req *r)
+{
+    struct submit_call *call = r->data;
+    struct plan_table *t = xcalloc(1, sizeof *t);
+    int bad = master_plan(c, call->spec, false, t);
+    if (bad) {
+        (void)req_reply_error(r, bad < 0 ? 400 : 409, "no_plan", "split: %s", t->why);
+    } else {
+        jobspec_take_split(call->spec, &t->candidates[t->choice.chosen]);
+        call->note = xasprintf("split as planned: %s", t->why);
+        free(call->text);
+        free(call->then_text);
+        call->text = spec_text(call->spec);
+        call->then_text = call->spec->then ? spec_text(call->spec->then) : NULL;
+    }
+    free(t);
+    return !bad && !too_many_inputs(r, call->spec);
+}
+
 static enum core_next submit_core(struct core *c, struct req *r)
 {
     struct submit_call *call = r->data;
     struct grid_submit submit, then;
     if (is_repeated(c, r))
         return CORE_REPLIED;
+    if (call->spec->split && !call->note && !split(c, r))
+        return CORE_REPLIED;
     if (!fill_submit(c, r, call->spec, call->text, &submit) ||
         (call->spec->then && !fill_submit(c, r, call->spec->then, call->then_text, &then)))
         return CORE_REPLIED;
     submit.then = call->spec->then ? &then : NULL;
+    submit.note = call->note;
     struct grid_event e = {.kind = GRID_EV_SUBMIT, .user = r->user, .submit = &submit};
     enum grid_outcome outcome = core_step(c, r, &e);
     if (outcome != GRID_OK)
@@ -203,11 +248,8 @@ enum req_next api_submit(struct req *r)
     if (bad < 0)
         return req_reply_error(r, 400, "bad_job", "%s", e.text);
     struct jobspec *then = call->spec->then;
-    if (then && then->count_inputs + call->spec->parts > JOBSPEC_INPUTS_MAX)
-        return req_reply_error(r, 400, "bad_job",
-                               "then: a combining job has at most %d inputs, and each of the %u "
-                               "parts is one: use fewer parts",
-                               JOBSPEC_INPUTS_MAX, call->spec->parts);
+    if (too_many_inputs(r, call->spec))
+        return REQ_REPLIED;
     call->text = spec_text(call->spec);
     call->then_text = then ? spec_text(then) : NULL;
     return call->key ? core_post(r, look_for_key) : look_at_inputs(r);

@@ -14,8 +14,10 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { DRIVES_PART_BITS = 17 };
 
@@ -344,6 +346,29 @@ static void *care_main(void *arg)
     }
     drive_unlock(&all->lock);
     return NULL;
+}
+
+/* ---- what it needs -------------------------------------------------------------------------- */
+
+static bool is_program(const char *name)
+{
+    const char *path = getenv("PATH");
+    /* mke2fs is not on the search path of an ordinary user. */
+    AUTO_FREE char *folders = xasprintf("%s:/usr/sbin:/sbin", path ? path : "/usr/bin");
+    char *save = NULL;
+    for (char *f = strtok_r(folders, ":", &save); f; f = strtok_r(NULL, ":", &save)) {
+        AUTO_FREE char *file = xasprintf("%s/%s", f, name);
+        if (access(file, X_OK) == 0)
+            return true;
+    }
+    return false;
+}
+
+const char *drives_lack(void)
+{
+    if (!is_program("qemu-storage-daemon"))
+        return "qemu-storage-daemon (package qemu-system-common)";
+    return is_program("mke2fs") ? NULL : "mke2fs (package e2fsprogs)";
 }
 
 /* ---- start and end -------------------------------------------------------------------------- */

@@ -24,6 +24,9 @@
 
 struct drives;
 
+/* A program without which there are no drives, and its package; NULL: all are there. */
+const char *drives_lack(void);
+
 /* Learns which folders stand in DIR (made when missing). Until drives_start() nothing is removed.
  */
 int drives_open(const char *dir, struct drives **ret_drives, struct err *ret_err);

@@ -55,6 +55,9 @@ static const char usage[] =
     "  --lease TIME        how long a PC may be silent before its VMs go elsewhere (60s)\n"
     "  --requeue tail|head where a moved job waits in its queue (tail)\n"
     "  --retire TIME       how long a finished job stays in memory (60s)\n"
+    "  --rebalance TIME    a guest that gets less than half of the CPU it could use moves when "
+    "that\n"
+    "                      lasts so long (2m; 0: never)\n"
     "  --upload-slots N    how many suspended guests are uploaded at once (4)\n"
     "  --depot-quota SIZE  nothing new starts while layers of guests take nine tenths of it "
     "(none)\n"
@@ -111,6 +114,7 @@ enum option_code {
     OPT_LEASE,
     OPT_REQUEUE,
     OPT_RETIRE,
+    OPT_REBALANCE,
     OPT_UPLOAD_SLOTS,
     OPT_DEPOT_QUOTA,
     OPT_HISTORY,
@@ -127,6 +131,7 @@ static const struct option long_options[] = {
     {"lease", required_argument, NULL, OPT_LEASE},
     {"requeue", required_argument, NULL, OPT_REQUEUE},
     {"retire", required_argument, NULL, OPT_RETIRE},
+    {"rebalance", required_argument, NULL, OPT_REBALANCE},
     {"upload-slots", required_argument, NULL, OPT_UPLOAD_SLOTS},
     {"depot-quota", required_argument, NULL, OPT_DEPOT_QUOTA},
     {"history", required_argument, NULL, OPT_HISTORY},
@@ -191,6 +196,8 @@ static int take_option(struct options *o, enum option_code code, const char *val
         return 0;
     case OPT_RETIRE:
         return take_time("--retire", value, &o->config.grid.retire_ms);
+    case OPT_REBALANCE:
+        return take_time("--rebalance", value, &o->config.grid.starve_wait_ms);
     case OPT_UPLOAD_SLOTS:
         return take_slots(o, value);
     case OPT_DEPOT_QUOTA:
@@ -409,14 +416,12 @@ static void sweep(struct master *m)
 
 static void wait_for_end(struct master *m, const sigset_t *signals)
 {
+    struct timespec pause = {.tv_sec = SWEEP_EVERY_S};
     int sig;
-    for (;;) {
-        struct timespec pause = {.tv_sec = SWEEP_EVERY_S};
-        sig = sigtimedwait(signals, NULL, &pause);
-        if (sig > 0)
-            break;
+    do {
         sweep(m);
-    }
+        sig = sigtimedwait(signals, NULL, &pause);
+    } while (sig <= 0);
     log_info("%s: ending", strsignal(sig));
 }
 

@@ -58,6 +58,8 @@ static int vm_report(const struct sync_vm *vm, struct grid_layer *layers,
         .output_bytes = vm->output_bytes,
         .run_ms = vm->run_ms,
         .peak_bytes = vm->peak_bytes,
+        .cpu_millis = vm->cpu_millis,
+        .cpu_due_millis = vm->cpu_due_millis,
         .stop_ms = vm->stop_ms,
         .save_ms = vm->save_ms,
         .upload_ms = vm->upload_ms,
@@ -91,6 +93,7 @@ static int take_wire(struct report *r, struct err *e)
     count_layers = 0;
     r->grid = (struct grid_report){
         .available = from->available,
+        .no_habits = from->no_habits,
         .memory_bytes = from->memory_bytes,
         .cpus = from->cpus,
         .speed = from->speed,

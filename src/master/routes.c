@@ -13,6 +13,7 @@ const struct route routes[] = {
     {"GET", "/metrics", REQ_USER, api_metrics, NULL},
 
     {"POST", "/v1/jobs", REQ_USER, api_submit, NULL},
+    {"POST", "/v1/split/plan", REQ_USER, api_split_plan, NULL},
     {"GET", "/v1/jobs", REQ_USER, api_jobs, NULL},
     {"GET", "/v1/jobs/{id}", REQ_USER, api_job, NULL},
     {"POST", "/v1/jobs/{id}/cancel", REQ_USER, api_cancel, NULL},

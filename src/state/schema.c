@@ -134,6 +134,13 @@ static const char *const steps[] = {
     "CREATE INDEX submission_job ON submission(job);",
     /* 4: network drives. */
     "ALTER TABLE layer ADD COLUMN disk_cut INTEGER NOT NULL DEFAULT 0;",
+    /* 5: guests that get too little CPU; when PCs are free: struct grid_habit_counts. */
+    "ALTER TABLE part ADD COLUMN move_for_load INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE part ADD COLUMN starves_since_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE pc ADD COLUMN habit BLOB;"
+    "ALTER TABLE pc ADD COLUMN free_since_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE pc ADD COLUMN habit_faded_ms INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE pc SET habit = zeroblob(712);",
 };
 
 enum { KNOWN = sizeof steps / sizeof *steps, APPLICATION_ID = 0x7961646f /* "yado" */ };

@@ -84,6 +84,19 @@ static void add_drive(struct vm_args *a, const char *name, int fd, int fdset, ui
          name, slot);
 }
 
+/* NBD. Every write is done when it is acknowledged, so the guest need not flush. Requests do not
+ * wait for a new connection: they would hold up a stop. */
+static void add_network_drive(struct vm_args *a, int fd)
+{
+    addf(a, "-blockdev",
+         "driver=nbd,node-name=drive,server.type=unix,server.path=/proc/self/fd/%d,export=drive,"
+         "reconnect-delay=0,open-timeout=10",
+         fd);
+    add(a, "-device",
+        "virtio-blk-pci,drive=drive,serial=drive,addr=08,rerror=stop,werror=stop,write-cache=off,"
+        "discard=off,write-zeroes=off");
+}
+
 /* The folder stands on the command line so that people, and an agent that cleans up after a
  * supervisor, see whose process it is. A comma in a value is written twice. */
 static void add_name(struct vm_args *a, const char *dir)
@@ -131,6 +144,8 @@ void vm_args_make(const struct vm_config *c, const char *qemu, uint32_t version,
     add(a, "-device", "virtio-rng-pci,addr=06");
     addf(a, "-netdev", "user,id=net,ipv6=off,restrict=%s", c->network_nat ? "off" : "on");
     add(a, "-device", "virtio-net-pci,netdev=net,addr=07,romfile=");
+    if (fds->drive >= 0)
+        add_network_drive(a, fds->drive);
 }
 
 void vm_args_deinit(struct vm_args *a)

@@ -2,7 +2,8 @@
  *
  * QEMU's command line for a guest. Everything that QEMU opens is handed over as a descriptor, so
  * it needs no right to any path. The machine is the same for every guest of a class, whatever it
- * runs: golden layers are resumed with other drives behind the same devices.
+ * runs: golden layers are resumed with other drives behind the same devices. Only the network drive
+ * is a device more, which golden's state says nothing of: it begins as after a reset.
  *
  * Never here, because guest memory is a private file mapping whose holes must not be punched and
  * whose pages nobody else may hold: balloon, discard, free-page reporting, vhost, vfio.
@@ -24,6 +25,7 @@ struct vm_fds {
     int initrd;
     int root;
     int input;
+    int drive; /* a socket's name: to be connected to */
 };
 
 struct vm_args {

@@ -35,6 +35,11 @@ struct vm_config {
     const char *initrd;
     const char *root;  /* read-only erofs image file (may be on the pager's mount), or NULL */
     const char *input; /* read-only raw file behind /dev/vdb, size fixed: VM_INPUT_BYTES */
+    /* Socket of an NBD server, or NULL: a writable drive that golden has not seen; its guest finds
+     * it when it looks for new devices. It keeps it for life. A write that the server acknowledges
+     * is done. When a connection breaks, requests fail, are kept (VM_EVENT_IO_ERROR), and make a
+     * new connection when they are issued again. */
+    const char *drive;
     const char
         *memory_file;    /* the composed memory of exactly memory_bytes: resume. NULL: cold boot */
     struct vm_class cls; /* machine, cpu, accel; version is filled in by vm_launch() */

@@ -275,11 +275,10 @@ struct ends {
 
 static void ends_close(struct ends *e)
 {
-    int *fds[] = {&e->theirs.qmp,    &e->theirs.guest,  &e->theirs.console,
-                  &e->theirs.memory, &e->theirs.kernel, &e->theirs.initrd,
-                  &e->theirs.root,   &e->theirs.input,  &e->qmp,
-                  &e->guest,         &e->log,           &e->cgroups[0],
-                  &e->cgroups[1],    &e->cgroups[2]};
+    int *fds[] = {&e->theirs.qmp,    &e->theirs.guest,  &e->theirs.console, &e->theirs.memory,
+                  &e->theirs.kernel, &e->theirs.initrd, &e->theirs.root,    &e->theirs.input,
+                  &e->theirs.drive,  &e->qmp,           &e->guest,          &e->log,
+                  &e->cgroups[0],    &e->cgroups[1],    &e->cgroups[2]};
 
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
         cleanup_close(fds[i]);
@@ -333,6 +332,8 @@ static int ends_open(const struct vm_config *c, struct ends *e, struct err *err)
         r = open_file("root image", c->root, O_RDONLY, &e->theirs.root, err);
     if (!r && c->input)
         r = open_input(c->input, &e->theirs.input, err);
+    if (!r && c->drive)
+        r = open_file("network drive", c->drive, O_PATH, &e->theirs.drive, err);
     return r ? r : open_cgroups(c->cgroup, e, err);
 }
 
@@ -466,7 +467,7 @@ static struct vm *vm_new(const struct vm_config *c, struct ends *e, pid_t pid)
 int vm_launch(const struct vm_config *config, struct vm **ret_vm, struct err *ret_err)
 {
     const char *qemu = config->qemu ? config->qemu : "qemu-system-x86_64";
-    struct ends e = {{-1, -1, -1, -1, -1, -1, -1, -1}, -1, -1, -1, {-1, -1, -1}};
+    struct ends e = {{-1, -1, -1, -1, -1, -1, -1, -1, -1}, -1, -1, -1, {-1, -1, -1}};
     uint32_t version = config->cls.qemu_version;
     pid_t pid = -1;
     int r;

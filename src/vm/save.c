@@ -22,7 +22,9 @@
 #include <string.h>
 
 enum { DRAIN_MS = 15000 };
-#define ARENA_BYTES_MIN (64ull << 20)
+/* What 100 MB that changed need, with what each thread holds ready: the guest of a checkpoint then
+ * stands for copying alone. */
+#define ARENA_BYTES_MIN (128ull << 20)
 
 struct vm_save {
     struct layer_prints *prints;

@@ -10,6 +10,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,8 +36,30 @@ void jobspec_free(struct jobspec *spec)
     free(spec->argv);
     free(spec->env);
     free(spec->inputs);
+    jobsplit_free(spec->split);
     jobspec_free(spec->then);
     free(spec);
+}
+
+static void set_env(struct jobspec *spec, const char *name, const char *value)
+{
+    spec->env = xreallocarray(spec->env, spec->count_env + 1, sizeof *spec->env);
+    spec->env[spec->count_env++] = (struct jobspec_env){xstrdup(name), xstrdup(value)};
+}
+
+void jobspec_take_split(struct jobspec *spec, const struct plan_candidate *c)
+{
+    char x[32];
+
+    snprintf(x, sizeof x, "%.15g", c->x);
+    spec->parts = (uint32_t)c->parts;
+    spec->memory_bytes = c->memory_bytes;
+    for (struct jobspec *s = spec; s; s = s->then) {
+        set_env(s, "YADO_SPLIT", x);
+        set_env(s, "YADO_SPLIT_NAME", c->shape);
+    }
+    jobsplit_free(spec->split); /* with it, c->shape */
+    spec->split = NULL;
 }
 
 /* ---- defaults and bounds -------------------------------------------------------------------- */
@@ -83,6 +106,12 @@ void jobspec_defaults(struct jobspec *spec)
         spec->cpus = 1;
     if (spec->then)
         jobspec_defaults(spec->then);
+}
+
+uint64_t jobspec_split_memory(const struct plan_candidate *c)
+{
+    return (c->memory_bytes + JOBSPEC_SYSTEM_BYTES + JOBSPEC_MEMORY_STEP - 1) /
+           JOBSPEC_MEMORY_STEP * JOBSPEC_MEMORY_STEP;
 }
 
 static bool is_env_name(const char *s)
@@ -433,6 +462,15 @@ static int get_key(const char *key, const json_t *json, bool may_then, struct jo
     } else if (strcmp(key, "priority") == 0) {
         r = get_number(key, json, -1000, 1000, &v, e);
         spec->priority = (int32_t)v;
+    } else if (strcmp(key, "split") == 0) {
+        struct err deeper = {.text = ""};
+
+        if (!may_then)
+            return err_set(e, -EINVAL, "split: a combining job is not split");
+        jobsplit_free(spec->split);
+        spec->split = NULL;
+        r = jobsplit_new(json, &spec->split, NULL, &deeper);
+        return r < 0 ? err_set(e, r, "split: %s", deeper.text) : 0;
     } else if (strcmp(key, "then") == 0) {
         struct err deeper = {.text = ""};
 
@@ -456,6 +494,9 @@ static int get_spec(const json_t *json, bool may_then, struct jobspec **ret_spec
     if (!json_is_object(json))
         return err_set(e, -EINVAL, "a job is an object, not %s",
                        json ? record_json_kind(json) : "nothing");
+    if (json_object_get(json, "split") &&
+        (json_object_get(json, "parts") || json_object_get(json, "memory")))
+        return err_set(e, -EINVAL, "split: says parts and memory already; leave them out");
     spec = jobspec_new();
     json_object_foreach((json_t *)json, key, value)
     {
@@ -541,6 +582,8 @@ json_t *jobspec_to_json(const struct jobspec *spec)
     if (spec->checkpoint_ms)
         json_object_set_new(out, "checkpoint", jobspec_checkpoint_json(spec->checkpoint_ms));
     json_object_set_new(out, "priority", json_integer(spec->priority));
+    if (spec->split)
+        json_object_set(out, "split", spec->split->json);
     if (spec->then)
         json_object_set_new(out, "then", jobspec_to_json(spec->then));
     return out;

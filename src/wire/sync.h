@@ -42,9 +42,10 @@ struct sync_vm {
     char note[SYNC_TEXT_MAX];
     struct sync_layer *layers; /* durable, of this epoch, not yet in the desired chain; owned */
     size_t count_layers;
-    char damaged[65];           /* a layer of the chain that could not be used */
-    uint64_t checkpoint;        /* the largest serial whose checkpoint is durable */
-    uint32_t cost_ms, pause_ms; /* of the last checkpoint; its upload is upload_ms */
+    char damaged[65];                    /* a layer of the chain that could not be used */
+    uint64_t checkpoint;                 /* the largest serial whose checkpoint is durable */
+    uint32_t cost_ms, pause_ms;          /* of the last checkpoint; its upload is upload_ms */
+    uint32_t cpu_millis, cpu_due_millis; /* CPU it got lately; could have used of its share */
     int32_t exit_status;
     bool oom;
     char result[65];
@@ -63,6 +64,7 @@ struct sync_report {
     char agent[33]; /* random per agent process */
     bool available;
     char reason[64];       /* why not available */
+    bool no_habits;        /* the master is not to remember when its owner comes back */
     uint64_t memory_bytes; /* share that guests may have together */
     uint32_t cpus;
     uint32_t speed;

@@ -52,10 +52,12 @@ class BlobServer:
         self.requests = []       # (method, path, range header)
         self.damage = {}         # (digest, block) -> how often to send it damaged
         self.stall = threading.Event()  # set: data requests hang
+        self.hang_from = {}      # digest -> requests that reach beyond this offset hang meanwhile
         self.release = threading.Event()
         self.output = b""
         self.output_status = 200
         self.blob_status = None
+        self.cuts = []           # the next uploads end after so many bytes
         self.port = 0
         self.server = None
         self.lock = threading.Lock()
@@ -168,6 +170,8 @@ class BlobHandler(http.server.BaseHTTPRequestHandler):
         if not rng:
             return self.answer(200, data)
         first, last = int(rng[1]), int(rng[2])
+        while last >= o.hang_from.get(m[1], len(data)) and not o.release.wait(0.02):
+            pass
         part = bytearray(data[first:last + 1])
         with o.lock:
             for block in range(first // BLOCK, last // BLOCK + 1):
@@ -187,6 +191,10 @@ class BlobHandler(http.server.BaseHTTPRequestHandler):
     def do_PUT(self):
         o, what = self.owner, self.allowed()
         if what is None:
+            return
+        if o.cuts:
+            self.rfile.read(o.cuts.pop(0))
+            self.close_connection = True
             return
         data = self.body()
         if o.blob_status:

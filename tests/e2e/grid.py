@@ -9,6 +9,7 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -228,12 +229,25 @@ class Grid:
         except Failed as e:
             raise Failed(f"{e}: {self.parts(job)}") from None
 
+    def wait_elsewhere(self, job, pc, timeout=60):
+        """Waits until the job's one part runs on another PC than that; its name."""
+        return wait_for(f"job {job} to run elsewhere than on {pc}", lambda: [
+            p["pc"] for p in self.parts(job) if p["state"] == "running" and p["pc"] != pc],
+            timeout)[0]
+
     def log(self, job, part=0, stream=None):
         args = ["logs", job, part] + (["--stream", stream] if stream else [])
         return self.yado(*args)
 
     def moves(self, job=None):
         return [m for m in self.json("moves")["moves"] if job is None or m["job"] == job]
+
+    def owner_says(self, pc, word):
+        """What `owner` says to the agent, without the time that a program takes to start."""
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(str(self.dir / pc / "owner.sock"))
+            s.sendall(json.dumps({"cmd": word}).encode() + b"\n")
+            s.recv(65536)
 
     def owner(self, pc, *words):
         return self.yado("owner", *words, "--state", self.dir / pc)

@@ -18,6 +18,9 @@ from api import ApiGrid, Client, FakePC
 from grid import ROOT, YADO, wait_for
 
 
+pytestmark = pytest.mark.xdist_group("api")
+
+
 @pytest.fixture(scope="module")
 def grid():
     with ApiGrid(master_args=["--lease", "30s"]) as g:
@@ -115,6 +118,15 @@ def test_quota(grid):
     ({"command": ["x"], "inputs": [{"path": "../a", "digest": "ab" * 32, "size": 1}]}, ["path"]),
     ({"command": ["x"], "parts": 5000, "then": {"command": ["y"]}}, ["then", "parts"]),
     ({"command": []}, ["command"]),
+    ({"command": ["x"], "split": []}, ["split", "list"]),
+    ({"command": ["x"], "parts": 2, "split": [{"x": [1], "parts": "x", "memory": "1", "work": "1"}]},
+     ["split", "parts"]),
+    ({"command": ["x"], "split": [{"x": [1], "parts": "x +", "memory": "1", "work": "1"}]},
+     ["split", "parts", "missing"]),
+    ({"command": ["x"], "split": [{"x": [1e9], "parts": "x", "memory": "1", "work": "1"}]},
+     ["split", "parts", "100000"]),
+    ({"command": ["x"], "split": [{"x": [1], "let": {"a": "b", "b": "a"}, "parts": "a", "memory": "1",
+                                   "work": "1"}]}, ["needs itself"]),
 ])
 def test_bad_jobs(grid, spec, words):
     before = grid.admin("GET", "/v1/jobs?all=1", 200).json()
@@ -505,6 +517,25 @@ def test_checkpoints_and_damage(grid):
     forget(grid, job, [pc, other])
 
 
+def test_an_upload_that_is_cut_off_leaves_nothing(grid):
+    (pc, other), job, key = pcs_at_work(grid, "pc-u1", "pc-u2")
+    data = bytes(range(256)) * 4096
+    digest = hashlib.sha256(data).hexdigest()
+    host, port = grid.url.split("//")[1].split(":")
+    trust = ssl.create_default_context(cafile=grid.ca)
+    trust.check_hostname = False
+    for cut in [0, 1, *range(65536, len(data), 65536), len(data) - 1]:
+        with socket.create_connection((host, int(port))) as s, trust.wrap_socket(s) as tls:
+            tls.sendall(f"PUT /v1/vm/{key[0]}.{key[1]}.{key[2]}/blobs/{digest} HTTP/1.1\r\n"
+                        f"Host: {host}\r\nAuthorization: Bearer {pc.desired[key]['grant']}\r\n"
+                        f"Content-Length: {len(data)}\r\n\r\n".encode() + data[:cut])
+        assert pc.data("HEAD", key, f"blobs/{digest}").status_code == 404, cut
+    wait_for("the drafts to go", lambda: not list((grid.dir / "master/depot/tmp").iterdir()))
+    assert pc.put(key, data) == digest
+    assert pc.data("HEAD", key, f"blobs/{digest}").status_code == 200
+    forget(grid, job, [pc, other])
+
+
 def test_a_move_to_a_named_pc(grid):
     (pc, other), job, key = pcs_at_work(grid, "pc-m1", "pc-m2")
     other.report["available"] = False
@@ -581,6 +612,40 @@ def check_held_syncs(grid):
     assert not second.is_alive()
     pc.sync()
     assert pc.desired.get(key, {}).get("want", "drop") == "drop"
+
+
+def test_a_job_is_split_as_planned():
+    split = [{"name": "blocks", "x": [2, 3], "let": {"n": "2048", "b": "n / x"}, "parts": "x^2",
+              "memory": "5 * b^2 * 8", "work": "2 * b^2 * n / 1e9", "output": "b^2 * 8"}]
+    spec = {"command": ["x"], "split": split, "then": {"command": ["y"]}}
+    with ApiGrid() as grid:
+        grid.admin.error("POST", "/v1/split/plan", 409, "no PC", json=spec)
+        grid.admin.error("POST", "/v1/split/plan", 400, "no split", json={"command": ["x"]})
+        pcs = [FakePC(grid, f"pc-{i}", memory=1 << 30, cpus=1) for i in range(4)]
+        for pc in pcs:
+            pc.sync()
+        plan = grid.admin("POST", "/v1/split/plan", 200, json=spec).json()
+        assert plan["pcs"] == 4 and plan["naive"] == 0 and plan["chosen"] == 0, plan
+        assert [c["parts"] for c in plan["candidates"]] == [4, 9]
+        assert plan["candidates"][0]["expected_s"] < plan["candidates"][1]["expected_s"]
+        job = grid.admin("POST", "/v1/jobs", 201, json=spec).json()
+        assert job["parts"] == 4
+        events = grid.admin("GET", f"/v1/events?job={job['id']}", 200).json()["events"]
+        assert any("split as planned: blocks x = 2: 4 parts" in e["text"] for e in events), events
+        shown = grid.admin("GET", f"/v1/jobs/{job['id']}", 200).json()
+        assert shown["memory_bytes"] == 160 << 20, shown  # 40 MB, and its system
+        # Its program is told; and what is too large for all is refused only when that is asked for.
+        pcs[0].build_golden()
+        for pc in pcs:
+            pc.sync()
+        key = next(k for pc in pcs for k in pc.desired if k[0] == job["id"])
+        placed = next(pc for pc in pcs if key in pc.desired).desired[key]
+        assert placed["spec"]["env"]["YADO_SPLIT"] == "2", placed["spec"]
+        assert placed["spec"]["env"]["YADO_SPLIT_NAME"] == "blocks" and "split" not in placed["spec"]
+        split[0]["memory"] = "64 * 1024M / x"
+        grid.admin.error("POST", "/v1/split/plan?no_swap=1", 409, "memory", json=spec)
+        plan = grid.admin("POST", "/v1/split/plan", 200, json=spec).json()
+        assert all(c["swaps"] for c in plan["candidates"]) and "least bad" in plan["why"]
 
 
 def test_images(grid):

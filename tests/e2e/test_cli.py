@@ -13,6 +13,9 @@ import pytest
 from grid import Grid, YADO
 
 
+pytestmark = pytest.mark.xdist_group("cli")
+
+
 @pytest.fixture(scope="module")
 def grid():
     """A master alone: nothing of this needs a guest."""

@@ -50,6 +50,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+pytestmark = pytest.mark.xdist_group("cli_master")
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     d = tmp_path_factory.mktemp("ca")

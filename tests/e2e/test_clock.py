@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wall clocks that are an hour off, or are set by an hour while everything runs: jobs run on, moves
-work, nothing is moved for nothing. The clocks of real daemons are set by wallclock.c."""
+work, nothing is moved for nothing. And PCs that sleep. The clocks of real daemons are set by
+wallclock.c."""
+import os
 import pathlib
 import re
+import signal
 import struct
+import time
 
 from grid import Grid, YADO, wait_for
 
@@ -23,9 +27,21 @@ class ClockGrid(Grid):
     def clock(self, name):
         return self.dir / f"{name}.clock"
 
-    def set_clock(self, name, off_s):
+    def set_clock(self, name, off_s, slept_s=0):
         with open(self.clock(name), "r+b" if self.clock(name).exists() else "wb") as f:
-            f.write(struct.pack("=q", off_s))  # in place: it is mapped
+            f.write(struct.pack("=qq", off_s, slept_s))  # in place: it is mapped
+
+    def freeze(self, pc, sig=signal.SIGSTOP):
+        for pid in self.pids(str(self.dir / pc)):
+            os.kill(pid, sig)
+
+    def wake(self, pc):
+        """It was frozen, and slept for hours."""
+        self.set_clock(pc, 3 * HOUR, 3 * HOUR)
+        self.freeze(pc, signal.SIGCONT)
+
+    def supervisor_says(self, pc):
+        return "".join(p.read_text() for p in (self.dir / pc / "vm").glob("*/supervisor.log"))
 
     def daemon_env(self, name):
         if not self.clock(name).exists():
@@ -127,3 +143,42 @@ def test_the_masters_clock_is_set_while_it_runs():
         g.move(jobs[0])
         for job in jobs:
             g.check_ticks(job)
+
+
+def test_a_pc_that_slept_asks_before_its_guest_runs():
+    """Nobody announced the sleep, and nobody answers at first."""
+    with ClockGrid({}, pcs=1, memory="300M", master_args=["--lease", "8s"]) as g:
+        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+        g.wait_state(job, "running")
+        g.wait_ticks(job)
+        part = g.parts(job)[0]
+        g.master.kill(signal.SIGSTOP, wait=False)
+        g.freeze("pc-1")
+        said = len(g.supervisor_says("pc-1"))
+        g.wake("pc-1")
+        wait_for("the guest to be stopped", lambda: "paused" in g.supervisor_says("pc-1")[said:], 10)
+        time.sleep(2)  # what is tested: it stays so, as long as nobody allows it
+        assert "running" not in g.supervisor_says("pc-1")[said:]
+        g.master.kill(signal.SIGCONT, wait=False)
+        g.wait_ticks(job)
+        g.check_ticks(job)
+        now = g.parts(job)[0]
+        assert (now["epoch"], now["pc"]) == (part["epoch"], part["pc"]) and not g.moves(job)
+
+
+def test_a_guest_that_lives_elsewhere_when_its_pc_wakes():
+    with ClockGrid({}, pcs=2, memory="300M", master_args=["--lease", "8s"]) as g:
+        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+        g.wait_state(job, "running")
+        g.wait_ticks(job)
+        g.yado("checkpoint", job)
+        wait_for("the checkpoint", lambda: g.parts(job)[0]["layers"] == 1, 20)
+        was = g.parts(job)[0]["pc"]
+        g.freeze(was)
+        g.wait_elsewhere(job, was)
+        g.wait_ticks(job)
+        g.wake(was)
+        wait_for("the old guest to be gone", lambda: not list((g.dir / was / "vm").iterdir()), 30)
+        g.wait_ticks(job)
+        g.check_ticks(job)
+        assert [m["reason"] for m in g.moves(job)] == ["died"]

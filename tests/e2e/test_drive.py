@@ -21,6 +21,9 @@ READER = (f"i=0; while [ $i -lt {FILES} ]; do md5sum /data/f$i || echo BROKEN $i
           "usleep 150000; done; echo end")
 
 
+pytestmark = pytest.mark.xdist_group("drive")
+
+
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
     """A root of busybox and files of random bytes: (erofs file, expected output)."""

@@ -81,11 +81,12 @@ def test_hostile_results_and_escapes(tmp_path):
 
 
 def test_a_pc_whose_disk_is_full_loses_nothing(tmp_path):
-    """The part goes to a PC that has room; the events name what was wrong."""
+    """What it needs does not fit there. The part goes to a PC that has room; the events name what was
+    wrong."""
     with Grid(pcs=0) as g:
         small = g.dir / "pc-1"
         small.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m,mode=755", "small", small], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m,mode=755", "small", small], check=True)
         g.add_pc("pc-1")
         g.add_pc("pc-2", builder=True)
         first = g.submit("--memory", "128M", "--", "echo", "made golden")
@@ -199,9 +200,10 @@ def bad_images(folder):
 
 
 def test_guests_that_never_answer(tmp_path):
-    """Given up after a minute of their running time, by name; the grid's failures, not the job's;
+    """Given up after --guest-silence of their running time, by name; the grid's failures, not the job's;
     the PC is good for other jobs, and in the end the job is held. (All tries: YADO_SOAK.)"""
-    with Grid(pcs=1, memory="500M", master_args=["--images", str(bad_images(tmp_path / "i"))]) as g:
+    with Grid(pcs=1, memory="500M", master_args=["--images", str(bad_images(tmp_path / "i"))],
+              agent_args=["--guest-silence", "25s"]) as g:
         def events(job=None):
             return [e["text"] for e in g.json("events")["events"] if e.get("job") == job]
 
@@ -218,12 +220,12 @@ def test_guests_that_never_answer(tmp_path):
         g.wait_state(good, "done")
         assert g.log(hangs, 0, "out") in ("", "alive\n")  # of the run that counts
         if os.environ.get("YADO_SOAK"):
-            g.wait_state(silent, "held", timeout=400)
+            g.wait_state(silent, "held", timeout=200)
             assert "guest does not answer" in g.parts(silent)[0]["reason"]
-            g.wait_state(hangs, "held", timeout=1200)
+            g.wait_state(hangs, "held", timeout=600)
             assert "guest does not answer" in g.parts(hangs)[0]["reason"]
         for job in silent, hangs:
             g.yado("cancel", job)
             g.wait_state(job, "cancelled")
-        # A build that is under way takes its minute to be given up, and nobody asks for another.
+        # A build that is under way takes its time to be given up, and nobody asks for another.
         wait_for("no guest to be left", lambda: not g.pids("qemu-system"), 100)

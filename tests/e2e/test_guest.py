@@ -16,7 +16,8 @@ import pytest
 from guest_host import (BROKEN, EXITED, FINISHED, READY, RUNNING, START, IMAGES, OUTPUT, WINDOW,
                         Machine, frame, lay_out)
 
-pytestmark = pytest.mark.skipif(not (IMAGES / "initrd").exists(), reason=f"no guest image in {IMAGES}")
+pytestmark = [pytest.mark.xdist_group("guest"),  # they share a guest
+              pytest.mark.skipif(not (IMAGES / "initrd").exists(), reason=f"no guest image in {IMAGES}")]
 SIGKILL = 9
 
 

@@ -4,16 +4,20 @@ job, never gives two results for one part, and leaves logs that are those of one
 
 Seed: YADO_SEED, printed first. Kills of each kind: 8, or 50 with YADO_SOAK."""
 import os
+import pathlib
 import random
 import re
 import signal
+import struct
 import time
 
-from grid import Grid, wait_for
+from grid import YADO, Grid, wait_for
 
 KILLS = 50 if os.environ.get("YADO_SOAK") else 8
 SEED = int(os.environ.get("YADO_SEED", random.SystemRandom().randrange(1 << 32)))
+COMMITS = 40 if os.environ.get("YADO_SOAK") else 5
 STEPS = 60
+SHIM = pathlib.Path(YADO).resolve().parent / "libkillpoint.so"
 
 # Every run draws a number of its own: lines of two runs in one log, or a result that is of
 # another run than the log, cannot go unseen.
@@ -99,3 +103,40 @@ def test_kill_matrix(tmp_path):
             g.yado("results", job, tmp_path / str(job))
             assert (tmp_path / str(job) / "id").read_text().strip() in ids, \
                 f"job {job}: result and log are of different runs"
+
+
+class KillGrid(Grid):
+    """Its master can be told to die at a sync that is still to come (killpoint.c)."""
+
+    def daemon_env(self, name):
+        if name != "master":
+            return self.env
+        self.arm(0)
+        return {**self.env, "LD_PRELOAD": str(SHIM), "KILLPOINT": str(self.dir / "killpoint"),
+                "ASAN_OPTIONS": self.env["ASAN_OPTIONS"] + ":verify_asan_link_order=0"}
+
+    def arm(self, syncs, happens=False):
+        path = self.dir / "killpoint"
+        with open(path, "r+b" if path.exists() else "wb") as f:
+            f.write(struct.pack("=qq", syncs, happens))  # in place: it is mapped
+
+
+def test_a_master_that_dies_in_the_middle_of_commits(tmp_path):
+    """Of checkpoints, output, reports and results; what it had confirmed is there."""
+    print(f"seed {SEED}")
+    rng = random.Random(SEED)
+    with KillGrid(pcs=2, memory="300M", master_args=["--lease", "12s"]) as g:
+        job = g.submit("--memory", "128M", "--checkpoint", "1s", "--", "sh", "-c", JOB)
+        g.wait_state(job, "running")
+        for kill in range(COMMITS):
+            syncs, happens = rng.randint(1, 12), rng.random() < 0.5
+            print(f"kill {kill}: at sync {syncs}{', which happens' if happens else ''}")
+            g.arm(syncs, happens)
+            wait_for("the master to die", lambda: not g.master.alive(), 60)
+            g.start_master()
+        g.wait_state(job, "done", timeout=60)
+        lines = re.findall(r"^(\w+) (\d+)$", g.log(job, 0, "out"), re.M)
+        g.yado("results", job, tmp_path / "r")
+        run = (tmp_path / "r/id").read_text().strip()
+        assert lines == [(run, str(n)) for n in range(1, STEPS + 1)]
+        assert not g.moves(job), "its PC was there all the time"

@@ -3,7 +3,7 @@
 import os
 import re
 import signal
-import statistics
+import time
 
 from grid import Grid, wait_for
 
@@ -99,3 +99,26 @@ def test_counter_over_fifty_moves_in_a_row():
         assert len(moves) == MOVES
         total = [m["total_ms"] for m in moves]
         print(f"{MOVES} moves, ms: median {statistics.median(total)}, most {max(total)}")
+
+
+def test_two_moves_in_a_row_within_a_second():
+    """The owner of the second PC comes back while the guest is still prepared there, and then when
+    it has hardly begun to run."""
+    with Grid(pcs=2, memory="300M") as g:
+        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+        g.wait_state(job, "running")
+        for state in ("preparing", "running"):
+            seen = len(ticks(g, job))
+            wait_for("ticks", lambda: len(ticks(g, job)) > seen + 3)
+            pc = g.parts(job)[0]["pc"]
+            there = g.dir / other(pc) / "vm"
+            g.owner_says(pc, "leave")
+            wait_for(f"the guest to be {state} there", lambda: [
+                p for p in there.glob("*/supervisor.log") if state in p.read_text()], 60, 0.002)
+            g.owner_says(other(pc), "leave")
+            g.owner_says(pc, "auto")
+            assert g.wait_elsewhere(job, other(pc)) == pc
+            g.owner_says(other(pc), "auto")
+        seen = len(ticks(g, job))
+        wait_for("ticks", lambda: len(ticks(g, job)) > seen + 3)
+        assert_no_break(ticks(g, job))

@@ -2,11 +2,13 @@
 """One supervisor with a real QEMU guest, its agent and its master played by the test: a golden
 build, a part from golden, a move to another folder, faults on every side."""
 import contextlib
+import ctypes
 import hashlib
 import io
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -19,12 +21,17 @@ import time
 
 import pytest
 
+import layer_file
 from blobserver import BlobServer
 from grid import IMAGES, SANITIZER, YADO, wait_for
+from pressure import HOLDER, page_out
 
 MACHINE = {"machine": "pc-i440fx-7.2", "cpu": "Nehalem", "accel": "tcg"}
 MEMORY = 128 << 20
 COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 20000; done"
+
+
+NEEDS_FUSE = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no FUSE here")
 
 
 def boottime_ms():
@@ -202,6 +209,9 @@ class World:
         return [int(line.split()[1]) for line in self.text().splitlines() if line.startswith("tick")]
 
 
+pytestmark = pytest.mark.xdist_group("supervisor")
+
+
 @pytest.fixture(scope="module")
 def golden_world():
     w = World()
@@ -224,8 +234,9 @@ def golden_world():
 def world(golden_world):
     w = golden_world
     w.server.output = b""
-    w.server.output_status, w.server.blob_status = 200, None
+    w.server.output_status, w.server.blob_status, w.server.cuts = 200, None, []
     w.server.stall.clear()
+    w.server.hang_from.clear()
     if not w.server.server:
         w.server.start()
     w.vms.clear()
@@ -385,23 +396,70 @@ def test_a_program_that_ends_during_a_checkpoint(world):
         world.server.output = b""
 
 
+def read_until_it_hangs(world):
+    """A guest that reads an input whose second half does not come; what it was started with; what
+    it is to print."""
+    data = os.urandom(8 << 20)
+    digest = world.server.add(data)
+    world.server.hang_from[digest] = 4 << 20
+    program = {"argv": ["sh", "-c", "sha256sum < $YADO_IN/a"], "inputs": [
+        {"path": "a", "digest": digest, "size": len(data), "mode": 0o644, "tar": False}]}
+    vm = start(world, **program)
+    vm.wait_until("the reads to come so far", lambda: any(
+        digest in path and ranges and int(ranges.split("-")[1]) >= 4 << 20
+        for _, path, ranges in list(world.server.requests)))
+    quiet = [len(world.server.requests), time.monotonic()]
+
+    def hangs():
+        if len(world.server.requests) != quiet[0]:
+            quiet[:] = len(world.server.requests), time.monotonic()
+        return time.monotonic() - quiet[1] > 0.5
+    vm.wait_until("the guest's own read to hang", hangs)
+    return vm, program, hashlib.sha256(data).hexdigest() + "  -\n"
+
+
 def test_checkpoints_while_the_source_is_away(world):
     """What it reads then is neither lost nor wrong; the guest goes on when the source is back."""
-    a = os.urandom(24 << 20)
-    digest = world.server.add(a)
-    vm = start(world, argv=["sh", "-c", "sha256sum < $YADO_IN/a"], inputs=[
-        {"path": "a", "digest": digest, "size": len(a), "mode": 0o644, "tar": False}])
-    vm.wait("running")
-    seen = len(world.server.requests)
-    vm.wait_until("the guest to read", lambda: any(
-        digest in q[1] and q[2] for q in world.server.requests[seen:]))
-    world.server.stall.set()
-    vm.wait_until("reads to hang", lambda: time.sleep(0.7) or True)
+    vm, _, says = read_until_it_hangs(world)
     vm.lease(checkpoint=1)
     vm.wait_until("a checkpoint meanwhile", lambda: "layer of" in vm.text())
-    world.server.stall.clear()
+    world.server.hang_from.clear()
     vm.wait_until("the end", lambda: checkpoint_always(vm, 100) or vm.report["state"] == "done")
-    assert world.text().split()[0] == hashlib.sha256(a).hexdigest()
+    assert world.text() == says
+    vm.drop()
+
+
+def take_socket_to(pid, vm):
+    """The supervisor's end of the socket that is that child's standard input."""
+    def inode(process, fd):
+        with contextlib.suppress(OSError):
+            return os.readlink(f"/proc/{process}/fd/{fd}").strip("socket:[]")
+    pairs = [line.split() for line in subprocess.run(
+        ["ss", "-xaH"], capture_output=True, text=True, check=True).stdout.splitlines()]
+    peer = next(p[7] for p in pairs if p[5] == inode(pid, 0))
+    fd = next(fd for fd in os.listdir(f"/proc/{vm.proc.pid}/fd") if inode(vm.proc.pid, fd) == peer)
+    process = os.pidfd_open(vm.proc.pid)
+    taken = ctypes.CDLL(None, use_errno=True).syscall(PIDFD_GETFD, process, int(fd), 0)
+    os.close(process)
+    assert taken >= 0, os.strerror(ctypes.get_errno())
+    return socket.socket(fileno=taken)
+
+
+PIDFD_GETFD = 438
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="not root here")
+def test_a_disk_request_that_fails_while_the_guest_runs(world):
+    """QEMU stops the guest; it goes on from time to time, until the request succeeds."""
+    vm, _, says = read_until_it_hangs(world)
+    pager = next(pid for name, pid in vm.processes().items() if name.startswith("yado-pager"))
+    with take_socket_to(pager, vm) as control:
+        control.sendall(b"fail\n")
+        vm.wait_until("a second attempt", lambda: vm.text().count("failed and is kept") >= 2)
+        control.sendall(b"serve\n")
+    world.server.hang_from.clear()
+    vm.wait("done")
+    assert world.text() == says
     vm.drop()
 
 
@@ -419,6 +477,31 @@ def test_a_checkpoint_that_cannot_be_written(world):
     vm.drop()
     ticks = world.ticks()
     assert ticks == list(range(1, len(ticks) + 1))
+
+
+# All frames with YADO_SOAK: the pauses between attempts grow to 5 s.
+CUTS = 1000 if os.environ.get("YADO_SOAK") else 4
+
+
+def test_an_upload_that_is_cut_off(world):
+    """Between two frames, in the middle of one, before the first byte and before the last: what
+    counts is whole."""
+    vm = start(world, argv=["sh", "-c", "echo ready; sleep 1000"])
+    vm.wait_until("the program", lambda: "ready" in world.text())
+    world.server.blob_status = 507
+    vm.lease(checkpoint=1)
+    vm.wait_until("an attempt", lambda: "upload waits" in vm.text())
+    (path,) = vm.dir.glob("*.layer")
+    data = path.read_bytes()
+    ends = [offset + size for offset, size in layer_file.parts(data).values()][:-1]
+    cuts = [0, ends[0] + 1, *ends, len(data) - 1]
+    world.server.cuts = cuts if len(cuts) <= CUTS else random.sample(cuts, CUTS)
+    world.server.blob_status = None
+    vm.wait_until("the checkpoint", lambda: vm.report.get("checkpoint") == 1,
+                  60 + 10 * len(world.server.cuts))
+    assert not world.server.cuts
+    assert world.server.blobs[vm.report["layers"][0]["digest"]] == data
+    vm.drop()
 
 
 def test_an_idle_guest_writes_next_to_nothing(world):
@@ -478,7 +561,7 @@ def test_what_is_not_saved_by_the_deadline_is_given_up(world):
     try:
         vm.say("suspend", reason="owner", event_us=time.monotonic_ns() // 1000,
                until_ms=boottime_ms() + 1000)
-        report = vm.wait("failed", timeout=10)
+        report = vm.wait("failed", timeout=30)
     finally:
         over.set()
     assert report["reason"] == "owner" and "deadline" in report["note"]
@@ -564,29 +647,18 @@ def test_master_away(world):
 
 def test_owner_returns_while_reads_hang(world):
     """The stop waits for no read, and the guest never sees an error."""
-    a = os.urandom(24 << 20)
-    digest = world.server.add(a)
-    inputs = [{"path": "a", "digest": digest, "size": len(a), "mode": 0o644, "tar": False}]
-    argv = ["sh", "-c", "sha256sum < $YADO_IN/a"]
-    vm = start(world, argv=argv, inputs=inputs)
-    vm.wait("running")  # QEMU has looked at the drive by then
-    seen = len(world.server.requests)
-    vm.wait_until("the guest to read", lambda: any(
-        digest in q[1] and q[2] for q in world.server.requests[seen:]))
-    world.server.stall.set()
-    vm.wait_until("reads to hang", lambda: time.sleep(0.7) or True)
+    vm, program, says = read_until_it_hangs(world)
     begin = time.monotonic()
     vm.suspend()
     report = vm.wait("saved", "uploading")
     assert time.monotonic() - begin < 2 and report["stop_ms"] <= 50
     assert not world.text()
-    world.server.stall.clear()
+    world.server.hang_from.clear()
     report = vm.wait("suspended")
     vm.drop()
-    vm = start(world, name="1.0.6", argv=argv, inputs=inputs, chain=report["layers"],
-               have=len(world.server.output))
+    vm = start(world, name="1.0.6", chain=report["layers"], have=len(world.server.output), **program)
     vm.wait("done")
-    assert world.text().split()[0] == hashlib.sha256(a).hexdigest()
+    assert world.text() == says
     vm.drop()
 
 
@@ -608,16 +680,87 @@ def test_full_disk_and_stale_at_the_master(world):
     vm.drop()
 
 
-@pytest.mark.parametrize("who, reason", [("qemu", "QEMU died"), ("pager", "pager died")])
+@pytest.mark.parametrize("who, reason", [
+    ("qemu", "QEMU died"), pytest.param("pager", "pager died", marks=NEEDS_FUSE)])
 def test_a_death_is_told_and_cleaned(world, who, reason):
-    if who == "pager" and not os.path.exists("/dev/fuse"):
-        pytest.skip("no FUSE here")
     vm = start(world)
     vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
     name = next(n for n in vm.processes() if n.startswith("qemu" if who == "qemu" else "yado-pager"))
     os.kill(vm.processes()[name], signal.SIGKILL)
     assert vm.wait("failed")["reason"] == reason
     vm.wait_until("everything to be given back", lambda: not vm.processes())
+    vm.drop()
+
+
+@NEEDS_FUSE
+def test_a_pager_that_hangs_holds_no_memory(world):
+    """Nor does one that hangs while QEMU starts."""
+    for ready in (True, False):
+        vm = start(world)
+        if ready:
+            vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+        else:
+            vm.wait_until("the pager", lambda: "yado-pager" in vm.processes())
+        os.kill(vm.processes()["yado-pager"], signal.SIGSTOP)
+        children = vm.processes().values()
+        begin = time.monotonic()
+        vm.say("drop")
+        assert vm.proc.wait(10) == 0
+        wait_for("the children to end",
+                 lambda: not any(os.path.exists(f"/proc/{pid}") for pid in children), 5, 0.01)
+        assert time.monotonic() - begin < (1 if not SANITIZER else 2)
+
+
+def suspended_holder(world):
+    """A layer that holds 24 MB of the guest's own, and their digest."""
+    vm = start(world, argv=["sh", "-c", HOLDER])
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    vm.suspend()
+    layer, = vm.wait("suspended")["layers"]
+    vm.drop()
+    return layer, world.text().split()[0]
+
+
+@NEEDS_FUSE
+def test_a_layer_found_damaged_while_the_guest_runs(world):
+    layer, _ = suspended_holder(world)
+    data = bytearray(world.server.blobs[layer["digest"]])
+    data[len(data) // 2] ^= 1  # in a frame; nobody looks at it before its pages are needed
+    bad = dict(layer, digest=world.server.add(bytes(data)))
+    vm = start(world, name="1.0.2", argv=["sh", "-c", HOLDER], chain=[bad],
+               have=len(world.server.output))
+    report = vm.wait("failed")
+    assert report["reason"] == "layer damaged" and report["damaged"] == bad["digest"], report
+    vm.wait_until("everything to be given back", lambda: not vm.processes())
+    vm.drop()
+
+
+def hot_bytes(data):
+    """Of the hot list in a layer file."""
+    footer = data[-104:]
+    assert footer[:8] == b"YADOLEND"
+    return struct.unpack(">QII", footer[8:24])[2]
+
+
+@NEEDS_FUSE
+def test_layers_tell_what_was_read_first(world):
+    layer, _ = suspended_holder(world)
+    assert hot_bytes(world.server.blobs[layer["digest"]]) > 4 + 12
+
+
+@NEEDS_FUSE
+def test_memory_is_read_again_under_pressure(world):
+    """From the PC's own disk: the master is away."""
+    layer, digest = suspended_holder(world)
+    have = len(world.server.output)
+    vm = start(world, name="1.0.2", argv=["sh", "-c", HOLDER], chain=[layer], have=have)
+    vm.wait_until("ticks", lambda: len(world.server.output) > have)
+    qemu = next(p for n, p in vm.processes().items() if n.startswith("qemu"))
+    for _ in range(5):
+        page_out(qemu, vm.proc.pid, vm.dir)
+        seen = len(world.text())
+        vm.wait_until("a digest", lambda: digest in world.text()[seen:])
+    assert set(w for w in world.text().split() if len(w) == 64) == {digest}
     vm.drop()
 
 

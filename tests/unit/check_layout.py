@@ -7,12 +7,13 @@ import re
 import subprocess
 import sys
 
-LOW = {"base", "grid", "wire", "layer", "state", "depot", "vm", "host"}
+LOW = {"base", "grid", "plan", "wire", "layer", "state", "depot", "vm", "host"}
 MAY = {
     "base": set(),
     "grid": {"base"},
-    "wire": {"base"},
-    "layer": {"base", "wire"},
+    "plan": {"base"},
+    "wire": {"base", "plan"},
+    "layer": {"base", "plan", "wire"},
     "state": {"base", "grid"},
     "depot": {"base"},
     "vm": {"base", "wire", "layer"},
@@ -24,7 +25,7 @@ MAY = {
     "sim": LOW - {"host", "vm"},
 }
 # The core's own headers may be read by state only for its records.
-PURE = {"grid", "wire", "layer"}
+PURE = {"grid", "plan", "wire", "layer"}
 SYSTEM_FORBIDDEN = re.compile(
     r"#include <(time|sys/time|sys/socket|pthread|unistd|fcntl|sys/random|signal|poll)\.h>")
 SYMBOLS_FORBIDDEN = re.compile(

@@ -4,7 +4,7 @@
  */
 #include "grid_trace.h"
 
-#include "../sim/grid_store.h"
+#include "sim/grid_store.h"
 #include "base/buf.h"
 #include "base/num.h"
 
@@ -17,7 +17,7 @@
 #include <inttypes.h>
 #include <cmocka.h>
 
-enum { PCS_MAX = 16, VMS_MAX = 32, WORDS_MAX = 24, SEEN_MAX = 512 };
+enum { DAY_MS = 86400000, PCS_MAX = 16, VMS_MAX = 32, WORDS_MAX = 24, SEEN_MAX = 512 };
 
 struct agent {
     uint64_t id;
@@ -211,7 +211,8 @@ static void pass_time(struct world *w, uint64_t ms)
     struct grid_event tick = {.kind = GRID_EV_TICK};
 
     while (ms) {
-        uint64_t hop = ms < 5000 ? ms : 5000;
+        uint64_t every = ms > DAY_MS ? 30000 : 5000;
+        uint64_t hop = ms < every ? ms : every;
 
         w->now_ms += hop;
         ms -= hop;
@@ -393,6 +394,8 @@ static void do_says(struct world *w, struct agent *a)
     vm->checkpoint = number(w, "checkpoint", 0);
     vm->cost_ms = (uint32_t)number(w, "cost", 0);
     vm->pause_ms = (uint32_t)number(w, "pause", 0);
+    vm->cpu_millis = (uint32_t)number(w, "cpu", 0);
+    vm->cpu_due_millis = (uint32_t)number(w, "due", 0);
     vm->peak_bytes = number(w, "peak", 0);
     vm->run_ms = number(w, "run", 0);
     vm->output_bytes = number(w, "output", 0);
@@ -481,6 +484,9 @@ static bool do_agent(struct world *w, struct agent *a)
         snprintf(a->report.reason, sizeof a->report.reason, "%s", word(w, 2));
         report(w, a);
     } else if (strcmp(verb, "reports") == 0) {
+        report(w, a);
+    } else if (strcmp(verb, "private") == 0) {
+        a->report.no_habits = true;
         report(w, a);
     } else if (strcmp(verb, "silent") == 0) {
         a->silent = true;

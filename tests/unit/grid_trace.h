@@ -10,12 +10,15 @@
  *   PC says J.P[@EPOCH] STATE [KEY=VALUE ...]   its report now has that VM in that state; keys:
  *                        reason layer offset exit oom note peak run stop save upload output
  *                        over (the layer's parent; golden) damaged checkpoint cost pause
+ *                        cpu due (thousandths of a CPU)
  *   PC free | PC busy REASON | PC loses J.P | PC reports
  *   PC silent | PC back   no syncs at all | again
+ *   PC private            its owner's habits are not to be known
  *   PC deaf | PC hears    its syncs arrive, answers do not
  *   checkpoint J[.P] | move J.P PC | merge J.P LAYER... into LAYER | damage J.P LAYER
  *   output J.P           its first output comes before any report
  *   +TIME                time passes ("+60s"); PCs that are not silent sync every 5 s
+ *                        (30 s while it is days)
  *   reload               crash and load from the rows, then RESTART
  *   ! COMMAND : TEXT     it is refused, and the text has TEXT in it
  *

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The files of the blob cache: names that are none, sizes that changed, and what goes first when
- * it is too large. Fetching and damage are tested with a server, in tests/e2e/test_pager.py.
+ * The files of the blob cache: names that are none, sizes that changed, files that are on this PC
+ * anyway, and what goes first when it is too large. Fetching and damage are tested with a server,
+ * in tests/e2e/test_pager.py.
  */
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "host/blob_cache.h"
+#include "host/digest.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,6 +20,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static char dir[64];
 
@@ -134,12 +137,41 @@ static void test_open_blobs_stay(void **state)
     assert_int_equal(blob_cache_trim("/nonexistent", 0), -ENOENT);
 }
 
+static void test_files_of_this_pc(void **state)
+{
+    enum { BYTES = 2 * BLOB_BLOCK_BYTES + 5 };
+    AUTO_FREE char *path = xasprintf("%s/file", dir);
+    AUTO_FREE char *data = xmalloc(BYTES), *got = xmalloc(BYTES);
+    AUTO_CLOSE int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    char hex[DIGEST_HEX_BYTES];
+    struct blob *b;
+    struct err err;
+
+    memset(data, 'x', BYTES);
+    assert_int_equal(write(fd, data, BYTES), BYTES);
+    digest_of(data, BYTES, hex);
+    for (int times = 0; times < 2; times++) {
+        assert_int_equal(blob_cache_add(dir, path, &err), 0);
+        assert_int_equal(blob_open(dir, hex, BYTES, &b, &err), 0);
+        for (uint64_t i = 0; i < 3; i++)
+            assert_true(blob_has_block(b, i));
+        assert_int_equal(pread(blob_fd(b), got, BYTES, 0), BYTES);
+        assert_memory_equal(got, data, BYTES);
+        blob_close(b);
+    }
+    assert_int_equal(ftruncate(fd, 0), 0);
+    assert_int_equal(blob_cache_add(dir, path, &err), 0); /* nothing is a blob, too */
+    assert_int_equal(blob_cache_add(dir, "/nonexistent", &err), -ENOENT);
+    assert_non_null(strstr(err.text, "/nonexistent"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_names_and_sizes, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_longest_unused_goes_first, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_open_blobs_stay, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_files_of_this_pc, make_dir, remove_dir),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -324,9 +324,36 @@ static void test_output_before_the_first_report(void **state)
                   "truncated 2.0 0\n");
 }
 
+static void test_what_lags_moves_to_a_faster_pc(void **state)
+{
+    trace("pc a builder cpus=1 speed=1000\n"
+          "pc b cpus=1 speed=4000\n"
+          "image tiny\n"
+          "submit parts=3\n"
+          "a says 0.1 done layer=9\n"
+          "1.0 is starting on b\n"
+          "1.1 is starting on a\n"
+          "a says 1.1 running\n"
+          "b says 1.0 running\n"
+          "b busy owner                     # one move, so that what it costs is known\n"
+          "b says 1.0 suspended reason=owner layer=1\n"
+          "+5s\n"
+          "b free\n"
+          "b says 1.2 running\n"
+          "b says 1.2 done run=100000       # 400 s of a's time\n"
+          "b says 1.0 running\n"
+          "b says 1.0 done run=100000\n"
+          "logged lags on a: is to move to b\n"
+          "a says 1.1 running layer=2 checkpoint=1\n"
+          "a wants 1.1 suspend move\n"
+          "a says 1.1 suspended reason=move layer=3 over=2\n"
+          "1.1 is resuming on b\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_what_lags_moves_to_a_faster_pc),
         cmocka_unit_test(test_a_part_runs),
         cmocka_unit_test(test_it_moves_when_the_owner_comes),
         cmocka_unit_test(test_search_is_the_wait_for_a_place),

@@ -6,7 +6,7 @@
  */
 #include "grid_trace.h"
 
-#include "../sim/grid_store.h"
+#include "sim/grid_store.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -39,7 +39,7 @@ static void test_start(void **unused)
             "{\"argv\": [\"sh\", \"-c\", \"a\\u00e9\\n\\ud83d\\ude00\"], \"env\": {\"A\": \"b=c\"},"
             " \"hostname\":\"h\", \"memory_bytes\": 5, \"time_limit_ms\": 7, \"out_limit_bytes\": "
             "9,"
-            " \"network\": \"nat\", \"later\": [{\"x\": -1.5e3}, null, true, \"\"],"
+            " \"network\": \"nat\", \"disk\": true, \"later\": [{\"x\": -1.5e3}, null, true, \"\"],"
             " \"inputs\": [{\"path\": \"./a//b\", \"offset\": 4096, \"size\": 3, \"mode\": 33261},"
             " {\"path\": \".\", \"offset\": 0, \"size\": 1, \"tar\": true}]}",
             &s),
@@ -47,7 +47,7 @@ static void test_start(void **unused)
     assert_string_equal(s.argv[2], "a\xc3\xa9\n\xf0\x9f\x98\x80");
     assert_null(s.argv[3]);
     assert_string_equal(s.env[0], "A=b=c");
-    assert_true(s.network_nat && s.time_limit_ms == 7 && s.out_limit_bytes == 9);
+    assert_true(s.network_nat && s.disk && s.time_limit_ms == 7 && s.out_limit_bytes == 9);
     assert_int_equal(s.count_inputs, 2);
     assert_string_equal(s.inputs[0].path, "a/b");
     assert_int_equal(s.inputs[0].mode, 0755);

@@ -168,12 +168,45 @@ static void test_bomb(void **state)
             "job.yaml:1: command: should be a list of words, or one text for sh -c, not a list");
 }
 
+#define SPLIT                      \
+    "command: [a]\n"               \
+    "split:\n"                     \
+    "  x: 2..4\n"                  \
+    "  let: {n: 8192, b: n / x}\n" \
+    "  parts: x^2\n"
+
+static void test_split(void **state)
+{
+    gives(SPLIT "  memory: 5 * b^2 * 8\n  work: 10\n",
+          "{\"command\": [\"a\"], \"split\": [{\"x\": [2, 3, 4], \"let\": {\"n\": \"8192\", \"b\": "
+          "\"n / x\"}, \"parts\": \"x^2\", \"memory\": \"5 * b^2 * 8\", \"work\": \"10\"}]}");
+    gives("command: [a]\nsplit:\n- {name: p, x: [2, 4], parts: x^3, memory: 1M, work: x}\n",
+          "{\"command\": [\"a\"], \"split\": [{\"name\": \"p\", \"x\": [2.0, 4.0], \"parts\": "
+          "\"x^3\", \"memory\": \"1M\", \"work\": \"x\"}]}");
+    refused(SPLIT "  memory: 5 * c^2\n  work: 10\n",
+            "job.yaml:6:15: split: memory: there is no \"c\" here");
+    refused(SPLIT "  memory: 1M\n  work: \"2 * (b\"\n",
+            "job.yaml:7:16: split: work: here a \")\" is missing");
+    refused(SPLIT "  memory: 1M\n", "job.yaml:3:3: split: work is missing");
+    refused(
+        "command: [a]\nsplit:\n  x: 8..2\n",
+        "job.yaml:3: split: x: should be a range such as 2..8, or a list of numbers, not \"8..2\"");
+    refused("command: [a]\nsplit:\n  x: 1..2\n  let: {a: b, b: a + 1}\n  parts: a\n  memory: 1\n"
+            "  work: 1\n",
+            "job.yaml:5:10: split: parts: \"a\" needs itself");
+    refused("command: [a]\nsplit:\n  x: [1]\n  parts: 1e12\n  memory: 1\n  work: 1\n",
+            "job.yaml:4:10: split: parts: comes to 1e+12 for x = 1; it should be a number of parts "
+            "from 1 to 100000");
+    refused("command: [a]\nsplit:\n  x: [1]\n  parts: 1\n  memory: 1\n  work: 1\n  speed: 3\n",
+            "job.yaml:3: split: speed: unknown key");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_good),        cmocka_unit_test(test_unknown_keys),
-        cmocka_unit_test(test_wrong_types), cmocka_unit_test(test_no_job),
-        cmocka_unit_test(test_bomb),
+        cmocka_unit_test(test_good),         cmocka_unit_test(test_split),
+        cmocka_unit_test(test_unknown_keys), cmocka_unit_test(test_wrong_types),
+        cmocka_unit_test(test_no_job),       cmocka_unit_test(test_bomb),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

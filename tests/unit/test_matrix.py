@@ -65,12 +65,12 @@ class Matrix(unittest.TestCase):
         self.dir = pathlib.Path(self.tmp.name)
         self.addCleanup(self.tmp.cleanup)
 
-    def parts(self, count, *source):
+    def parts(self, count, *source, **env):
         for i in range(count):
             out = self.dir / f"in/part-{i}"
             out.mkdir(parents=True)
             run("part", *source, "--out", out,
-                env={"YADO_PART": str(i), "YADO_PARTS": str(count)})
+                env={"YADO_PART": str(i), "YADO_PARTS": str(count), **env})
         return self.dir / "in"
 
     def check_all(self, n, count, *source):
@@ -94,6 +94,20 @@ class Matrix(unittest.TestCase):
                 self.assertTrue(all(-1 <= x < 1 for r in a + b for x in r))
                 self.assertNotEqual(a, b)
                 self.assertLessEqual(worst(load(self.dir / "C.npy"), product(a, b)), 8 * n * U)
+
+    def test_products_are_added_up(self):
+        source = ["--n", 50, "--seed", SEED]
+        folder = self.parts(27, *source, YADO_SPLIT="3", YADO_SPLIT_NAME="products")
+        combine = ["combine", "--n", 50, "--in", folder, self.dir / "C.npy"]
+        run(*combine)
+        run("check", *source, "--full", self.dir / "C.npy")
+        slice_of = folder / "part-5/C-0-16-33-50.npy"
+        slice_of.rename(folder / "part-5/C-0-16-16-33.npy")
+        self.assertIn("is there twice", run(*combine, status=2))
+        (folder / "part-5/C-0-16-16-33.npy").unlink()
+        self.assertIn("too few slices", run(*combine, status=2))
+        wrong = {"YADO_PART": "0", "YADO_PARTS": "9", "YADO_SPLIT": "3", "YADO_SPLIT_NAME": "products"}
+        self.assertIn("27 parts, not 9", run("part", *source, "--out", self.dir, env=wrong, status=2))
 
     def test_own_files(self):
         rng = random.Random(SEED)

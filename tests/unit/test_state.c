@@ -131,6 +131,14 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.pc.busy_ms = 1.0 / 9 + rng_unit(r) * 1e9;
         row.pc.history_ms = some(r);
         row.pc.busy_since_ms = some(r);
+        for (int i = 0; i < GRID_HOURS; i++) {
+            row.pc.habit.n.free_min[i] = (uint16_t)some(r);
+            row.pc.habit.n.ends[i] = (uint16_t)some(r);
+        }
+        row.pc.habit.n.age_expected[GRID_AGES - 1] = some32(r);
+        row.pc.habit.n.age_ends[GRID_AGES - 1] = some32(r);
+        row.pc.habit.since_ms = some(r);
+        row.pc.habit.faded_ms = some(r);
         break;
     case GRID_ROW_IMAGE:
         row.image.id = id;
@@ -217,6 +225,8 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.part.upload_ms = some32(r);
         row.part.move_to = some(r);
         row.part.leave_after_ms = some(r);
+        row.part.move_for_load = true;
+        row.part.starves_since_ms = some(r);
         break;
     case GRID_ROW_LOG:
         row.log.seq = id;
@@ -259,13 +269,13 @@ static void free_row(struct grid_row *row)
  * changes these sizes adds the column (schema.c), the field (rows.c), and a value above. */
 _Static_assert(sizeof(struct grid_meta) == 72, "grid_meta changed");
 _Static_assert(sizeof(struct grid_user) == 40, "grid_user changed");
-_Static_assert(sizeof(struct grid_pc) == 352, "grid_pc changed");
+_Static_assert(sizeof(struct grid_pc) == 1080, "grid_pc changed");
 _Static_assert(sizeof(struct grid_image) == 80, "grid_image changed");
 _Static_assert(sizeof(struct grid_golden) == 512, "grid_golden changed");
 _Static_assert(sizeof(struct grid_job) == 200, "grid_job changed");
 _Static_assert(sizeof(struct grid_chain_row) == 320, "grid_chain_row changed");
 _Static_assert(sizeof(struct grid_pin) == 56, "grid_pin changed");
-_Static_assert(sizeof(struct grid_part) == 592, "grid_part changed");
+_Static_assert(sizeof(struct grid_part) == 608, "grid_part changed");
 _Static_assert(sizeof(struct grid_log) == 304, "grid_log changed");
 _Static_assert(sizeof(struct grid_move) == 144, "grid_move changed");
 
@@ -1089,6 +1099,14 @@ static void tamper(const struct scratch *s, const char *sql)
     sqlite3_close(db);
 }
 
+/* What step 5 of the schema added. */
+#define UNDO_5                                       \
+    "ALTER TABLE part DROP COLUMN move_for_load;"    \
+    "ALTER TABLE part DROP COLUMN starves_since_ms;" \
+    "ALTER TABLE pc DROP COLUMN habit;"              \
+    "ALTER TABLE pc DROP COLUMN free_since_ms;"      \
+    "ALTER TABLE pc DROP COLUMN habit_faded_ms;"
+
 /* A store as version 1 left it: a part with one layer, on golden. */
 static void a_store_of_version_1_is_brought_up_to_date(void **state)
 {
@@ -1145,7 +1163,7 @@ static void a_store_of_version_1_is_brought_up_to_date(void **state)
                "CREATE INDEX part_layer ON part(layer) WHERE layer IS NOT NULL;"
                "UPDATE part SET layer = x'abababababababababababababababab"
                "abababababababababababababababab';"
-               "DROP TABLE submission; PRAGMA user_version=1");
+               "DROP TABLE submission;" UNDO_5 "PRAGMA user_version=1");
     st = open_state(&s);
     assert_loads(st, &e);
     free_row(&e.rows[1]);
@@ -1163,7 +1181,7 @@ static void a_store_of_version_2_is_brought_up_to_date(void **state)
 
     put_now(st, &row);
     state_close(st);
-    tamper(&s, "ALTER TABLE layer DROP COLUMN disk_cut; DROP TABLE submission;"
+    tamper(&s, "ALTER TABLE layer DROP COLUMN disk_cut; DROP TABLE submission;" UNDO_5
                "PRAGMA user_version=2");
     st = open_state(&s);
     assert_int_equal(loaded(st), 1);
@@ -1189,8 +1207,8 @@ static void strange_stores_are_refused(void **state)
     state_close(st);
     tamper(&s, "PRAGMA user_version=99");
     assert_int_equal(state_open(s.path, &st, &err), -EPROTONOSUPPORT);
-    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 4)"));
-    tamper(&s, "PRAGMA user_version=4");
+    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 5)"));
+    tamper(&s, "PRAGMA user_version=5");
     st = open_state(&s); /* and nothing was changed */
     assert_int_equal(loaded(st), 1);
     state_close(st);

@@ -23,7 +23,7 @@ static struct vm_config example(void)
                               .gid = 65534};
 }
 
-static const struct vm_fds fds = {10, 11, 12, 13, 14, 15, 16, 17};
+static const struct vm_fds fds = {10, 11, 12, 13, 14, 15, 16, 17, 18};
 
 static char *line_of(const struct vm_config *c, uint32_t version, const struct vm_fds *f)
 {
@@ -78,7 +78,7 @@ static void test_always(void **state)
         "rdinit=/init",
     };
 
-    for (int kind = 0; kind < 32; kind++) {
+    for (int kind = 0; kind < 64; kind++) {
         struct vm_config c = example();
         struct vm_fds f = fds;
 
@@ -86,6 +86,7 @@ static void test_always(void **state)
         c.network_nat = kind & 2;
         f.root = kind & 4 ? 16 : -1;
         f.input = kind & 8 ? 17 : -1;
+        f.drive = kind & 32 ? 18 : -1;
         char *line = line_of(&c, kind & 16 ? 100002 : 70222, &f);
         for (size_t i = 0; i < sizeof never / sizeof *never; i++)
             has_not(line, never[i]);
@@ -135,6 +136,23 @@ static void test_same_machine(void **state)
     free(without);
 }
 
+/* The one device that golden has not: its writes are done when they are acknowledged, and when its
+ * server is away nothing waits and nothing fails in the guest. */
+static void test_network_drive(void **state)
+{
+    struct vm_config c = example();
+    struct vm_fds none = fds;
+
+    none.drive = -1;
+    char *with = line_of(&c, 70222, &fds), *without = line_of(&c, 70222, &none);
+    has(with, "server.path=/proc/self/fd/18,export=drive,reconnect-delay=0");
+    has(with, "drive=drive,serial=drive,addr=08,rerror=stop,werror=stop,write-cache=off");
+    has_not(without, "nbd");
+    has_not(without, "addr=08");
+    free(with);
+    free(without);
+}
+
 /* QEMU is handed descriptors; no path of ours appears. */
 static void test_no_paths(void **state)
 {
@@ -145,6 +163,7 @@ static void test_no_paths(void **state)
     c.initrd = "/secret/initrd";
     c.root = "/secret/root";
     c.input = "/secret/input";
+    c.drive = "/secret/drive";
     c.memory_file = "/secret/memory";
     char *line = line_of(&c, 70222, &fds);
     has_not(line, "/secret");
@@ -158,9 +177,8 @@ static void test_no_paths(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_always),
-        cmocka_unit_test(test_resume_and_boot),
-        cmocka_unit_test(test_same_machine),
+        cmocka_unit_test(test_always),       cmocka_unit_test(test_resume_and_boot),
+        cmocka_unit_test(test_same_machine), cmocka_unit_test(test_network_drive),
         cmocka_unit_test(test_no_paths),
     };
 

@@ -31,7 +31,8 @@ static void test_job_round_trip(void **state)
     static const char text[] =
         "{\"name\": \"m\", \"image\": \"tiny\", \"command\": [\"/in/m\", \"x y\"],"
         " \"env\": {\"A_1\": \"b\"}, \"inputs\": [{\"path\": \"a/m\", \"digest\": \"" DIGEST
-        "\", \"size\": 5, \"mode\": 493}], \"parts\": 4, \"memory\": \"250M\", \"cpus\": 2,"
+        "\", \"size\": 5, \"mode\": 493}], \"parts\": 4, \"memory\": \"250M\", \"cpus\": 2, "
+        "\"disk\": 20000000,"
         " \"network\": \"nat\", \"retries\": 1, \"time_limit\": \"2h\", \"priority\": -3,"
         " \"then\": {\"command\": [\"true\"]}}";
     json_t *json = parse(text), *again, *third;
@@ -40,6 +41,7 @@ static void test_job_round_trip(void **state)
 
     assert_int_equal(jobspec_from_json(json, &a, &e), 0);
     assert_int_equal(a->memory_bytes, 256ull << 20); /* rounded up to a step */
+    assert_int_equal(a->disk_bytes, 20ull << 20);
     assert_int_equal(a->time_limit_ms, 7200000);
     assert_int_equal(a->inputs[0].mode, 0755);
     assert_true(a->network_nat);
@@ -80,6 +82,9 @@ static void test_job_refusals(void **state)
     refused("{\"command\": [\"a\"], \"memory\": \"12Q\"}", "not \"12Q\"");
     refused("{\"command\": [\"a\"], \"memory\": \"2T\"}", "memory: 96M to 1T");
     refused("{\"command\": [\"a\"], \"memory\": -1}", "a negative number");
+    refused("{\"command\": [\"a\"], \"disk\": true}", "disk: such as \"4G\", not");
+    refused("{\"command\": [\"a\"], \"disk\": \"1M\"}", "disk: 16M to 1T");
+    refused("{\"command\": [\"a\"], \"disk\": \"2T\"}", "disk: 16M to 1T");
     refused("{\"command\": [\"a\"], \"parts\": 0}", "parts: 1 to 100000, not 0");
     refused("{\"command\": [\"a\"], \"parts\": 1000000000}", "parts: 1 to 100000, not 1000000000");
     refused("{\"command\": [\"a\"], \"parts\": 1.5}", "not a fraction");

@@ -2,7 +2,7 @@
  *
  * Rows by key, kept in the order of kinds and keys; see grid_store.h.
  */
-#include "grid_store.h"
+#include "sim/grid_store.h"
 
 #include "base/buf.h"
 #include "base/must.h"

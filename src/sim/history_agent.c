@@ -4,7 +4,7 @@
  * are told, never twice under one epoch (their VM folders survive a power cut), go only forward,
  * repeat final reports until the VM leaves the answer, and stop vCPUs when the lease ends.
  */
-#include "sim.h"
+#include "sim/history.h"
 
 #include "base/buf.h"
 
@@ -39,6 +39,7 @@ static struct sim_vm *vm_of(struct sim_agent *a, uint64_t job, uint64_t part)
 static void fail_vm(struct sim_vm *vm, const char *reason)
 {
     vm->report.state = GRID_VM_FAILED;
+    vm->visit = false; /* nothing of it comes back when the owner leaves */
     snprintf(vm->report.reason, sizeof vm->report.reason, "%s", reason);
 }
 
@@ -62,7 +63,7 @@ void sim_agent_owner(struct sim *s, struct sim_agent *a, bool present)
     for (size_t i = 0; i < a->count_vms; i++) {
         struct sim_vm *vm = &a->vms[i];
 
-        if (!present && vm->visit) {
+        if (!present && vm->visit && vm->report.state == GRID_VM_PAUSED) {
             vm->visit = false;
             vm->report.state = GRID_VM_RUNNING;
             vm->report.reason[0] = '\0';
@@ -270,6 +271,8 @@ static void checkpoint(struct sim *s, struct sim_agent *a, struct sim_vm *vm)
     if (vm->checkpoint > vm->report.checkpoint)
         vm->report.checkpoint = vm->checkpoint;
     vm->report.cost_ms = 50 + (uint32_t)rng_below(&s->rng, 400);
+    vm->report.cpu_due_millis = 1000; /* other work comes and goes */
+    vm->report.cpu_millis = (uint32_t)rng_below(&s->rng, 1000);
     if (sim_chance(s, 80))
         a->sync_next = s->t;
 }

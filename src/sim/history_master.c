@@ -3,7 +3,7 @@
  * The master of a history: steps, group commit, effects in order, crash and reload, and the
  * invariants that its rows must keep.
  */
-#include "sim.h"
+#include "sim/history.h"
 
 #include "base/buf.h"
 #include "base/must.h"
@@ -106,7 +106,7 @@ static bool wakes(const struct sim *s, uint64_t pc)
 
 enum grid_outcome sim_step(struct sim *s, struct grid_event *e)
 {
-    uint64_t before[SIM_PCS_MAX];
+    uint64_t before[SIM_PCS_MAX] = {0};
     enum grid_outcome outcome;
 
     for (size_t i = 0; i < s->count_agents; i++)

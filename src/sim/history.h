@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Seeded histories of the core: a master that crashes between any two steps, and agents that it
- * knows only by their reports, over a network that loses, repeats, delays and reorders.
+ * Seeded histories of the core for `yado sim check`: a master that crashes between any two steps,
+ * and agents that it knows only by their reports, over a network that loses, repeats, delays and
+ * reorders.
  *
  * A guest is a list of random numbers that grows ("ticks") until its target. What the master has
  * of its output and what its last run remembers must be the same in the end: any splice of two
  * runs shows.
  */
-#ifndef YADO_TESTS_SIM_H
-#define YADO_TESTS_SIM_H
+#ifndef YADO_SIM_HISTORY_H
+#define YADO_SIM_HISTORY_H
 
 #include "base/rng.h"
 #include "grid/grid.h"
-#include "grid_store.h"
+#include "sim/grid_store.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -26,6 +27,7 @@ enum {
     SIM_LAYERS_MAX = 4,  /* durable and not yet recorded */
     SIM_CHAIN_MAX = 16,
     SIM_MEMORY = 64 << 20,
+    SIM_ROUNDS_MAX = 300, /* in which something may happen */
 };
 
 /* A guest's memory: what it printed, and how much of that it knows to be durable. */
@@ -134,14 +136,25 @@ struct sim {
     uint64_t last_job; /* the largest acknowledged */
     uint64_t acknowledged;
     uint64_t steps, crashes, moves, merges, checkpoints;
+    uint64_t seed;
 };
+
+struct history_result {
+    uint64_t rounds, steps, crashes, moves, merges, checkpoints, parts;
+    uint64_t digest; /* of the core's state at the end */
+};
+
+/* Runs the history of that seed; a promise that does not hold aborts with a text. What would happen
+ * by itself in a round i with skip[i] set does not (skip may be NULL). `verbose` prints what
+ * happens. */
+struct history_result history_run(uint64_t seed, bool verbose, const bool *skip);
 
 #define SIM_TRUE(s, expr) ((expr) ? (void)0 : sim_fail(s, __FILE__, __LINE__, #expr))
 _Noreturn void sim_fail(struct sim *s, const char *file, int line, const char *expr);
 void sim_say(struct sim *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 bool sim_chance(struct sim *s, unsigned percent);
 
-/* sim_master.c */
+/* history_master.c */
 uint64_t sim_now(const struct sim *s);
 /* Takes the step; its effects come with the next commit. */
 enum grid_outcome sim_step(struct sim *s, struct grid_event *e);
@@ -160,7 +173,7 @@ void sim_depot_put(struct sim *s, const struct memory *m, const struct grid_dige
                    struct grid_digest *ret_digest);
 struct blob *sim_depot_get(struct sim *s, const struct grid_digest *d);
 
-/* sim_agent.c */
+/* history_agent.c */
 void sim_agents_act(struct sim *s);
 void sim_agent_answer(struct sim *s, const struct message *m);
 void sim_agent_owner(struct sim *s, struct sim_agent *a, bool present);

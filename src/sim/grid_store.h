@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The durable table as a test sees it: rows by key, as a real store would hold them. A grid
- * loaded from it must have the digest of the grid that put the rows.
+ * The durable table as histories and tests see it: rows by key, as a real store would hold them. A
+ * grid loaded from it must have the digest of the grid that put the rows.
  */
-#ifndef YADO_TESTS_GRID_STORE_H
-#define YADO_TESTS_GRID_STORE_H
+#ifndef YADO_SIM_GRID_STORE_H
+#define YADO_SIM_GRID_STORE_H
 
 #include "grid/grid.h"
 

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The pool as the planner sees it, the plan, and POST /v1/split/plan; see plan.h.
+ *
+ * A PC's speed is what it reports, against the mean of all. How often its owner returns is worked
+ * out of its own past for the next four hours (grid_habit_stays()); of a PC that is not known yet,
+ * and for how long a visit lasts, a usual value is taken. A move costs what this grid's last moves
+ * took.
+ */
+#include "master/plan.h"
+#include "master/api.h"
+
+#include "base/num.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define LOOK_AHEAD_MS (4 * UINT64_C(3600000))
+#define RETURNS_PER_S (0.5 / 3600) /* of a PC of which nothing is known */
+#define VISIT_S 900.0
+#define DISPATCH_S 1.0
+#define LINK_BYTES_PER_S 125e6
+#define MOVE_S 2.0 /* before any was measured */
+
+enum { BUDGET = 300000 };
+
+struct pool {
+    struct plan_pc *pcs;
+    size_t count, cap;
+    double speed;
+    uint64_t now_ms;
+};
+
+static bool add_pc(void *arg, const struct grid_pc *pc)
+{
+    struct pool *p = arg;
+    double stays = grid_habit_stays(&pc->habit, p->now_ms, LOOK_AHEAD_MS);
+
+    if (!pc->reported || pc->forgotten || pc->draining)
+        return true;
+    if (p->count == p->cap) {
+        p->cap = p->cap ? p->cap * 2 : 16;
+        p->pcs = xreallocarray(p->pcs, p->cap, sizeof *p->pcs);
+    }
+    p->pcs[p->count++] = (struct plan_pc){
+        .speed = pc->speed ? pc->speed : 1,
+        .memory_bytes = pc->memory_bytes,
+        .returns_per_s =
+            isnan(stays) ? RETURNS_PER_S : -log(fmax(stays, 1e-6)) / ((double)LOOK_AHEAD_MS / 1000),
+        .visit_s = VISIT_S,
+    };
+    p->speed += p->pcs[p->count - 1].speed;
+    return true;
+}
+
+static double move_s(const void *arg, uint64_t memory_bytes)
+{
+    return *(const double *)arg;
+}
+
+static const char *candidate_text(const struct plan_candidate *c, char *out, size_t size)
+{
+    snprintf(out, size, "%s%sx = %g: %" PRIu64 " part%s", c->shape, *c->shape ? " " : "", c->x,
+             c->parts, c->parts == 1 ? "" : "s");
+    return out;
+}
+
+static void explain(struct plan_table *t)
+{
+    const struct plan_result *best = &t->results[t->choice.chosen],
+                             *naive = &t->results[t->choice.naive];
+    const struct plan_candidate *c = &t->candidates[t->choice.chosen];
+    char what[80], size[NUM_TEXT_MAX], time[NUM_TEXT_MAX], other[NUM_TEXT_MAX];
+
+    candidate_text(c, what, sizeof what);
+    num_format_size(c->memory_bytes, size);
+    num_format_duration((uint64_t)(best->mean_s * 1000), time);
+    if (best->swaps)
+        snprintf(t->why, sizeof t->why,
+                 "%s of %s: no PC has the memory for any part; this is the least bad", what, size);
+    else if (t->choice.chosen == t->choice.naive)
+        snprintf(t->why, sizeof t->why, "%s of %s, about %s: as many as PCs; no other is better",
+                 what, size, time);
+    else if (isinf(naive->mean_s))
+        snprintf(t->why, sizeof t->why, "%s of %s, about %s: as many parts as PCs do not fit", what,
+                 size, time);
+    else
+        snprintf(t->why, sizeof t->why, "%s of %s, about %s: as many parts as PCs would take %s",
+                 what, size, time, num_format_duration((uint64_t)(naive->mean_s * 1000), other));
+}
+
+static int choose(struct pool *p, uint64_t seed, bool no_swap, double move, struct plan_table *t)
+{
+    struct plan_pool pool = {.pcs = p->pcs,
+                             .count = p->count,
+                             .link_bytes_per_s = LINK_BYTES_PER_S,
+                             .dispatch_s = DISPATCH_S,
+                             .move_s = move_s,
+                             .move_arg = &move,
+                             .no_swap = no_swap};
+
+    for (size_t i = 0; i < p->count; i++)
+        p->pcs[i].speed *= (double)p->count / p->speed;
+    if (!p->count) {
+        snprintf(t->why, sizeof t->why, "no PC has said yet what it can give");
+        return 1;
+    }
+    if (plan_choose(&pool, t->candidates, t->count, seed, BUDGET, t->results, &t->choice) != 0) {
+        snprintf(t->why, sizeof t->why, "no PC has the memory for a part of any candidate");
+        return 1;
+    }
+    explain(t);
+    return 0;
+}
+
+int master_plan(struct core *c, const struct jobspec *spec, bool no_swap, struct plan_table *ret)
+{
+    struct pool p = {.now_ms = core_now(c)};
+    uint64_t move_ms = grid_move_mean_ms(core_grid(c));
+    struct split_where where;
+    struct err err;
+    int r;
+
+    if (split_candidates(spec->split->shapes, spec->split->count,
+                         spec->then ? spec->then->memory_bytes : 0, ret->candidates, &ret->count,
+                         &where, &err) != 0) {
+        snprintf(ret->why, sizeof ret->why, "%.250s", err.text);
+        return -EINVAL;
+    }
+    for (size_t i = 0; i < ret->count; i++) /* as its guest will be */
+        ret->candidates[i].memory_bytes = jobspec_split_memory(&ret->candidates[i]);
+    grid_each_pc(core_grid(c), add_pc, &p);
+    ret->pcs = p.count;
+    r = choose(&p, grid_get_meta(core_grid(c))->step, no_swap,
+               move_ms ? (double)move_ms / 1000 : MOVE_S, ret);
+    free(p.pcs);
+    return r;
+}
+
+/* ---- POST /v1/split/plan --------------------------------------------------------------------- */
+
+static json_t *seconds(double s)
+{
+    return isfinite(s) ? json_real(round(s * 1000) / 1000) : json_null();
+}
+
+json_t *plan_table_json(const struct plan_table *t)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < t->count; i++) {
+        const struct plan_candidate *c = &t->candidates[i];
+        const struct plan_result *x = &t->results[i];
+
+        json_array_append_new(
+            list, json_pack("{s:s, s:f, s:o, s:o, s:f, s:o, s:o, s:o, s:o, s:o, s:b, s:b}", "shape",
+                            c->shape, "x", c->x, "parts", api_u64(c->parts), "memory",
+                            api_u64(c->memory_bytes), "work_s", c->work_s, "expected_s",
+                            seconds(x->mean_s), "error_s", seconds(x->error_s), "estimate_s",
+                            seconds(x->estimate_s), "runs", api_u64(x->runs), "fits",
+                            api_u64(x->fits), "swaps", x->swaps, "dropped", x->dropped));
+    }
+    return json_pack("{s:o, s:o, s:o, s:o, s:s}", "candidates", list, "chosen",
+                     api_u64(t->choice.chosen), "naive", api_u64(t->choice.naive), "pcs",
+                     api_u64(t->pcs), "why", t->why);
+}
+
+struct plan_call {
+    struct jobspec *spec;
+    bool no_swap;
+};
+
+static void call_free(void *p)
+{
+    struct plan_call *call = p;
+
+    jobspec_free(call->spec);
+    free(call);
+}
+
+static enum core_next plan_core(struct core *c, struct req *r)
+{
+    const struct plan_call *call = r->data;
+    struct plan_table *t = xcalloc(1, sizeof *t);
+
+    if (master_plan(c, call->spec, call->no_swap, t) != 0)
+        (void)req_reply_error(r, 409, "no_plan", "split: %s", t->why);
+    else
+        (void)req_reply_json(r, 200, plan_table_json(t));
+    free(t);
+    return CORE_REPLIED;
+}
+
+enum req_next api_split_plan(struct req *r)
+{
+    struct plan_call *call = xcalloc(1, sizeof *call);
+    struct err e;
+    json_t *json;
+    int bad;
+
+    r->data = call;
+    r->free_data = call_free;
+    call->no_swap = req_query_flag(r, "no_swap");
+    if (!req_json(r, &json))
+        return REQ_REPLIED;
+    bad = jobspec_from_json(json, &call->spec, &e);
+    json_decref(json);
+    if (bad < 0)
+        return req_reply_error(r, 400, "bad_job", "%s", e.text);
+    if (!call->spec->split)
+        return req_reply_error(r, 400, "bad_job", "the job has no split to plan");
+    return core_post(r, plan_core);
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Choosing how a job is split: the PCs that the grid has now, as plan/plan.h wants them. On the
+ * core thread; a plan takes some hundredths of a second.
+ */
+#ifndef YADO_MASTER_PLAN_H
+#define YADO_MASTER_PLAN_H
+
+#include "master/core.h"
+#include "wire/jobspec.h"
+
+struct plan_table {
+    struct plan_candidate candidates[PLAN_CANDIDATES_MAX];
+    struct plan_result results[PLAN_CANDIDATES_MAX];
+    size_t count;
+    struct plan_choice choice;
+    size_t pcs;
+    char why[GRID_TEXT_MAX]; /* for people */
+};
+
+/* 0; a positive value: nothing can be chosen, why says so (no PC has reported yet, or nothing fits
+ * and no_swap); -EINVAL: the split itself is wrong, why says so. */
+int master_plan(struct core *c, const struct jobspec *spec, bool no_swap, struct plan_table *ret);
+
+json_t *plan_table_json(const struct plan_table *t);
+
+#endif

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * yado sim core: how many events a second the core takes by itself, for pools of several sizes.
+ * Every PC holds a part, ten times as many wait; then, PC after PC at random, a guest begins to
+ * run, ends, or is suspended because its owner came, who leaves again; each is one report, and one
+ * step with all its rows. Every size is measured in a process of its own.
+ */
+#include "sim/sim.h"
+#include "base/buf.h"
+#include "base/must.h"
+#include "base/rng.h"
+#include "grid/grid.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { PARTS_A_PC = 10, JOB_PARTS = 10000, SIZES_MAX = 3, IMAGE = 1, MEMORY = 256 << 20 };
+#define EVENTS 400000
+
+static const struct grid_class class_of_all = {"pc-i440fx-7.2", "Nehalem", "kvm", 70200};
+
+struct row {
+    uint64_t pcs, parts, events, rss_bytes;
+    double events_per_s;
+};
+
+struct bench {
+    struct grid *g;
+    struct grid_effects fx;
+    struct rng rng;
+    uint64_t now_ms, blobs;
+    bool *owner; /* is there, by PC */
+};
+
+static double seconds(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static void step(struct bench *b, struct grid_event *e)
+{
+    e->now_ms = ++b->now_ms;
+    MUST(grid_step(b->g, e, &b->fx) == GRID_OK);
+}
+
+static void put(struct bench *b, const struct grid_row *row)
+{
+    struct err err;
+
+    MUST(grid_load(b->g, row, &err) == 0);
+}
+
+static void set_up(struct bench *b, uint64_t pcs)
+{
+    struct grid_config config = grid_config_default();
+    struct grid_row meta = {
+        .kind = GRID_ROW_META, .put = true, .meta = {1, pcs + 1, 2, IMAGE + 1, 1, 1, 1, 1, 0}};
+    struct grid_row image = {
+        .kind = GRID_ROW_IMAGE, .put = true, .image = {.id = IMAGE, .name = "tiny"}};
+    struct grid_row golden = {.kind = GRID_ROW_GOLDEN,
+                              .put = true,
+                              .golden = {.id = 1,
+                                         .image = IMAGE,
+                                         .memory_bytes = MEMORY,
+                                         .cpus = 1,
+                                         .cls = class_of_all,
+                                         .state = GRID_GOLDEN_READY,
+                                         .layer = {.digest = {{1}}, .cls = class_of_all}}};
+    struct grid_event restart = {.kind = GRID_EV_RESTART};
+
+    config.lease_ms = UINT64_MAX;
+    config.upload_slots = UINT32_MAX;
+    b->now_ms = 1;
+    b->blobs = 1;
+    b->rng = rng_seed(1);
+    b->g = grid_new(&config);
+    b->owner = xcalloc(pcs, sizeof *b->owner);
+    put(b, &meta);
+    for (uint64_t id = 1; id <= pcs; id++) {
+        struct grid_row pc = {.kind = GRID_ROW_PC,
+                              .put = true,
+                              .pc = {.id = id,
+                                     .reported = true,
+                                     .available = true,
+                                     .memory_bytes = MEMORY * 2ull,
+                                     .cpus = 1,
+                                     .speed = 1000 + (uint32_t)rng_below(&b->rng, 1000),
+                                     .cls = class_of_all}};
+
+        snprintf(pc.pc.name, sizeof pc.pc.name, "pc-%" PRIu64, id);
+        put(b, &pc);
+    }
+    put(b, &image);
+    put(b, &golden);
+    step(b, &restart);
+    for (uint64_t id = 1; id <= pcs; id++)
+        grid_renew(b->g, id, b->now_ms);
+}
+
+static void submit(struct bench *b, uint32_t parts, uint64_t user)
+{
+    struct grid_submit s = {.name = "job",
+                            .spec = "{}",
+                            .parts = parts,
+                            .memory_bytes = MEMORY,
+                            .cpus = 1,
+                            .image = IMAGE,
+                            .checkpoint_ms = GRID_CHECKPOINT_NEVER};
+    struct grid_event e = {.kind = GRID_EV_SUBMIT, .user = user, .submit = &s};
+
+    step(b, &e);
+}
+
+static bool copy_part(void *arg, const struct grid_part *p)
+{
+    *(struct grid_part *)arg = *p;
+    return false;
+}
+
+/* The next thing that happens on that PC, as its report. */
+static void one_event(struct bench *b, uint64_t id)
+{
+    const struct grid_pc *pc = grid_get_pc(b->g, id);
+    struct grid_part p = {0};
+    struct grid_layer layer = {0};
+    struct grid_vm_report vm = {.layers = &layer};
+    struct grid_report r = {.available = true,
+                            .memory_bytes = pc->memory_bytes,
+                            .cpus = pc->cpus,
+                            .speed = pc->speed,
+                            .cls = pc->cls,
+                            .vms = &vm,
+                            .seen_epoch = UINT64_MAX};
+    struct grid_event e = {.kind = GRID_EV_REPORT, .pc = id, .report = &r};
+
+    grid_each_placed(b->g, id, copy_part, &p);
+    vm.job = p.job;
+    vm.part = p.index;
+    vm.epoch = p.epoch;
+    r.count_vms = p.pc != 0;
+    if (p.state == GRID_STARTING || p.state == GRID_RESUMING) {
+        vm.state = GRID_VM_RUNNING;
+    } else if (p.pc && rng_below(&b->rng, 4)) {
+        vm.state = GRID_VM_DONE;
+    } else if (p.pc) {
+        const struct grid_chain *chain = grid_get_chain(b->g, p.job, p.index);
+
+        vm.state = GRID_VM_SUSPENDED;
+        vm.count_layers = 1;
+        b->blobs++;
+        memcpy(layer.digest.bytes, &b->blobs, sizeof b->blobs);
+        layer.parent = chain && chain->count ? chain->layers[chain->count - 1].digest
+                                             : grid_get_golden(b->g, p.golden)->layer.digest;
+        layer.run_ms = b->now_ms;
+        b->owner[id - 1] = true;
+    } else {
+        b->owner[id - 1] = false;
+    }
+    r.available = !b->owner[id - 1];
+    snprintf(r.reason, sizeof r.reason, "%s", r.available ? "" : "owner");
+    snprintf(vm.reason, sizeof vm.reason, "%s", r.reason);
+    if (grid_report_is_news(b->g, id, &r))
+        step(b, &e);
+}
+
+static void measure(uint64_t pcs, uint64_t seed, struct row *row)
+{
+    struct bench b = {0};
+    struct rusage usage;
+    double start;
+
+    set_up(&b, pcs);
+    row->pcs = pcs;
+    row->parts = pcs * PARTS_A_PC;
+    for (uint64_t parts = 0; parts < row->parts; parts += JOB_PARTS)
+        submit(&b, (uint32_t)(row->parts - parts < JOB_PARTS ? row->parts - parts : JOB_PARTS),
+               1 + parts / JOB_PARTS % 10);
+    b.rng = rng_seed(seed);
+    start = seconds();
+    /* As many jobs as end are submitted again: the queue keeps its length. */
+    for (row->events = 0; row->events < EVENTS; row->events++) {
+        one_event(&b, 1 + rng_below(&b.rng, pcs));
+        if (row->events % (JOB_PARTS * 3) == 0)
+            submit(&b, JOB_PARTS, 1 + row->events % 10);
+    }
+    row->events_per_s = (double)row->events / (seconds() - start);
+    getrusage(RUSAGE_SELF, &usage);
+    row->rss_bytes = (uint64_t)usage.ru_maxrss * 1024;
+    grid_free(b.g);
+    grid_effects_deinit(&b.fx);
+    free(b.owner);
+}
+
+static bool measure_apart(uint64_t pcs, uint64_t seed, struct row *row)
+{
+    int status = 1;
+    pid_t child = fork();
+
+    if (child == 0) {
+        measure(pcs, seed, row);
+        _exit(0);
+    }
+    return child > 0 && waitpid(child, &status, 0) == child && status == 0;
+}
+
+static json_t *row_json(const struct row *r)
+{
+    return json_pack("{s:I, s:I, s:I, s:f, s:I}", "pcs", (json_int_t)r->pcs, "parts",
+                     (json_int_t)r->parts, "events", (json_int_t)r->events, "events_per_s",
+                     r->events_per_s, "rss_bytes", (json_int_t)r->rss_bytes);
+}
+
+int sim_core(const struct sim_options *o)
+{
+    uint64_t sizes[SIZES_MAX] = {1000, 10000, 100000};
+    size_t count = o->pcs ? 1 : SIZES_MAX;
+    struct row *rows = mmap(NULL, sizeof *rows * SIZES_MAX, PROT_READ | PROT_WRITE,
+                            MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    json_t *list = json_array();
+    int r = rows == MAP_FAILED ? SIM_FAILED : SIM_OK;
+
+    if (o->pcs)
+        sizes[0] = o->pcs;
+    if (!o->json)
+        printf("%9s %10s %12s %10s\n", "PCs", "parts", "events/s", "MB");
+    for (size_t i = 0; i < count && r == SIM_OK; i++) {
+        fflush(NULL);
+        if (!measure_apart(sizes[i], o->seed, &rows[i])) {
+            fprintf(stderr, "yado: sim: %" PRIu64 " PCs: out of memory, or failed\n", sizes[i]);
+            r = SIM_FAILED;
+            break;
+        }
+        json_array_append_new(list, row_json(&rows[i]));
+        if (!o->json)
+            printf("%9" PRIu64 " %10" PRIu64 " %12.0f %10.0f\n", rows[i].pcs, rows[i].parts,
+                   rows[i].events_per_s, (double)rows[i].rss_bytes / 1e6);
+    }
+    if (rows != MAP_FAILED)
+        (void)munmap(rows, sizeof *rows * SIZES_MAX);
+    if (r != SIM_OK || !o->json) {
+        json_decref(list);
+        return r;
+    }
+    return sim_print_json(json_pack("{s:o}", "rows", list));
+}
