@@ -129,6 +129,7 @@ void pager_child_ask_why(struct pager_child *p)
     line = strstr(text, "damaged ");
     if (!line || sscanf(line, "damaged %64[0-9a-f]", p->damaged) != 1)
         p->damaged[0] = 0;
+    p->disk_full = strstr(text, "disk full\n") != NULL;
 }
 
 void pager_child_say(struct pager_child *p, const char *word)

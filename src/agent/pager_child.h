@@ -13,11 +13,13 @@
 #include <sys/types.h>
 
 struct pager_child {
-    pid_t pid;        /* 0: none */
-    int input;        /* our end of its standard input */
-    int output;       /* of its standard output: its end tells that the pager ended */
-    char *mount;      /* DIR/mnt */
-    char damaged[65]; /* the layer because of which it ended, see pager_child_ask_why() */
+    pid_t pid;   /* 0: none */
+    int input;   /* our end of its standard input */
+    int output;  /* of its standard output: its end tells that the pager ended */
+    char *mount; /* DIR/mnt */
+    /* Because of what it ended, see pager_child_ask_why(). */
+    char damaged[65]; /* a layer's digest, or "" */
+    bool disk_full;
 };
 
 /* Starts `yado pager DIR` with its log in DIR/pager.log. config is its JSON but for "mount",
@@ -28,7 +30,7 @@ int pager_child_start(const char *dir, json_t *config, struct pager_child *ret,
 int pager_child_wait_ready(struct pager_child *p, int timeout_ms, struct err *ret_err);
 /* Whether it is there no more. Any thread, and QEMU's death may be heard of first. */
 bool pager_child_ended(const struct pager_child *p);
-/* When it has ended: reads its last words into `damaged`. */
+/* When it has ended: reads its last words. */
 void pager_child_ask_why(struct pager_child *p);
 /* "fail", "serve" or "hot"; never blocks. */
 void pager_child_say(struct pager_child *p, const char *word);

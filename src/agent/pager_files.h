@@ -19,6 +19,7 @@ enum {
     PAGER_NAME_MAX = 64,
     PAGER_CHAIN_MAX = 256,
     PAGER_EXIT_DAMAGED = 3, /* after the line "damaged DIGEST" */
+    PAGER_EXIT_FULL = 4,    /* after the line "disk full" */
 };
 
 struct pager_extent {

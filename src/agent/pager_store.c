@@ -24,6 +24,7 @@ enum {
     AHEAD_WORKERS = 2, /* the others are there for reads at once */
     AHEAD_RUN = 4,     /* of one request: what may stand before a read on a slow link */
     DAMAGED_MAX = 3,   /* times that a layer's block comes damaged before the layer is given up */
+    FULL_MS = 5000,    /* without room on this disk: then the guest is better off elsewhere */
     BACKOFF_MIN_MS = 100,
     BACKOFF_MAX_MS = 2000,
 };
@@ -60,7 +61,8 @@ struct pager_store {
     bool away;           /* the last access to the source failed */
     uint32_t backoff_ms; /* while away */
     uint64_t retry_at_ms;
-    size_t ahead_blob; /* the block after the last wanted one, and how many to run ahead */
+    uint64_t full_since_ms; /* the disk takes nothing; 0: it does */
+    size_t ahead_blob;      /* the block after the last wanted one, and how many to run ahead */
     uint64_t ahead_block;
     uint32_t ahead_left, ahead_busy;
     struct pager_needs plan;
@@ -303,14 +305,20 @@ void pager_store_doubt(struct pager_store *s, const struct pager_needs *needs)
     pthread_mutex_unlock(&s->lock);
 }
 
+/* When nobody reads its last words, the end of the process says enough. */
+static _Noreturn void end_with(int status)
+{
+    (void)fflush(stdout);
+    _exit(status);
+}
+
 void pager_store_give_up(struct pager_store *s, size_t blob, const char *text)
 {
     const char *digest = s->config->blobs[blob].digest;
 
     log_error("layer %s is damaged: %s", digest, text);
     printf("damaged %s\n", digest);
-    (void)fflush(stdout); /* when nobody reads it, the end of the process says enough */
-    _exit(PAGER_EXIT_DAMAGED);
+    end_with(PAGER_EXIT_DAMAGED);
 }
 
 bool pager_store_has(struct pager_store *s, const struct pager_needs *needs)
@@ -444,6 +452,20 @@ static void note_source(struct pager_store *s, int result, const char *text)
     }
 }
 
+/* Looks for how long the disk has been full; the lock is held. */
+static void note_full(struct pager_store *s, int result, const char *text)
+{
+    if (result == 0)
+        s->full_since_ms = 0;
+    else if (result == -ENOSPC && !s->full_since_ms)
+        s->full_since_ms = wait_now_ms();
+    else if (result == -ENOSPC && wait_now_ms() - s->full_since_ms >= FULL_MS) {
+        log_error("%s", text);
+        printf("disk full\n");
+        end_with(PAGER_EXIT_FULL);
+    }
+}
+
 /* Counts what came damaged; the lock is held. */
 static void note_damage(struct pager_store *s, size_t blob, int result, const char *text)
 {
@@ -473,6 +495,7 @@ static void do_job(struct worker *w, const struct job *job)
     memset(states, r ? UNKNOWN : GOOD, job->count);
     s->ahead_busy -= job->ahead;
     note_source(s, r, err.text);
+    note_full(s, r, err.text);
     note_damage(s, job->blob, r, err.text);
     if (r == 0)
         ready = take(s, is_ready);

@@ -93,11 +93,9 @@ static uint64_t note_stopped(uint64_t event_us, const char *reason)
 /* The guest's memory is in its hands. */
 void supervisor_serve_pager(struct supervisor *s)
 {
-    char reason[WORK_REASON_MAX] = "pager died";
+    char reason[WORK_REASON_MAX];
 
-    pager_child_ask_why(&s->work.pager);
-    if (s->work.pager.damaged[0])
-        (void)work_blame(&s->work, 0, s->work.pager.damaged, reason);
+    (void)work_blame_pager(&s->work, 0, reason);
     supervisor_fail(s, reason, "");
 }
 

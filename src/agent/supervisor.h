@@ -163,6 +163,8 @@ void task_drop(struct work *w);
 /* A layer that is damaged: it is named, so that the master can go back to the one before. Sets the
  * short reason; returns result. */
 int work_blame(struct work *w, int result, const char *digest, char *ret_reason);
+/* The pager has ended: for what reason. result: to return unless it names a damaged layer. */
+int work_blame_pager(struct work *w, int result, char *ret_reason);
 /* Sleeps, but not beyond a cancel or when a save waits; false then. */
 bool work_pause(struct work *w, uint32_t ms);
 enum { WORK_REASON_MAX = 64 };

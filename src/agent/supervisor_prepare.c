@@ -269,14 +269,12 @@ static int launch(struct work *w, const struct guest_files *files, const char *k
                          : 0;
 }
 
-/* It failed: perhaps because the pager found a layer damaged, which takes QEMU with it. */
+/* It failed: perhaps because of the pager's end, which takes QEMU with it. */
 static int look_at_pager(struct work *w, int result, char *ret_reason)
 {
     if (w->damaged[0] || !w->has_pager || !pager_child_ended(&w->pager))
         return result;
-    pager_child_ask_why(&w->pager);
-    return w->pager.damaged[0] ? work_blame(w, -EBADMSG, w->pager.damaged, ret_reason)
-                               : work_fail(result, "pager died", ret_reason);
+    return work_blame_pager(w, result, ret_reason);
 }
 
 /* Where the time of a start goes. */

@@ -43,6 +43,14 @@ int work_blame(struct work *w, int result, const char *digest, char *ret_reason)
     return work_fail(result, golden ? "golden damaged" : "layer damaged", ret_reason);
 }
 
+int work_blame_pager(struct work *w, int result, char *ret_reason)
+{
+    pager_child_ask_why(&w->pager);
+    if (w->pager.damaged[0])
+        return work_blame(w, -EBADMSG, w->pager.damaged, ret_reason);
+    return work_fail(result, w->pager.disk_full ? "disk full" : "pager died", ret_reason);
+}
+
 /* ---- tasks ---- */
 
 /* A stop that came before vm_cont() was sent found nothing to stop: so look again afterwards. */

@@ -86,7 +86,9 @@ class Process:
 
 
 class Grid:
-    """`net`: where its processes stand in the network, a Net of netns.py; else all on loopback."""
+    """Guests run in the normal class, so that another test's load does not make them wait.
+
+    `net`: where its processes stand in the network, a Net of netns.py; else all on loopback."""
 
     def __init__(self, pcs=2, memory="600M", cpus="2", master_args=(), agent_args=(), builder=True,
                  net=Loopback()):
@@ -153,8 +155,8 @@ class Grid:
         self.yado("enroll", self.url, token, "--name", name, "--state", state)
         self.agents[name] = Process(self, name, [
             "agent", "--state", state, "--idle-grace", "0", "--visit", "0",
-            "--owner-sources", "none", "--memory-share", self.memory, "--cpu-share", self.cpus,
-            *self.agent_args]).start()
+            "--owner-sources", "none", "--priority", "normal", "--memory-share", self.memory,
+            "--cpu-share", self.cpus, *self.agent_args]).start()
         return self.agents[name]
 
     def pids(self, *words):

@@ -28,7 +28,8 @@ def test_a_guest_leaves_a_pc_that_has_work_of_its_own():
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         pytest.skip("needs two cores")
-    with Grid(pcs=0, memory="300M", cpus="1", master_args=["--rebalance", "2s"]) as g:
+    with Grid(pcs=0, memory="300M", cpus="1", master_args=["--rebalance", "2s"],
+              agent_args=["--priority", "idle"]) as g:
         for i, core in enumerate(cores):
             with on_core(core):
                 g.add_pc(f"pc-{i + 1}", builder=True)

@@ -15,6 +15,7 @@ import pytest
 
 from grid import YADO, Failed, Grid, wait_for
 from logind import Logind
+from netns import Loopback
 
 COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 50000; done"
 
@@ -190,6 +191,50 @@ def test_a_killed_supervisor_leaves_nothing_and_costs_one_run():
         g.yado("cancel", job)
         wait_for("the guest's folder to go", lambda: not list((g.dir / "pc-1/vm").iterdir()), 20)
         assert not g.pids("qemu-system") and not g.pids(" pager")
+
+
+class AsNobody(Loopback):
+    """The agents named here run as nobody."""
+
+    def __init__(self):
+        self.names = set()
+
+    def enter(self, name):
+        return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] \
+            if name in self.names else []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="not root here")
+def test_an_agent_that_comes_back_without_its_rights():
+    """It takes over the guest that it left, hands it over, and runs it again as what it is now."""
+    net = AsNobody()
+    with Grid(pcs=2, memory="300M", net=net, master_args=["--lease", "12s"]) as g:
+        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+
+        def go_on():
+            seen = len(g.log(job))
+            wait_for("ticks", lambda: len(g.log(job)) > seen + 50)
+            ticks = [int(n) for n in re.findall(r"^tick (\d+)$", g.log(job), re.M)]
+            assert ticks == list(range(1, len(ticks) + 1))
+
+        g.wait_state(job, "running")
+        go_on()
+        part = g.parts(job)[0]
+        was = part["pc"]
+        g.agents[was].kill(signal.SIGTERM)
+        subprocess.run(["chown", "-R", "nobody:nogroup", g.dir / was], check=True)
+        net.names.add(was)
+        g.agents[was].start()
+        wait_free(g, pc=was)
+        go_on()
+        assert g.parts(job)[0]["epoch"] == part["epoch"] and not g.moves(job)
+        g.owner(was, "leave")
+        to = g.wait_elsewhere(job, was)
+        go_on()
+        g.owner(was, "auto")
+        g.owner(to, "leave")
+        assert g.wait_elsewhere(job, to) == was
+        go_on()
 
 
 # -- the input watcher ---------------------------------------------------------------------------
