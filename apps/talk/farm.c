@@ -53,7 +53,7 @@ static void work(struct yado *y)
 
 struct farm {
     struct yado *y;
-    uint64_t next; /* task that nobody had yet */
+    uint64_t next;                /* task that nobody had yet */
     uint64_t *again, count_again; /* of ranks that are gone */
     uint64_t *has;                /* a rank's task, or NO_TASK */
     uint8_t *idle;                /* it waits for one */

@@ -3,7 +3,8 @@
  * heat: the 2-D heat equation on a square whose edges are kept at 0, by explicit steps. Each rank
  * has a strip of rows and sends its outermost ones to its neighbours at each step.
  *
- *   --n N      points a side (64)      --steps N  steps (100)     --pause N  milliseconds a step (0)
+ *   --n N      points a side (64)      --steps N  steps (100)     --pause N  milliseconds a step
+ * (0)
  *
  * It begins with one half wave in each direction, which the steps only make smaller, each by the
  * same factor: so every rank knows what its points must be. Rank 0 prints a digest of all points,
@@ -96,8 +97,8 @@ static void step(struct strip *s)
 
         for (size_t j = 1; j <= s->n; j++)
             s->next[i * s->wide + j] =
-                p[j] + ALPHA * (((p[j - 1] + p[j + 1]) + (p[j - s->wide] + p[j + s->wide])) -
-                                4 * p[j]);
+                p[j] +
+                ALPHA * (((p[j - 1] + p[j + 1]) + (p[j - s->wide] + p[j + s->wide])) - 4 * p[j]);
     }
     s->now = s->next;
     s->next = swap;

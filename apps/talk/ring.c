@@ -63,9 +63,10 @@ static void report(uint64_t *lap_us, uint64_t laps, unsigned ranks, uint64_t byt
 int main(int argc, char **argv)
 {
     uint64_t laps = 100, bytes = 64, pause = 0, *lap_us;
-    const struct option_number options[] = {{"laps", &laps, 1, 1000000},
-                                            {"bytes", &bytes, sizeof(struct token), YADO_MESSAGE_MAX},
-                                            {"pause", &pause, 0, 60000}};
+    const struct option_number options[] = {
+        {"laps", &laps, 1, 1000000},
+        {"bytes", &bytes, sizeof(struct token), YADO_MESSAGE_MAX},
+        {"pause", &pause, 0, 60000}};
     struct token t;
     struct yado *y;
     unsigned rank, ranks;

@@ -314,11 +314,10 @@ static int run_local(const struct command *cmd, int argc, char **argv)
     return run_local_in(cmd, &l);
 }
 
-static const struct option local_options[] = {
-    {"parts", required_argument, NULL, 'n'},
-    {"output", required_argument, NULL, 'o'},
-    {"on-part-failure", required_argument, NULL, 'f'},
-    {NULL, 0, NULL, 0}};
+static const struct option local_options[] = {{"parts", required_argument, NULL, 'n'},
+                                              {"output", required_argument, NULL, 'o'},
+                                              {"on-part-failure", required_argument, NULL, 'f'},
+                                              {NULL, 0, NULL, 0}};
 const struct command cmd_local = {
     "local",
     "try a job whose parts talk, on this PC",

@@ -85,8 +85,7 @@ static bool collect(struct local_mail *m, struct local_mailbox *from)
         if (to->waiting.len - to->waiting_at > UNREAD_MAX)
             break;
         MUST(desk_next(&from->desk) == sent);
-        post(to, &(struct mail_in){
-                     .from = from->desk.rank, .body = sent->body, .len = sent->len});
+        post(to, &(struct mail_in){.from = from->desk.rank, .body = sent->body, .len = sent->len});
         desk_ack(&from->desk, sent->number);
     }
     return any;

@@ -16,7 +16,7 @@ struct local_mailbox {
     size_t waiting_at;  /* of them, those that were delivered */
     uint64_t last_pos;
     uint64_t room; /* that is left of what the desk told last */
-    char *path; /* of the socket */
+    char *path;    /* of the socket */
 };
 
 struct local_mail {

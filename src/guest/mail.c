@@ -78,10 +78,9 @@ bool mail_next_frame(struct mail *m, struct buf *out)
     if (desk_window(&m->desk, m->tell, &next, &room))
         guest_mail_read_put(out, next, room);
     else if ((sent = desk_next(&m->desk)))
-        guest_mail_send_put(out, &(struct mail_out){.seq = sent->number,
-                                                    .to = sent->peer,
-                                                    .len = sent->len,
-                                                    .body = sent->body});
+        guest_mail_send_put(
+            out, &(struct mail_out){
+                     .seq = sent->number, .to = sent->peer, .len = sent->len, .body = sent->body});
     else if ((blob = desk_next_blob(&m->desk)))
         guest_blob_put(out, blob);
     m->tell = false;

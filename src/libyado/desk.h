@@ -30,9 +30,9 @@ enum { DESK_CLIENTS_MAX = 64, DESK_UNREAD_MAX = 16 << 20 };
 
 struct desk_message {
     struct desk_message *next, *prev;
-    uint64_t number; /* sequence number, or position */
-    uint32_t peer;   /* to, or from */
-    uint8_t kind;    /* enum mail_kind */
+    uint64_t number;          /* sequence number, or position */
+    uint32_t peer;            /* to, or from */
+    uint8_t kind;             /* enum mail_kind */
     struct desk_client *lent; /* has it, and has not taken it yet */
     uint32_t len;
     uint8_t body[];
@@ -45,9 +45,9 @@ struct desk_list {
 
 struct desk_client {
     struct desk_client *next;
-    struct buf in, out; /* out: to be written to the program */
+    struct buf in, out;    /* out: to be written to the program */
     bool greeted, blocked; /* blocked: the frame at the front of `in` waits */
-    uint32_t ask; /* 0: none is open */
+    uint32_t ask;          /* 0: none is open */
     uint32_t ask_from;
     uint8_t ask_tag;
     struct desk_message *lent;
@@ -66,12 +66,12 @@ struct desk {
 
     struct desk_list unread;
     uint64_t received;
-    bool opened;             /* a program has asked for mail */
-    uint64_t unread_max;     /* bytes, at the moment; see DESK_UNREAD_MAX */
-    bool tell;               /* the window, however little it changed */
-    uint64_t told_received;  /* by the last desk_window() */
-    uint64_t granted;        /* what was told and is not used up */
-    uint8_t *gone;           /* a bit a rank whose end was read */
+    bool opened;            /* a program has asked for mail */
+    uint64_t unread_max;    /* bytes, at the moment; see DESK_UNREAD_MAX */
+    bool tell;              /* the window, however little it changed */
+    uint64_t told_received; /* by the last desk_window() */
+    uint64_t granted;       /* what was told and is not used up */
+    uint8_t *gone;          /* a bit a rank whose end was read */
 
     struct desk_client *blobber; /* whose blob is under way: one at a time */
     struct guest_blob blob;      /* its piece, whose data are the client's */

@@ -10,10 +10,10 @@
  *
  *   HELLO u8 version                                    -> HELLO   u8 version, u32 rank, u32 ranks
  *   SEND  u32 to, u8 tag, bytes                         -> SENT    u32 errno, 0 when it is taken
- *   RECV  u32 ask, u8 tag, u32 from                     -> MESSAGE u32 ask, u32 from, u8 kind, bytes
- *   TAKE  u32 ask                                          (no answer)
- *   PUT   u64 total, u64 at, u8 name bytes, name, bytes -> BLOB    u8 status, u64 total, u64 at,
- *   GET   u64 total 0, u64 at, u8 name bytes, name      ->           bytes
+ *   RECV  u32 ask, u8 tag, u32 from                     -> MESSAGE u32 ask, u32 from, u8 kind,
+ * bytes TAKE  u32 ask                                          (no answer) PUT   u64 total, u64 at,
+ * u8 name bytes, name, bytes -> BLOB    u8 status, u64 total, u64 at, GET   u64 total 0, u64 at, u8
+ * name bytes, name      ->           bytes
  *
  * A MESSAGE is lent until its TAKE; when the program closes, or asks anew, it goes back to its
  * place. An ask replaces the one before. PUT and GET go piece by piece, from `at` 0 on; after

@@ -438,8 +438,12 @@ int yado_recv(struct yado *y, int from, int timeout_ms, struct yado_message *ret
 
 int yado_fd(struct yado *y)
 {
-    int r = ask(y, DESK_TAG_USER, DESK_FROM_ANY);
+    int r;
 
+    /* What was read already makes nothing readable; asked anew, it comes once more. */
+    if (y->lent.data || y->in_at != y->in_end)
+        y->ask = 0;
+    r = ask(y, DESK_TAG_USER, DESK_FROM_ANY);
     return r ? r : y->fd;
 }
 

@@ -75,6 +75,8 @@ class Mail:
     def fileno(self):
         """For select and poll: readable when recv(timeout=0) has something. Hand the Mail itself
         to select anew each time, since asking is what makes a message come."""
+        if self._lent is not None or self._in:
+            self._ask = 0  # what was read already makes nothing readable: it comes once more
         self._open_ask(_USER, _ANY)
         return self._socket.fileno()
 

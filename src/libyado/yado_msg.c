@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -164,7 +163,7 @@ static int recv_options(char **words, struct recv_options *o)
 
             if (*end || !(seconds >= 0 && seconds < INT_MAX / 1000))
                 return wrong("recv: --timeout wants seconds, not", value);
-            o->timeout_ms = (int)ceil(seconds * 1000);
+            o->timeout_ms = (int)(seconds * 1000 + 0.999);
         } else {
             return wrong("recv: cannot make sense of", *words);
         }

@@ -75,8 +75,7 @@ int guest_mail_join(struct guest_mail_join *j, uint8_t type, const uint8_t *payl
     at = cursor_u32(&c);
     n = (uint32_t)cursor_left(&c);
     if (c.bad || m.pos == 0 || m.pos > INT64_MAX || m.kind > MAIL_GONE || m.len > MAIL_BODY_MAX ||
-        at > m.len || n > m.len - at || (n == 0 && m.len) ||
-        (m.kind == MAIL_GONE && m.len))
+        at > m.len || n > m.len - at || (n == 0 && m.len) || (m.kind == MAIL_GONE && m.len))
         return -EINVAL;
     if (at == 0) {
         buf_clear(&j->body);
