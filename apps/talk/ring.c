@@ -53,11 +53,14 @@ static int by_size(const void *a, const void *b)
 
 static void report(uint64_t *lap_us, uint64_t laps, unsigned ranks, uint64_t bytes)
 {
+    uint64_t median, p99;
+
     qsort(lap_us, laps, sizeof *lap_us, by_size);
+    median = lap_us[laps / 2];
+    p99 = lap_us[laps * 99 / 100];
     printf("ring: ranks=%u laps=%" PRIu64 " bytes=%" PRIu64 " hop_us: median=%.1f p99=%.1f "
            "longest_lap_us=%" PRIu64 "\n",
-           ranks, laps, bytes, (double)lap_us[laps / 2] / ranks,
-           (double)lap_us[laps * 99 / 100] / ranks, lap_us[laps - 1]);
+           ranks, laps, bytes, (double)median / ranks, (double)p99 / ranks, lap_us[laps - 1]);
 }
 
 int main(int argc, char **argv)

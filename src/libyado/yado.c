@@ -65,7 +65,7 @@ static uint64_t get(const uint8_t *p, int bytes)
 /* The length stands in the first four bytes of head, which this fills in. */
 static int send_frame(struct yado *y, uint8_t *head, size_t head_len, const void *data, size_t len)
 {
-    struct iovec parts[2] = {{head, head_len}, {(void *)(uintptr_t)data, len}};
+    struct iovec parts[2] = {{head, head_len}, {(void *)data, len}};
     struct msghdr m = {.msg_iov = parts, .msg_iovlen = len ? 2 : 1};
 
     (void)put(head, head_len - 4 + len, 4);
@@ -229,7 +229,7 @@ int yado_open(struct yado **ret_yado)
         path = YADO_SOCKET;
     if (strlen(path) >= sizeof a.sun_path)
         return -ENAMETOOLONG;
-    strcpy(a.sun_path, path);
+    memcpy(a.sun_path, path, strlen(path) + 1);
     y = calloc(1, sizeof *y);
     if (!y)
         return -ENOMEM;

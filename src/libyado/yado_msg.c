@@ -112,7 +112,7 @@ static bool number(const char *s, long max, long *ret)
 static int cmd_send(struct yado *y, char **words)
 {
     unsigned char *data = NULL;
-    size_t len;
+    size_t len = 0;
     long to;
     int r;
 
@@ -130,7 +130,7 @@ static int cmd_send(struct yado *y, char **words)
 static int cmd_broadcast(struct yado *y, char **words)
 {
     unsigned char *data = NULL;
-    size_t len;
+    size_t len = 0;
     int r = body(words, &data, &len);
 
     if (r == 0)
@@ -209,7 +209,7 @@ static int cmd_put(struct yado *y, char **words)
 {
     int fd = words[0] && words[1] ? open(words[1], O_RDONLY) : STDIN_FILENO, r;
     unsigned char *data = NULL;
-    size_t len;
+    size_t len = 0;
 
     if (!words[0])
         return wrong("put: no name", "");
@@ -227,7 +227,7 @@ static int cmd_put(struct yado *y, char **words)
 static int cmd_get(struct yado *y, char **words)
 {
     unsigned char *data;
-    size_t len;
+    size_t len = 0;
     int fd = STDOUT_FILENO, r;
 
     if (!words[0])
