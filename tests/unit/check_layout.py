@@ -7,18 +7,19 @@ import re
 import subprocess
 import sys
 
-LOW = {"base", "grid", "plan", "wire", "layer", "state", "depot", "vm", "host"}
+LOW = {"base", "grid", "plan", "wire", "libyado", "layer", "state", "depot", "vm", "host"}
 MAY = {
     "base": set(),
     "grid": {"base"},
     "plan": {"base"},
     "wire": {"base", "plan"},
+    "libyado": {"base", "wire"},
     "layer": {"base", "plan", "wire"},
     "state": {"base", "grid"},
     "depot": {"base"},
     "vm": {"base", "wire", "layer"},
     "host": {"base"},
-    "guest": {"base", "wire"},
+    "guest": {"base", "wire", "libyado"},
     "master": LOW,
     "agent": LOW,
     "cli": LOW,
