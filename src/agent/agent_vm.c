@@ -371,7 +371,7 @@ static void clean(struct agent_vm *vm, const char *why)
     vm->stage = CLEANING;
     vm->keep_saved = !vm->dropping && !is_final(&vm->report);
     if (!vm->err.text[0])
-        (void)err_set(&vm->err, 0, "%s", why);
+        err_format(&vm->err, "%s", why);
     vm->work.data = vm;
     uv_queue_work(&vm->agent->loop, &vm->work, do_clean, after_clean);
 }

@@ -54,8 +54,7 @@ static int add(struct chain_blobs *b, const struct sync_layer *l, struct err *er
 {
     struct one *one = &b->ones[b->count];
     struct layer_source source = {.file_bytes = l->size, .read = read_range, .arg = one};
-    /* A merged layer is known to the one above it by the name of what it stands for. */
-    const char *name = l->stands_for[0] ? l->stands_for : l->digest;
+    const char *name = sync_layer_name(l);
     uint8_t digest[LAYER_DIGEST_BYTES];
     int r;
 

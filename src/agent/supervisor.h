@@ -117,7 +117,7 @@ struct work {
     size_t count_blobs;
     struct chain_blobs *chain;
     struct layer_prints *prints; /* of what `top` and all below it hold; NULL: not yet known */
-    char top[65];                /* digest of the newest layer, here or at the master */
+    char top[65];                /* name of the newest layer, here or at the master */
     pthread_t dropper;           /* ends QEMU and pager, after which task_drop() has less to do */
     bool is_dropping;
 

@@ -101,7 +101,7 @@ static int open_chain(struct work *w, char *ret_reason, struct err *ret_err)
     if (r)
         return blame(w, r, damaged, ret_reason);
     snprintf(w->top, sizeof w->top, "%s",
-             d->count_chain ? d->chain[d->count_chain - 1].digest : d->golden.digest);
+             sync_layer_name(d->count_chain ? &d->chain[d->count_chain - 1] : &d->golden));
     return 0;
 }
 

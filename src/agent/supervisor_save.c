@@ -42,30 +42,19 @@ static void forget_all(struct work *w)
         layer_prints_forget(w->prints, i);
 }
 
-/* Without its list of prints, whatever the layer holds is saved again. */
-static void forget_layer(struct layer_prints *prints, const struct layer *layer)
-{
-    const struct layer_table *t = layer_table_of(layer);
-
-    for (size_t i = 0; i < t->count_runs; i++)
-        for (uint32_t k = 0; k < t->runs[i].count_pages; k++)
-            layer_prints_forget(prints, t->runs[i].first_page + k);
-}
-
 void task_learn(struct work *w)
 {
     const struct layer_chain *chain = w->chain ? chain_blobs_chain(w->chain) : NULL;
+    struct err err;
 
     if (w->prints)
         return;
+    if (chain && layer_chain_prints(chain, layer_chain_count(chain), &w->prints, &err) == 0)
+        return;
     w->prints = layer_prints_new(w->config->desired.memory_bytes);
-    for (size_t i = 0; chain && i < layer_chain_count(chain); i++) {
-        struct err err = {""};
-
-        if (layer_prints_apply(w->prints, layer_chain_at(chain, i), &err) == 0)
-            continue;
-        log_warn("layer %zu: %s; its pages are saved again", i, err.text);
-        forget_layer(w->prints, layer_chain_at(chain, i));
+    if (chain) {
+        log_warn("%s; all pages are saved again", err.text);
+        forget_all(w);
     }
 }
 

@@ -9,8 +9,9 @@
 #include <stdio.h>
 #include <string.h>
 
-int err_set(struct err *e, int code, const char *fmt, ...)
+void err_format(struct err *e, const char *fmt, ...)
 {
+    int saved = errno;
     va_list ap;
 
     if (e) {
@@ -18,7 +19,7 @@ int err_set(struct err *e, int code, const char *fmt, ...)
         vsnprintf(e->text, sizeof e->text, fmt, ap);
         va_end(ap);
     }
-    return code;
+    errno = saved;
 }
 
 void str_hex(const uint8_t *data, size_t len, char *out)

@@ -14,8 +14,11 @@ struct err {
     char text[512];
 };
 
-/* Formats e->text (e may be NULL) and returns code, so: return err_set(e, -EINVAL, "...", x). */
-int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* Formats e->text (e may be NULL); leaves errno as it was. */
+void err_format(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The same with the value code, so: return err_set(e, -EINVAL, "...", x). A macro, since those who
+ * read the code, analysers among them, then see what is returned. */
+#define err_set(e, code, ...) (err_format((e), __VA_ARGS__), (code))
 
 /* out gets 2 * len lower-case digits and a NUL. */
 void str_hex(const uint8_t *data, size_t len, char *out);

@@ -59,16 +59,16 @@ static int import(const struct command *cmd, const char *name, const char *file)
     int r;
 
     if (fd < 0) {
-        (void)err_set(&e, -errno, "%s: %s", file, strerror(errno));
+        err_format(&e, "%s: %s", file, strerror(errno));
         return cli_fail(cmd, &e);
     }
     if (!is_erofs(fd)) {
-        (void)err_set(&e, -EINVAL, "%s: not an erofs file system (mkfs.erofs makes one)", file);
+        err_format(&e, "%s: not an erofs file system (mkfs.erofs makes one)", file);
         return cli_fail(cmd, &e);
     }
     r = digest_of_fd(fd, digest, &size);
     if (r) {
-        (void)err_set(&e, r, "%s: %s", file, strerror(-r));
+        err_format(&e, "%s: %s", file, strerror(-r));
         return cli_fail(cmd, &e);
     }
     body = json_pack("{s:s, s:{s:s, s:I}}", "name", name, "root", "digest", digest, "size",
@@ -134,11 +134,11 @@ static int build(const struct command *cmd, const char *name, const char *includ
     int status = CLI_FAILED, r;
 
     if (!script) {
-        (void)err_set(&e, -ENOENT, "the script build-debian is not installed beside this binary");
+        err_format(&e, "the script build-debian is not installed beside this binary");
         return cli_fail(cmd, &e);
     }
     if (!mkdtemp(dir)) {
-        (void)err_set(&e, -errno, "no folder in %s: %s", tmp ? tmp : "/var/tmp", strerror(errno));
+        err_format(&e, "no folder in %s: %s", tmp ? tmp : "/var/tmp", strerror(errno));
         return cli_fail(cmd, &e);
     }
     out = xasprintf("%s/root.erofs", dir);
@@ -147,7 +147,7 @@ static int build(const struct command *cmd, const char *name, const char *includ
     if (r == 0) {
         status = import(cmd, name, out);
     } else {
-        (void)err_set(&e, r, "the image could not be built; the messages above say why");
+        err_format(&e, "the image could not be built; the messages above say why");
         (void)cli_fail(cmd, &e);
     }
     (void)unlink(out); /* may not be there */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The chain of layers of a part: what its state is made of above golden, oldest first. Always
- * true: each layer's parent is the file below it (or the one which that file stands for), the
- * first one's is golden; run time and output offset never shrink within one epoch.
+ * true: each layer's parent is the name of the one below it, the first one's is golden; run time
+ * and output offset never shrink within one epoch.
  *
  * A blob that leaves the chain while the part has a PC is pinned until that placement ends: the
  * pager there may have been started over it. A part without layers and pins has no struct chain.
@@ -12,10 +12,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
-static bool is_parent(const struct grid_digest *parent, const struct grid_layer *below)
+const struct grid_digest *grid_layer_name(const struct grid_layer *l)
 {
-    return same_digest(parent, &below->digest) ||
-           (!grid_digest_is_none(&below->stands_for) && same_digest(parent, &below->stands_for));
+    return grid_digest_is_none(&l->stands_for) ? &l->digest : &l->stands_for;
 }
 
 bool grid_chain_holds(const struct grid_chain *chain, const struct grid_digest *golden)
@@ -23,7 +22,7 @@ bool grid_chain_holds(const struct grid_chain *chain, const struct grid_digest *
     for (size_t i = 0; chain && i < chain->count; i++) {
         const struct grid_layer *l = &chain->layers[i];
 
-        if (i ? !is_parent(&l->parent, l - 1) : !same_digest(&l->parent, golden))
+        if (i ? !same_digest(&l->parent, grid_layer_name(l - 1)) : !same_digest(&l->parent, golden))
             return false;
     }
     return true;
@@ -68,7 +67,7 @@ static bool find_place(const struct grid *g, const struct part *p, const struct 
         return true;
     }
     for (size_t i = 0; p->chain && i < p->chain->r.count; i++) {
-        if (is_parent(parent, &p->chain->r.layers[i])) {
+        if (same_digest(parent, grid_layer_name(&p->chain->r.layers[i]))) {
             *ret_at = i + 1;
             return true;
         }
@@ -334,8 +333,7 @@ enum grid_outcome event_merged(struct grid *g, const struct grid_event *e, struc
     if (!p || !find_run(p, m, &from) || grid_digest_is_none(&m->digest) || chain_has(p, &m->digest))
         return err_set(err, GRID_CONFLICT, "the chain has changed since it was merged");
     new = p->chain->r.layers[from + m->count - 1];
-    if (grid_digest_is_none(&new.stands_for))
-        new.stands_for = new.digest;
+    new.stands_for = *grid_layer_name(&new);
     new.digest = m->digest;
     new.size_bytes = m->size_bytes;
     new.parent = p->chain->r.layers[from].parent;

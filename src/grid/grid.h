@@ -110,9 +110,8 @@ bool grid_class_fits(const struct grid_class *saved, const struct grid_class *pc
 /* A committed layer: golden, or one of a part's chain. */
 struct grid_layer {
     struct grid_digest digest;
-    struct grid_digest parent; /* of the file directly below it; none for golden */
-    /* None, or this file is the merger of several, and the layer above it names the newest of them
-     * (this digest) as its parent. */
+    struct grid_digest parent; /* the name of the layer directly below it; none for golden */
+    /* None, or this file is the merger of several, of which this was the newest: its name. */
     struct grid_digest stands_for;
     uint64_t seq;   /* place in its chain, ascending; 0 for golden */
     uint64_t epoch; /* of the placement that made it */
@@ -123,6 +122,9 @@ struct grid_layer {
     uint64_t committed_ms;  /* now_ms of the step that took it */
     struct grid_class cls;  /* class of the PC that wrote it */
 };
+
+/* By which the layer above knows it: its digest, or that of the layer for which it stands. */
+const struct grid_digest *grid_layer_name(const struct grid_layer *l);
 
 /* A blob that left a part's chain while the part had a PC, whose pager may map it still. */
 struct grid_pin {

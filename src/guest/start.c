@@ -114,11 +114,11 @@ static void read_input(struct json *j, struct start_input *in, struct err *e)
         return;
     /* A tar may go into /in itself. */
     if (!in->path || path_clean(in->path, clean) < 0 || (!clean[0] && !in->tar)) {
-        err_set(e, 0, "START: input \"%.100s\" is not a relative path below /in",
-                in->path ? in->path : "");
+        err_format(e, "START: input \"%.100s\" is not a relative path below /in",
+                   in->path ? in->path : "");
         j->bad = true;
     } else if (in->offset % START_INPUT_ALIGN || in->offset + in->size < in->offset) {
-        err_set(e, 0, "START: input \"%.100s\" lies at an impossible place", in->path);
+        err_format(e, "START: input \"%.100s\" lies at an impossible place", in->path);
         j->bad = true;
     } else {
         free(in->path);
@@ -141,7 +141,7 @@ int start_parse(const char *json, size_t len, struct start *ret, struct err *ret
     struct start *s = ret;
 
     *s = (struct start){0};
-    err_set(ret_err, 0, "START: not the JSON object that it must be");
+    err_format(ret_err, "START: not the JSON object that it must be");
     for (json_open(&j, '{'); json_more(&j, '}');) {
         char *key = json_key(&j);
 

@@ -130,7 +130,7 @@ static int add_entry(struct tar_index *t, const char *folder, const char *name, 
     if (fstatat(t->folder, path, &st, AT_SYMLINK_NOFOLLOW) < 0) {
         int error = errno; /* not ENOENT: nobody changes the folder; a path too long, say */
 
-        err_set(e, 0, "cannot read \"%.60s…\" in /out: %s", path, strerror(error));
+        err_format(e, "cannot read \"%.60s…\" in /out: %s", path, strerror(error));
         free(path);
         return -error;
     }

@@ -185,7 +185,7 @@ int blob_cache_add(const char *cache_dir, const char *path, struct err *ret_err)
     if (b->count && memchr(b->have, 0, b->count))
         r = copy_file(fd, b);
     if (r)
-        err_set(ret_err, r, "%s: cannot copy %s: %s", b->path, path, strerror(-r));
+        err_format(ret_err, "%s: cannot copy %s: %s", b->path, path, strerror(-r));
     else if (b->count)
         memset(b->have, 1, b->count);
     blob_close(b);

@@ -457,7 +457,7 @@ void http_error_text(const struct http_response *r, struct err *ret_err)
     if (message)
         str_sanitize(message, ret_err->text, sizeof ret_err->text);
     else
-        (void)err_set(ret_err, 0, "HTTP status %d", r->status);
+        err_format(ret_err, "HTTP status %d", r->status);
     json_decref(root);
 }
 

@@ -260,8 +260,8 @@ void limits_init(struct limits *l, const char *root, const char *self, const cha
     else
         r = init_v1(l, root, self, name);
     if (r < 0)
-        (void)err_set(ret_err, r, "no control groups (%s): guests get the lowest class only",
-                      strerror(-r));
+        err_format(ret_err, "no control groups (%s): guests get the lowest class only",
+                   strerror(-r));
 }
 
 void limits_set_urgent(const struct limits *l, bool urgent)

@@ -155,6 +155,15 @@ int layer_chain_read_state(const struct layer_chain *c, struct qemu_state *ret_s
     return r;
 }
 
+static void forget_layer(struct layer_prints *prints, const struct layer *layer)
+{
+    const struct layer_table *t = layer_table_of(layer);
+
+    for (size_t i = 0; i < t->count_runs; i++)
+        for (uint32_t k = 0; k < t->runs[i].count_pages; k++)
+            layer_prints_forget(prints, t->runs[i].first_page + k);
+}
+
 int layer_chain_prints(const struct layer_chain *c, size_t count, struct layer_prints **ret_prints,
                        struct err *ret_err)
 {
@@ -162,8 +171,12 @@ int layer_chain_prints(const struct layer_chain *c, size_t count, struct layer_p
     int r = 0;
 
     MUST(count <= c->count);
-    for (size_t i = 0; i < count && !r; i++)
+    for (size_t i = 0; i < count && !r; i++) {
         r = layer_prints_apply(prints, c->links[i].layer, ret_err);
+        if (r == -EBADMSG)
+            forget_layer(prints, c->links[i].layer);
+        r = r == -EBADMSG ? 0 : r;
+    }
     if (r)
         layer_prints_free(prints);
     else

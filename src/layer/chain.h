@@ -57,7 +57,8 @@ struct layer_place layer_chain_find(const struct layer_chain *chain, size_t from
 int layer_chain_read_state(const struct layer_chain *chain, struct qemu_state *ret_state,
                            struct err *ret_err);
 
-/* Prints of all pages as the lowest `count` layers show them; the caller frees them. */
+/* Prints of all pages as the lowest `count` layers show them; the caller frees them. A layer whose
+ * list of prints is damaged has pages that nothing is known of. */
 int layer_chain_prints(const struct layer_chain *chain, size_t count,
                        struct layer_prints **ret_prints, struct err *ret_err);
 

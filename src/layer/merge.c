@@ -27,7 +27,8 @@ static int put_pages(void *arg, uint64_t offset, const uint8_t *data, size_t len
             page.data = data + i;
             page.print = layer_print_of(page.data);
         }
-        if (!layer_print_equal(page.print, layer_prints_get(m->top, page.number)))
+        if (layer_prints_knows(m->top, page.number) &&
+            !layer_print_equal(page.print, layer_prints_get(m->top, page.number)))
             return err_set(m->err, -EBADMSG, "layer damaged: page %llu does not match its print",
                            (unsigned long long)page.number);
         if (!layer_print_equal(page.print, layer_prints_get(m->below, page.number)))
@@ -56,12 +57,12 @@ static int start_writer(struct merge *m, const struct layer_chain *chain, size_t
 
 static int finish_writer(struct merge *m, const struct layer *top, struct err *err)
 {
-    struct layer_hot_run *hot;
-    size_t count;
+    struct layer_hot_run *hot = NULL;
+    size_t count = 0;
     uint64_t pages;
     int r = layer_read_hot(top, &hot, &count, err);
 
-    if (r)
+    if (r && r != -EBADMSG) /* a damaged one can be done without */
         return r;
     r = layer_writer_finish(m->writer, hot, count, &pages);
     free(hot);

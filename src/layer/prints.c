@@ -103,3 +103,8 @@ void layer_prints_forget(struct layer_prints *p, uint64_t page)
 {
     p->pages[page] = (struct layer_print){UINT64_MAX, UINT64_MAX};
 }
+
+bool layer_prints_knows(const struct layer_prints *p, uint64_t page)
+{
+    return (p->pages[page].low & p->pages[page].high) != UINT64_MAX;
+}

@@ -46,5 +46,6 @@ int layer_prints_apply(struct layer_prints *prints, const struct layer *layer, s
 struct layer_print layer_prints_get(const struct layer_prints *prints, uint64_t page);
 void layer_prints_set(struct layer_prints *prints, uint64_t page, struct layer_print print);
 void layer_prints_forget(struct layer_prints *prints, uint64_t page);
+bool layer_prints_knows(const struct layer_prints *prints, uint64_t page);
 
 #endif

@@ -75,8 +75,7 @@ static int push_all(struct merger *m, struct depot *depot, const struct care_mer
     for (size_t i = 0; r == 0 && i < merge->count; i++) {
         const struct grid_layer *l = &merge->layers[i];
 
-        r = push(m, depot, &l->digest,
-                 grid_digest_is_none(&l->stands_for) ? &l->digest : &l->stands_for, err);
+        r = push(m, depot, &l->digest, grid_layer_name(l), err);
     }
     return r;
 }

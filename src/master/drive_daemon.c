@@ -212,7 +212,7 @@ int drive_daemon_create(struct drive_daemon *d, uint64_t number, uint64_t backin
         r = r ? r : closed;
     }
     if (r == 0 && (r = drive_folder_sync(d->dir, name)) < 0)
-        (void)err_set(ret_err, r, "cannot sync %s/%s: %s", d->dir, name, strerror(-r));
+        err_format(ret_err, "cannot sync %s/%s: %s", d->dir, name, strerror(-r));
     if (r < 0)
         (void)drive_folder_remove_file(d->dir, name); /* or it is found not to be whole */
     return r;

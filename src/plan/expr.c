@@ -28,7 +28,7 @@ struct parser {
 static double fail(struct parser *p, const char *at, const char *fmt, const char *what)
 {
     if (!p->wrong)
-        (void)err_set(p->err, -EINVAL, fmt, what);
+        err_format(p->err, fmt, what);
     if (!p->wrong)
         p->wrong = at;
     return NAN;

@@ -159,7 +159,7 @@ static void one_event(struct bench *b, uint64_t id)
         vm.count_layers = 1;
         b->blobs++;
         memcpy(layer.digest.bytes, &b->blobs, sizeof b->blobs);
-        layer.parent = chain && chain->count ? chain->layers[chain->count - 1].digest
+        layer.parent = chain && chain->count ? *grid_layer_name(&chain->layers[chain->count - 1])
                                              : grid_get_golden(b->g, p.golden)->layer.digest;
         layer.run_ms = b->now_ms;
         b->owner[id - 1] = true;

@@ -48,6 +48,7 @@ struct blob {
 struct sim_chain {
     struct grid_digest golden;
     struct grid_digest layers[SIM_CHAIN_MAX];
+    struct grid_digest names[SIM_CHAIN_MAX];
     size_t count;
 };
 

@@ -139,7 +139,7 @@ static void send_report(struct sim *s, size_t index)
 
 static const struct grid_digest *top_of(const struct sim_chain *c)
 {
-    return c->count ? &c->layers[c->count - 1] : &c->golden;
+    return c->count ? &c->names[c->count - 1] : &c->golden;
 }
 
 /* Layers that the master has recorded need not be told any more. */
@@ -249,7 +249,7 @@ static void finish_layer(struct sim *s, struct sim_agent *a, struct sim_vm *vm)
     if (sim_chance(s, 4))
         layer->parent = c->golden;
     else if (c->count && sim_chance(s, 5))
-        layer->parent = c->layers[rng_below(&s->rng, c->count)];
+        layer->parent = c->names[rng_below(&s->rng, c->count)];
     if (vm->report.job)
         sim_depot_put(s, &vm->memory, &layer->parent, &layer->digest);
     else

@@ -331,8 +331,7 @@ static void check_parent(struct sim *s, const struct grid_desired *d, size_t i)
     if (!below)
         SIM_TRUE(s, memcmp(parent, &d->golden->layer.digest, sizeof *parent) == 0);
     else
-        SIM_TRUE(s, memcmp(parent, &below->digest, sizeof *parent) == 0 ||
-                        memcmp(parent, &below->stands_for, sizeof *parent) == 0);
+        SIM_TRUE(s, memcmp(parent, grid_layer_name(below), sizeof *parent) == 0);
 }
 
 struct collect {
@@ -358,6 +357,7 @@ static void collect(void *arg, const struct grid_desired *d)
     snprintf(to->reason, sizeof to->reason, "%s", d->reason);
     for (size_t i = 0; d->chain && i < d->chain->count; i++) {
         MUST(i < SIM_CHAIN_MAX);
+        to->chain.names[to->chain.count] = *grid_layer_name(&d->chain->layers[i]);
         to->chain.layers[to->chain.count++] = d->chain->layers[i].digest;
         to->top = d->chain->layers[i];
         check_parent(s, d, i);

@@ -122,7 +122,7 @@ static void make_layer(struct world *w, struct vm *vm, bool in_layers)
 
     memset(&vm->layer, 0, sizeof vm->layer);
     world_digest(w, &vm->layer.digest);
-    vm->layer.parent = chain && chain->count ? chain->layers[chain->count - 1].digest
+    vm->layer.parent = chain && chain->count ? *grid_layer_name(&chain->layers[chain->count - 1])
                                              : grid_get_golden(w->g, p->golden)->layer.digest;
     vm->layer.size_bytes = in_layers ? (uint64_t)dirty_bytes(w, vm) : vm->spec->r.memory_bytes;
     vm->layer.output_offset = (uint64_t)vm->done_ms;

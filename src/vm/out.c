@@ -75,7 +75,7 @@ int vm_out_finish(struct vm_out *o, char ret_digest[65], struct err *ret_err)
         r = -errno;
     if (r) {
         (void)unlink(o->path); /* half a file is none */
-        err_set(ret_err, r, "cannot write %s: %s", o->path, strerror(-r));
+        err_format(ret_err, "cannot write %s: %s", o->path, strerror(-r));
     }
     end(o, digest);
     if (!r)

@@ -247,7 +247,7 @@ int vm_save_finish(struct vm_save *s, const struct layer_hot_run *hot, size_t co
     if (!r)
         r = layer_writer_finish(s->writer, hot, count_hot, &pages);
     if (r) {
-        err_set(ret_err, r, "cannot write %s: %s", s->out.path, strerror(-r));
+        err_format(ret_err, "cannot write %s: %s", s->out.path, strerror(-r));
         vm_save_abort(s);
         return r;
     }

@@ -61,8 +61,8 @@ static void get_bytes(struct reader *r, void *data, size_t len)
     if (!r->error && len) {
         r->error = r->source->read(r->source->arg, data, len);
         if (r->error)
-            err_set(r->err, r->error, "migration stream: ends at byte %llu: %s",
-                    (unsigned long long)r->pos, strerror(-r->error));
+            err_format(r->err, "migration stream: ends at byte %llu: %s",
+                       (unsigned long long)r->pos, strerror(-r->error));
     }
     if (r->error) {
         memset(data, 0, len);

@@ -25,14 +25,20 @@ struct sync_class {
 
 struct sync_layer {
     char digest[65];     /* "" when none */
-    char parent[65];     /* digest of the file directly below; "" for golden */
-    char stands_for[65]; /* of a merged one: the digest that the layer above names as its parent */
+    char parent[65];     /* the name of the layer directly below; "" for golden */
+    char stands_for[65]; /* of a merged one: the newest of those it was merged from */
     uint64_t size;
     uint64_t output_offset;
     uint64_t run_ms;
     uint64_t cut; /* of the part's network drive, 0 none */
     struct sync_class cls;
 };
+
+/* By which the layer above knows it: its digest, or that of the layer for which it stands. */
+static inline const char *sync_layer_name(const struct sync_layer *l)
+{
+    return l->stands_for[0] ? l->stands_for : l->digest;
+}
 
 /* One VM as the agent sees it; states are the names of grid_vm_state_name(). */
 struct sync_vm {

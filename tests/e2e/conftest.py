@@ -12,7 +12,7 @@ unexpected = []
 
 # These take a minute and more: begun last, they would be waited for alone.
 LONG = ("test_debian.py", "test_kill.py", "test_supervisor.py", "test_drive.py", "test_faults.py",
-        "test_twenty_owners",         "test_counter_over_fifty_moves_in_a_row", "test_power_cuts_at_random_moments")
+        "test_counter_over_fifty_moves_in_a_row", "test_power_cuts_at_random_moments")
 
 
 def pytest_collection_modifyitems(items):

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import statistics
 import time
 
 from grid import Grid, wait_for

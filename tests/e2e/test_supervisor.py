@@ -29,6 +29,7 @@ from pressure import HOLDER, page_out
 MACHINE = {"machine": "pc-i440fx-7.2", "cpu": "Nehalem", "accel": "tcg"}
 MEMORY = 128 << 20
 COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 20000; done"
+PTRACE_ATTACH, WALL = 16, 0x40000000
 
 
 NEEDS_FUSE = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no FUSE here")
@@ -545,25 +546,42 @@ def test_a_damaged_layer_is_named(world):
     vm.drop()
 
 
+@contextlib.contextmanager
+def traced(pid):
+    """All threads of a process stand still, and no signal but a kill moves them: whatever its
+    supervisor does, it does not answer."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    attached, over = threading.Event(), threading.Event()
+
+    def trace():  # the tracer is a thread: with it goes the trace
+        tids = [int(tid) for tid in os.listdir(f"/proc/{pid}/task")]
+        if any(libc.ptrace(PTRACE_ATTACH, tid, None, None) for tid in tids):
+            return
+        attached.set()
+        while not over.wait(0.01):
+            for tid in tids:  # a death is told to the tracer first
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(tid, os.WNOHANG | WALL)
+    thread = threading.Thread(target=trace)
+    thread.start()
+    try:
+        assert attached.wait(5), "cannot trace it"
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def test_what_is_not_saved_by_the_deadline_is_given_up(world):
     vm = start(world)
     vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
     layer = checkpoint(vm, 1)
     qemu = next(p for n, p in vm.processes().items() if n.startswith("qemu"))
 
-    over = threading.Event()
-
-    def hang():  # whatever the supervisor does, QEMU does not answer
-        with contextlib.suppress(ProcessLookupError):
-            while not over.is_set():
-                os.kill(qemu, signal.SIGSTOP)
-    threading.Thread(target=hang).start()
-    try:
+    with traced(qemu):
         vm.say("suspend", reason="owner", event_us=time.monotonic_ns() // 1000,
                until_ms=boottime_ms() + 1000)
         report = vm.wait("failed", timeout=30)
-    finally:
-        over.set()
     assert report["reason"] == "owner" and "deadline" in report["note"]
     assert report["layers"][0]["digest"] == layer["digest"]
     vm.wait_until("everything to be given back", lambda: not vm.processes(), timeout=10)

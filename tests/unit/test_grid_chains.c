@@ -135,6 +135,8 @@ static void test_merging(void **state)
                   "merge 1.0 20 11 into 21\n"
                   "1.0 chain 21 12 13\n"
                   "reload\n"
+                  "a says 1.0 running layer=15 over=21 run=5500 # its name is 11\n"
+                  "1.0 chain 21 12 13\n"
                   "a says 1.0 running layer=14 over=11 run=6000 # 21 stands for it\n"
                   "1.0 chain 21 14\n"
                   "b reports\n"

@@ -334,6 +334,36 @@ static void test_merge_fails_well(void **state)
     make_chain_deinit(&m);
 }
 
+/* What can be done without does not hold a merge up. */
+static void test_merge_without_hints(void **state)
+{
+    struct rng r = rng_seed(11);
+    struct made_chain m;
+
+    make_chain(&r, &m, BYTES, 4);
+    for (size_t i = 0; i < m.count; i++) {
+        const struct layer_footer *f = layer_footer_of(m.layers[i]);
+
+        for (enum layer_section s = LAYER_HOT; s <= LAYER_PRINTS; s++)
+            m.files[i].data[f->sections[s].offset + f->sections[s].stored_bytes / 2] ^= 1;
+    }
+    AUTO_BUF struct buf file = {0};
+    struct err err;
+
+    if (layer_merge(m.chain, 1, make_to_buf, &file, &err))
+        fail_msg("%s", err.text);
+    uint8_t digest[LAYER_DIGEST_BYTES] = {1};
+    struct layer *merged = make_open(&file);
+    struct layer_chain *chain = layer_chain_new();
+
+    assert_int_equal(layer_chain_add(chain, m.layers[0], layer_chain_digest(m.chain, 0), &err), 0);
+    assert_int_equal(layer_chain_add(chain, merged, digest, &err), 0);
+    check_walk(chain, 0, NULL, m.memory[m.count - 1]);
+    layer_chain_free(chain);
+    layer_close(merged);
+    make_chain_deinit(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -347,6 +377,7 @@ int main(void)
         cmocka_unit_test(test_merges),
         cmocka_unit_test(test_merge_checks_prints),
         cmocka_unit_test(test_merge_fails_well),
+        cmocka_unit_test(test_merge_without_hints),
     };
 
     return cmocka_run_group_tests_name("layer_chain", tests, NULL, NULL);
