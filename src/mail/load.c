@@ -325,14 +325,12 @@ void mail_load_done(struct mail *m)
 {
     for (struct group *g = m->first; g; g = g->next) {
         for (struct mail_rank *r = g->first; r; r = r->next) {
-            if (!r->loaded) {
-                r->read = r->next_pos;
-                continue;
-            }
+            (void)loaded_of(r); /* or nothing of it is left but where it stands */
             load_box(m, r);
             load_digests(m, r);
             load_pending(m, r);
             loaded_free(r);
+            r->visible = r->next_pos;
         }
         for (size_t i = 0; i < g->gone.count; i++) {
             uint32_t index = *(uint32_t *)ring_at(&g->gone, i);
@@ -341,5 +339,5 @@ void mail_load_done(struct mail *m)
                 rank_ensure(m, g, index)->is_gone = true;
         }
     }
-    mail_durable(m);
+    ranks_clear(&m->touched, ON_TOUCHED);
 }

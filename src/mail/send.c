@@ -165,10 +165,12 @@ static void release_first(struct mail *m, struct mail_rank *r, uint64_t now_ms,
     drop_first(m, r);
 }
 
-/* What an abandoned run sent is void: the next one may send something else under its numbers. */
-static void take_back(struct mail *m, struct mail_rank *r, uint64_t sent,
+/* What an abandoned run sent is void: the new one may send something else under its numbers. Of
+ * the state it began with: its own layers are newer (we died before its beginning was durable). */
+static void take_back(struct mail *m, struct mail_rank *r, const struct mail_told *t,
                       const struct mail_sink *sink)
 {
+    uint64_t sent = t->top.epoch == t->epoch ? t->below.sent : t->top.sent;
     uint64_t have = sent > r->released ? sent : r->released;
 
     while (r->pending.count)
@@ -199,7 +201,7 @@ void send_release(struct mail *m, struct mail_rank *r, const struct mail_told *t
         release_first(m, r, now_ms, sink);
     }
     if (back && r->group->committed)
-        take_back(m, r, t->top.sent, sink);
+        take_back(m, r, t, sink);
 }
 
 void send_drop_all(struct mail *m, struct mail_rank *r)

@@ -65,7 +65,7 @@ struct part {
     bool is_placed, is_final, has_snap;
     struct layer layers[2]; /* the newest is the last */
     unsigned count_layers;
-    struct guest guest;
+    struct guest guest, longest;
     uint64_t host_sent, host_read; /* that the host has heard of */
     struct layer snap;             /* made, not recorded yet */
 };
@@ -487,6 +487,8 @@ static void leave(struct world *w, uint32_t job, uint32_t rank, bool dies)
         record(w, job, rank);
     }
     w->sum->backs += dies;
+    if (p->guest.count_sent > p->longest.count_sent)
+        p->longest = p->guest;
     p->is_placed = false;
 }
 
@@ -498,6 +500,9 @@ static void end_for_good(struct world *w, uint32_t job, uint32_t rank)
         return;
     p->is_placed = false;
     p->is_final = true;
+    /* It may have been further before it went back, and behaved the same. */
+    if (!w->committed && p->longest.count_sent > p->guest.count_sent)
+        p->guest = p->longest;
     tell(w, job, rank);
 }
 
