@@ -492,6 +492,18 @@ static void leave(struct world *w, uint32_t job, uint32_t rank, bool dies)
     p->is_placed = false;
 }
 
+/* The newest layer cannot be used. What a program with dice sent since the one before is released,
+ * and may not come again: that is outside the promise. */
+static void damage(struct world *w, uint32_t job, uint32_t rank)
+{
+    struct part *p = &w->parts[job][rank];
+
+    if (w->committed || p->is_placed || p->is_final || p->count_layers < 2)
+        return;
+    p->count_layers = 1;
+    tell(w, job, rank);
+}
+
 static void end_for_good(struct world *w, uint32_t job, uint32_t rank)
 {
     struct part *p = &w->parts[job][rank];
@@ -608,6 +620,8 @@ static void happen(struct world *w, uint32_t job, uint32_t rank)
             kill_master(w);
         break;
     case 94:
+        if (chance(w, 30))
+            damage(w, job, rank);
         clean_some(w);
         break;
     case 95:
