@@ -287,7 +287,7 @@ static int send_job(struct submit *s, struct client *c, json_t **ret_reply, stru
 static int wait_for(struct submit *s, struct client *c, uint64_t id)
 {
     bool alone = json_integer_value(json_object_get(s->job, "parts")) <= 1 &&
-                 !json_object_get(s->job, "then");
+                 !json_object_get(s->job, "then") && !json_object_get(s->job, "split");
     int status = CLI_FAILED;
     struct err e;
 

@@ -354,8 +354,7 @@ static bool lost_time(struct core *c, uint64_t wall_ms)
     return lost;
 }
 
-/* A step of the master's own; false when the disk is full. A refusal is as good as done. */
-static bool own_step(struct core *c, struct grid_event *e)
+bool core_own_step(struct core *c, struct grid_event *e)
 {
     clear_batch(c);
     c->now_ms = core_wall_ms();
@@ -376,7 +375,8 @@ static void run_tick(struct core *c)
     c->renew_all |= lost_time(c, now);
     if (holds_now() < c->tick_after_ms || !(c->renew_all || grid_tick_due(c->grid, now)))
         return;
-    if (own_step(c, &(struct grid_event){.kind = c->renew_all ? GRID_EV_RESTART : GRID_EV_TICK}))
+    if (core_own_step(c,
+                      &(struct grid_event){.kind = c->renew_all ? GRID_EV_RESTART : GRID_EV_TICK}))
         c->renew_all = false;
 }
 
@@ -411,7 +411,7 @@ static void hear_care(struct core *c, const struct care_news *news)
     for (size_t i = 0; i < news->merge.count; i++)
         replaced[i] = news->merge.layers[i].digest;
     /* Where the disk is full it is found again later. */
-    (void)own_step(c, &e);
+    (void)core_own_step(c, &e);
 }
 
 static void run_care(struct core *c)
@@ -478,6 +478,7 @@ static void *core_main(void *arg)
         if (now >= next_tick_ms) {
             run_tick(c);
             run_care(c);
+            resplit_run(c);
             if (now >= c->next_age_ms)
                 age(c);
             next_tick_ms = now + CORE_TICK_MS;
@@ -550,6 +551,7 @@ static int first_steps(struct core *c, struct err *ret_err)
         return err_set(ret_err, r, "cannot write the state: %s", state_error(c->m->state));
     core_publish_all(c);
     truncate_outputs(c);
+    resplit_find(c);
     return 0;
 }
 
@@ -611,6 +613,7 @@ void core_free(struct core *c)
     free(c->truncations);
     free(c->wake_pcs);
     free(c->retired);
+    free(c->resplits.jobs);
     pthread_cond_destroy(&c->news);
     pthread_mutex_destroy(&c->lock);
     free(c);

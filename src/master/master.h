@@ -24,6 +24,7 @@ struct master_config {
     const char *cpu, *machine;
     struct grid_config grid;
     uint64_t history_ms; /* how long finished jobs are kept */
+    uint64_t replan_ms;  /* between two plans of a job that waits; 0: it is planned once */
 };
 
 struct master {
