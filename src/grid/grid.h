@@ -587,6 +587,9 @@ void grid_free(struct grid *g);
  * parts. LOG and MOVE rows are ignored.
  * 0, or -EINVAL with text when rows contradict each other. */
 int grid_load(struct grid *g, const struct grid_row *row, struct err *ret_err);
+/* The rows that grid_load() takes, in its order: all that is durable. */
+void grid_each_row(const struct grid *g, void (*fn)(void *arg, const struct grid_row *row),
+                   void *arg);
 /* After the last row: whether any part is missing. -EINVAL with text. */
 int grid_load_done(const struct grid *g, struct err *ret_err);
 

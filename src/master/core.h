@@ -49,6 +49,8 @@ struct master *core_master(const struct core *c);
  * now_ms is filled in. When it is refused, text and id are in core_effects(). */
 enum grid_outcome core_step(struct core *c, struct req *r, struct grid_event *event);
 const struct grid_effects *core_effects(const struct core *c);
+/* A sync came from this PC: grid_renew(). */
+void core_renew(struct core *c, uint64_t pc, uint64_t now_ms);
 /* The state, in a transaction, for writing beside the grid's rows. */
 struct state *core_write(struct core *c, struct req *r);
 /* Marks the batch as failed: for errors of state functions in the transaction. */

@@ -9,6 +9,7 @@
 #include "base/table.h"
 #include "master/core.h"
 #include "master/resplit.h"
+#include "master/ring.h"
 
 #include <pthread.h>
 
@@ -70,6 +71,7 @@ struct core {
     bool logged; /* the batch has LOG rows */
 
     struct resplits resplits;
+    struct ring ring;
     struct table answers; /* pc -> struct core_answers */
     struct table runs;    /* pc -> struct core_runs */
     uint64_t image_id;    /* of the cached contents, 0 none */

@@ -371,6 +371,7 @@ static void set_up(struct sim *s)
         s->config.depot_quota_bytes = 12000;
     s->config.requeue = sim_chance(s, 70) ? GRID_REQUEUE_TAIL : GRID_REQUEUE_HEAD;
     s->g = grid_new(&s->config);
+    sim_ring_begin(s);
     s->t = 1000000000; /* far from the beginning of time, to which a clock may be set back */
     s->term = 1;
     s->count_agents = 2 + rng_below(&s->rng, SIM_PCS_MAX - 1);
@@ -420,7 +421,7 @@ static void perhaps(struct sim *s, uint64_t round, bool skip)
     s->rng = others;
 }
 
-struct history_result history_run(uint64_t seed, bool verbose, const bool *skip)
+struct history_result history_run(uint64_t seed, bool verbose, const bool *skip, struct buf *ring)
 {
     struct sim *s = xcalloc(1, sizeof *s);
     struct history_result result;
@@ -429,6 +430,7 @@ struct history_result history_run(uint64_t seed, bool verbose, const bool *skip)
     s->seed = seed;
     s->rng = rng_seed(seed);
     s->verbose = verbose;
+    s->ring = ring;
     set_up(s);
     rounds = SIM_ROUNDS_MAX / 5 + rng_below(&s->rng, SIM_ROUNDS_MAX - SIM_ROUNDS_MAX / 5);
     for (uint64_t i = 0; i < rounds; i++) {
