@@ -155,6 +155,8 @@ struct grid_habit {
     } n;
     uint64_t since_ms; /* it has been free; 0: it is not */
     uint64_t faded_ms; /* forgotten up to then */
+    uint64_t gone_ms;  /* it is not free since then; 0: it is, or it is not known since when */
+    uint64_t visits, visits_ms; /* of the last, how many and how long together */
 };
 
 struct grid_pc {
@@ -574,6 +576,9 @@ void grid_habit_busy(struct grid_habit *h, uint64_t now_ms);
 /* The probability that it stays free for so long from now on, S(x+i)/S(x) of its own free times;
  * NAN as long as too little is known. */
 double grid_habit_stays(const struct grid_habit *h, uint64_t now_ms, uint64_t ms);
+
+/* How long it is not free when its owner is back, on average; 0 as long as too little is known. */
+uint64_t grid_habit_visit_ms(const struct grid_habit *h);
 
 /* What a guest of that size takes of a PC's memory share: its size and a quarter, since page cache
  * and private copies both count. */

@@ -78,8 +78,8 @@ struct job {
     struct grid_job r;
     /* Of its parts that are done; soft, a restart begins anew: */
     double done_ms;      /* guest time */
-    double done_work_ms; /* ... x speed of the PC */
-    uint32_t count_done;
+    double done_work_ms; /* ... x speed of the PC, of those on PCs that say theirs */
+    uint32_t count_done, count_work;
     struct user *user;
     struct part *parts;
     struct job *prev, *next;

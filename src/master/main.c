@@ -358,6 +358,7 @@ static int start(struct master *m, struct options *o, struct err *e)
     if (r < 0)
         return r;
     set_url(m, hostname, port);
+    meter_init(&m->link);
     m->places = places_new();
     m->holds = holds_new();
     m->disk = disk_new();

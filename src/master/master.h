@@ -11,6 +11,7 @@
 #define YADO_MASTER_MASTER_H
 
 #include "grid/grid.h"
+#include "master/meter.h"
 
 #include <stdint.h>
 
@@ -40,6 +41,7 @@ struct master {
     struct care *care;
     struct drives *drives;
     struct server *server;
+    struct meter link;                   /* uploads */
     uint8_t secret[MASTER_SECRET_BYTES]; /* behind the placements' tokens */
     char *url;
     uint64_t started_ms;

@@ -3,9 +3,9 @@
  * The pool as the planner sees it, the plan, and POST /v1/split/plan; see plan.h.
  *
  * A PC's speed is what it reports, against the mean of all. How often its owner returns is worked
- * out of its own past for the next four hours (grid_habit_stays()); of a PC that is not known yet,
- * and for how long a visit lasts, a usual value is taken. A move costs what this grid's last moves
- * took.
+ * out of its own past for the next four hours (grid_habit_stays()), how long he stays is the mean
+ * of his last visits. A move costs what this grid's last moves took, and the link carries what
+ * uploads have shown (meter.h). A usual value stands for what is not known yet.
  */
 #include "master/plan.h"
 #include "master/api.h"
@@ -30,7 +30,8 @@ enum { BUDGET = 300000 };
 struct look {
     struct plan_pcs found;
     size_t cap;
-    double speed;
+    double speed; /* of those that say one */
+    size_t count_speeds;
     const struct grid *grid;
     uint64_t now_ms;
     bool silent; /* these count as well */
@@ -46,6 +47,7 @@ static bool add_pc(void *arg, const struct grid_pc *pc)
     struct look *l = arg;
     struct plan_pcs *p = &l->found;
     double stays = grid_habit_stays(&pc->habit, l->now_ms, LOOK_AHEAD_MS);
+    uint64_t visit_ms = grid_habit_visit_ms(&pc->habit);
 
     if (!pc->reported || pc->forgotten || pc->draining ||
         (!l->silent && grid_pc_is_silent(l->grid, pc->id)))
@@ -55,13 +57,14 @@ static bool add_pc(void *arg, const struct grid_pc *pc)
         p->pcs = xreallocarray(p->pcs, l->cap, sizeof *p->pcs);
     }
     p->pcs[p->count++] = (struct plan_pc){
-        .speed = pc->speed ? pc->speed : 1,
+        .speed = pc->speed,
         .memory_bytes = pc->memory_bytes,
         .returns_per_s =
             isnan(stays) ? RETURNS_PER_S : -log(fmax(stays, 1e-6)) / ((double)LOOK_AHEAD_MS / 1000),
-        .visit_s = VISIT_S,
+        .visit_s = visit_ms ? (double)visit_ms / 1000 : VISIT_S,
     };
-    l->speed += p->pcs[p->count - 1].speed;
+    l->speed += pc->speed;
+    l->count_speeds += pc->speed > 0;
     mark(l, pc->id);
     mark(l, pc->memory_bytes);
     mark(l, pc->speed);
@@ -72,7 +75,9 @@ struct plan_pcs plan_look(struct core *c)
 {
     const struct grid *g = core_grid(c);
     uint64_t move_ms = grid_move_mean_ms(g);
+    double link = meter_bytes_per_s(&core_master(c)->link);
     struct look l = {.found = {.move_s = move_ms ? (double)move_ms / 1000 : MOVE_S,
+                               .link_bytes_per_s = link > 0 ? link : LINK_BYTES_PER_S,
                                .seed = grid_get_meta(g)->step},
                      .grid = g,
                      .now_ms = core_now(c)};
@@ -82,8 +87,11 @@ struct plan_pcs plan_look(struct core *c)
         l.silent = true;
         grid_each_pc(g, add_pc, &l);
     }
-    for (size_t i = 0; i < l.found.count; i++)
-        l.found.pcs[i].speed *= (double)l.found.count / l.speed;
+    for (size_t i = 0; i < l.found.count; i++) {
+        double *speed = &l.found.pcs[i].speed;
+
+        *speed = *speed > 0 ? *speed * (double)l.count_speeds / l.speed : 1;
+    }
     return l.found;
 }
 
@@ -133,7 +141,7 @@ static int choose(const struct plan_pcs *p, bool no_swap, struct plan_table *t)
 {
     struct plan_pool pool = {.pcs = p->pcs,
                              .count = p->count,
-                             .link_bytes_per_s = LINK_BYTES_PER_S,
+                             .link_bytes_per_s = p->link_bytes_per_s,
                              .dispatch_s = DISPATCH_S,
                              .move_s = move_s,
                              .move_arg = &p->move_s,

@@ -22,7 +22,7 @@ struct plan_table {
 struct plan_pcs {
     struct plan_pc *pcs;
     size_t count;
-    double move_s;
+    double move_s, link_bytes_per_s;
     uint64_t seed;
     uint64_t mark; /* changes when PCs come or go, or give another share */
 };

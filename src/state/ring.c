@@ -285,6 +285,9 @@ static void walk_habit(struct io *io, struct grid_habit *h)
     }
     u64(io, &h->since_ms);
     u64(io, &h->faded_ms);
+    u64(io, &h->gone_ms);
+    u64(io, &h->visits);
+    u64(io, &h->visits_ms);
 }
 
 static void walk_pc(struct io *io, struct grid_pc *p)
