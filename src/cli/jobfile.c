@@ -145,12 +145,14 @@ static int read_checkpoint(struct reader *r, const struct field *f, const yaml_n
     return 0;
 }
 
-static int read_network(struct reader *r, const struct field *f, const yaml_node_t *node,
-                        json_t *job)
+/* One of two words: `want` is "this or that". */
+static int read_choice(struct reader *r, const struct field *f, const yaml_node_t *node,
+                       json_t *job)
 {
-    const char *s = scalar(node);
+    const char *s = scalar(node), *other = strstr(f->want, " or ");
+    size_t n = (size_t)(other - f->want);
 
-    if (!s || (strcmp(s, "none") != 0 && strcmp(s, "nat") != 0))
+    if (!s || (strcmp(s, other + 4) != 0 && (strlen(s) != n || strncmp(s, f->want, n) != 0)))
         return want(r, f, node);
     json_object_set_new(job, f->key, json_string(s));
     return 0;
@@ -462,7 +464,9 @@ static const struct field fields[] = {
     {"cpus", read_number, 1, JOBSPEC_CPUS_MAX, "a number from 1 to 64"},
     {"env", read_env, .want = "names with values"},
     {"inputs", read_inputs, .want = "a list of paths, or of {path, name}"},
-    {"network", read_network, .want = "none or nat"},
+    {"network", read_choice, .want = "none or nat"},
+    {"mail", read_choice, .want = "immediate or committed"},
+    {"on_part_failure", read_choice, .want = "fail or continue"},
     {"retries", read_number, 0, 1000, "a number from 0 to 1000"},
     {"time_limit", read_duration, .want = "a duration such as \"2h\""},
     {"checkpoint", read_checkpoint, .want = "auto, never, or a duration such as \"10m\""},

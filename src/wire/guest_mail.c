@@ -15,7 +15,7 @@ enum { MAIL_PIECE_MAX = GUEST_PAYLOAD_MAX - 24 };
 
 uint32_t guest_mail_cut(const uint8_t *data, uint32_t len)
 {
-    const uint8_t *p = len ? memmem(data, len, GUEST_MAGIC, GUEST_MAGIC_BYTES) : NULL;
+    const uint8_t *p = memmem(data, len, GUEST_MAGIC, GUEST_MAGIC_BYTES);
 
     return p ? (uint32_t)(p - data) + 1 : len;
 }
@@ -28,15 +28,15 @@ static void put_pieces(struct buf *out, uint8_t type, const struct mail_in *m)
     MUST(m->len <= MAIL_BODY_MAX);
     do {
         n = m->len - at < MAIL_PIECE_MAX ? m->len - at : MAIL_PIECE_MAX;
-        if (type == GUEST_MAIL)
+        if (n && type == GUEST_MAIL)
             n = guest_mail_cut(m->body + at, n);
         buf_clear(&payload);
         buf_put_u64(&payload, m->pos);
         buf_put_u32(&payload, m->from);
-        if (type == GUEST_MAIL)
-            buf_put_u32(&payload, (uint32_t)m->kind << 24);
         buf_put_u32(&payload, m->len);
         buf_put_u32(&payload, at);
+        if (type == GUEST_MAIL)
+            buf_put_u32(&payload, (uint32_t)m->kind << 24);
         if (n)
             buf_put(&payload, m->body + at, n);
         guest_frame_put(out, type, payload.data, (uint32_t)payload.len);
@@ -70,9 +70,9 @@ int guest_mail_join(struct guest_mail_join *j, uint8_t type, const uint8_t *payl
     struct mail_in m = {.pos = cursor_u64(&c), .from = cursor_u32(&c)};
     uint32_t at, n;
 
-    m.kind = type == GUEST_MAIL ? (uint8_t)(cursor_u32(&c) >> 24) : MAIL_MESSAGE;
     m.len = cursor_u32(&c);
     at = cursor_u32(&c);
+    m.kind = type == GUEST_MAIL ? (uint8_t)(cursor_u32(&c) >> 24) : MAIL_MESSAGE;
     n = (uint32_t)cursor_left(&c);
     if (c.bad || m.pos == 0 || m.pos > INT64_MAX || m.kind > MAIL_GONE || m.len > MAIL_BODY_MAX ||
         at > m.len || n > m.len - at || (n == 0 && m.len) || (m.kind == MAIL_GONE && m.len))
@@ -185,9 +185,9 @@ void guest_blob_reply_put(struct buf *out, const struct guest_blob_reply *r)
     struct buf payload = {0};
 
     buf_put_u32(&payload, r->id);
-    buf_put_u8(&payload, r->status);
     buf_put_u64(&payload, r->total);
     buf_put_u64(&payload, r->at);
+    buf_put_u8(&payload, r->status);
     if (r->len)
         buf_put(&payload, r->data, r->len);
     guest_frame_put(out, GUEST_BLOB_REPLY, payload.data, (uint32_t)payload.len);
@@ -199,9 +199,9 @@ int guest_blob_reply_get(const uint8_t *payload, uint32_t len, struct guest_blob
     struct cursor c = cursor_of(payload, len);
     struct guest_blob_reply r = {.id = cursor_u32(&c)};
 
-    r.status = cursor_u8(&c);
     r.total = cursor_u64(&c);
     r.at = cursor_u64(&c);
+    r.status = cursor_u8(&c);
     r.len = (uint32_t)cursor_left(&c);
     r.data = cursor_bytes(&c, r.len);
     if (c.bad || r.len > GUEST_BLOB_PIECE_MAX)

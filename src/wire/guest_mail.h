@@ -22,11 +22,11 @@ enum {
 
 /* How many of the bytes may go into one frame to the guest: none that looks like another frame's
  * beginning may be in it, since a guest that holds half a frame looks for a SYNC behind it. At
- * least one, when there are any. */
+ * least one, when there are any. (What stands before them ends with a byte that is small.) */
 uint32_t guest_mail_cut(const uint8_t *data, uint32_t len);
 
-/* Append the frames of a whole message: pieces {u64 number, u32 peer, [u8 kind, u8[3] 0,] u32 bytes
- * of the body, u32 at, the piece}; `kind` only towards the guest. */
+/* Append the frames of a whole message: pieces {u64 number, u32 peer, u32 bytes of the body, u32 at,
+ * [u8 kind, u8[3] 0,] the piece}; `kind` only towards the guest. */
 void guest_mail_send_put(struct buf *out, const struct mail_out *m);
 void guest_mail_put(struct buf *out, const struct mail_in *m);
 
@@ -76,7 +76,7 @@ enum guest_blob_status {
     BLOB_NO_NAME = 6,
 };
 
-/* {u32 id, u8 status, u64 total, u64 at, the piece} */
+/* {u32 id, u64 total, u64 at, u8 status, the piece} */
 struct guest_blob_reply {
     uint32_t id;
     uint8_t status; /* enum guest_blob_status */

@@ -30,7 +30,9 @@ struct sync_layer {
     uint64_t size;
     uint64_t output_offset;
     uint64_t run_ms;
-    uint64_t cut; /* of the part's network drive, 0 none */
+    uint64_t cut;       /* of the part's network drive, 0 none */
+    uint64_t mail_sent; /* messages up to this number are in it for certain */
+    uint64_t mail_read; /* it reads on from this position (0: from the first), or a later one */
     struct sync_class cls;
 };
 
