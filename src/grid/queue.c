@@ -18,9 +18,12 @@
  * free PCs does not all go to the user with the least usage. */
 #define ADVANCE_S 60.0
 
+/* Parts that share a key are those of a job that was split anew (resplit.c). */
 static bool before(const struct part *a, const struct part *b)
 {
-    return a->r.queue_key < b->r.queue_key;
+    if (a->r.queue_key != b->r.queue_key)
+        return a->r.queue_key < b->r.queue_key;
+    return a->r.job != b->r.job ? a->r.job < b->r.job : a->r.index < b->r.index;
 }
 
 static void heap_set(struct bucket *b, size_t at, struct part *p)

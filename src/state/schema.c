@@ -141,6 +141,10 @@ static const char *const steps[] = {
     "ALTER TABLE pc ADD COLUMN free_since_ms INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE pc ADD COLUMN habit_faded_ms INTEGER NOT NULL DEFAULT 0;"
     "UPDATE pc SET habit = zeroblob(712);",
+    /* 6: how long owners stay. */
+    "ALTER TABLE pc ADD COLUMN gone_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE pc ADD COLUMN visits INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE pc ADD COLUMN visits_ms INTEGER NOT NULL DEFAULT 0;",
 };
 
 enum { KNOWN = sizeof steps / sizeof *steps, APPLICATION_ID = 0x7961646f /* "yado" */ };

@@ -139,6 +139,9 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.pc.habit.n.age_ends[GRID_AGES - 1] = some32(r);
         row.pc.habit.since_ms = some(r);
         row.pc.habit.faded_ms = some(r);
+        row.pc.habit.gone_ms = some(r);
+        row.pc.habit.visits = some(r);
+        row.pc.habit.visits_ms = some(r);
         break;
     case GRID_ROW_IMAGE:
         row.image.id = id;
@@ -266,10 +269,10 @@ static void free_row(struct grid_row *row)
 }
 
 /* A field that was added to a record and not to its walker would be lost at a restart: whoever
- * changes these sizes adds the column (schema.c), the field (rows.c), and a value above. */
+ * changes these sizes adds the column (schema.c), the field (rows.c, ring.c), and a value above. */
 _Static_assert(sizeof(struct grid_meta) == 72, "grid_meta changed");
 _Static_assert(sizeof(struct grid_user) == 40, "grid_user changed");
-_Static_assert(sizeof(struct grid_pc) == 1080, "grid_pc changed");
+_Static_assert(sizeof(struct grid_pc) == 1104, "grid_pc changed");
 _Static_assert(sizeof(struct grid_image) == 80, "grid_image changed");
 _Static_assert(sizeof(struct grid_golden) == 512, "grid_golden changed");
 _Static_assert(sizeof(struct grid_job) == 200, "grid_job changed");
@@ -1099,13 +1102,16 @@ static void tamper(const struct scratch *s, const char *sql)
     sqlite3_close(db);
 }
 
-/* What step 5 of the schema added. */
+/* What steps 5 and 6 of the schema added. */
 #define UNDO_5                                       \
     "ALTER TABLE part DROP COLUMN move_for_load;"    \
     "ALTER TABLE part DROP COLUMN starves_since_ms;" \
     "ALTER TABLE pc DROP COLUMN habit;"              \
     "ALTER TABLE pc DROP COLUMN free_since_ms;"      \
-    "ALTER TABLE pc DROP COLUMN habit_faded_ms;"
+    "ALTER TABLE pc DROP COLUMN habit_faded_ms;"     \
+    "ALTER TABLE pc DROP COLUMN gone_ms;"            \
+    "ALTER TABLE pc DROP COLUMN visits;"             \
+    "ALTER TABLE pc DROP COLUMN visits_ms;"
 
 /* A store as version 1 left it: a part with one layer, on golden. */
 static void a_store_of_version_1_is_brought_up_to_date(void **state)
@@ -1207,8 +1213,8 @@ static void strange_stores_are_refused(void **state)
     state_close(st);
     tamper(&s, "PRAGMA user_version=99");
     assert_int_equal(state_open(s.path, &st, &err), -EPROTONOSUPPORT);
-    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 5)"));
-    tamper(&s, "PRAGMA user_version=5");
+    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 6)"));
+    tamper(&s, "PRAGMA user_version=6");
     st = open_state(&s); /* and nothing was changed */
     assert_int_equal(loaded(st), 1);
     state_close(st);
