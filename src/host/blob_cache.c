@@ -238,8 +238,8 @@ int blob_cache_add(const char *cache_dir, const char *path, struct err *ret_err)
 {
     AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
     char digest[DIGEST_HEX_BYTES];
-    struct blob *b;
-    uint64_t size;
+    struct blob *b = NULL;
+    uint64_t size = 0;
     int r = fd < 0 ? -errno : digest_of_fd(fd, digest, &size);
 
     if (r)

@@ -109,7 +109,7 @@ static int check_place(const struct traced *t)
 
 static int attach(struct traced *t)
 {
-    int signal, r;
+    int signal = 0, r;
 
     if (ptrace(PTRACE_SEIZE, t->pid, NULL, PTRACE_O_EXITKILL))
         return -errno;
@@ -127,7 +127,7 @@ static int attach(struct traced *t)
 static int call(struct traced *t, long number, const unsigned long long args[6], long long *ret)
 {
     struct user_regs_struct regs = t->was;
-    int signal, r;
+    int signal = 0, r;
 
     regs.rip -= 2;                          /* the instruction itself */
     regs.orig_rax = (unsigned long long)-1; /* no system call that would begin anew */
@@ -162,7 +162,7 @@ static int map_hole(struct traced *t, uint64_t address, uint64_t bytes)
                                       (unsigned long long)-1,
                                       0};
     const unsigned long long advice[] = {address, bytes, MADV_HUGEPAGE, VM_ADVICE_MARK, 0, 0};
-    long long got;
+    long long got = 0;
     int r = call(t, SYS_mmap, map, &got);
 
     if (r == 0 && got != (long long)address)
