@@ -16,7 +16,8 @@ enum { SIM_OK = 0, SIM_FAILED = 1, SIM_USAGE = 2 };
 
 struct sim_options {
     bool json, all;
-    uint64_t seed, count, pcs, days, demand;
+    uint64_t seed, count, pcs, days, demand, parts;
+    double work_s, move_s, dispatch_s;
     const char *svg, *owners, *trace, *file;
 };
 
@@ -24,6 +25,7 @@ int sim_fig3(const struct sim_options *o);
 int sim_grid(const struct sim_options *o);
 int sim_check(const struct sim_options *o);
 int sim_plan(const struct sim_options *o);
+int sim_job(const struct sim_options *o);
 int sim_replay(const struct sim_options *o);
 int sim_core(const struct sim_options *o);
 
