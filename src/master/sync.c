@@ -54,6 +54,8 @@ static void put_layer(struct sync_layer *to, const struct grid_layer *from)
     to->output_offset = from->output_offset;
     to->run_ms = from->run_ms;
     to->cut = from->disk_cut;
+    to->mail_sent = from->mail_sent;
+    to->mail_read = from->mail_read;
     memcpy(to->cls.machine, from->cls.machine, sizeof to->cls.machine);
     memcpy(to->cls.cpu, from->cls.cpu, sizeof to->cls.cpu);
     memcpy(to->cls.accel, from->cls.accel, sizeof to->cls.accel);

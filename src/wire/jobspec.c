@@ -412,13 +412,15 @@ static int get_inputs(const json_t *json, struct jobspec *spec, struct err *e)
     return 0;
 }
 
-static int get_network(const json_t *json, struct jobspec *spec, struct err *e)
+/* One of two words; true for the second. */
+static int get_choice(const char *key, const json_t *json, const char *no, const char *yes,
+                      bool *ret, struct err *e)
 {
     const char *text = json_string_value(json);
 
-    spec->network_nat = text && strcmp(text, "nat") == 0;
-    if (!spec->network_nat && (!text || strcmp(text, "none") != 0))
-        return err_set(e, -EINVAL, "network: \"none\" or \"nat\"");
+    *ret = text && strcmp(text, yes) == 0;
+    if (!*ret && (!text || strcmp(text, no) != 0))
+        return err_set(e, -EINVAL, "%s: \"%s\" or \"%s\"", key, no, yes);
     return 0;
 }
 
@@ -441,7 +443,11 @@ static int get_key(const char *key, const json_t *json, bool may_then, struct jo
     if (strcmp(key, "inputs") == 0)
         return get_inputs(json, spec, e);
     if (strcmp(key, "network") == 0)
-        return get_network(json, spec, e);
+        return get_choice(key, json, "none", "nat", &spec->network_nat, e);
+    if (strcmp(key, "mail") == 0)
+        return get_choice(key, json, "immediate", "committed", &spec->mail_committed, e);
+    if (strcmp(key, "on_part_failure") == 0)
+        return get_choice(key, json, "continue", "fail", &spec->fail_together, e);
     if (strcmp(key, "memory") == 0)
         return get_measure(key, json, "512M", num_parse_size, &spec->memory_bytes, e);
     if (strcmp(key, "disk") == 0)
@@ -577,6 +583,10 @@ json_t *jobspec_to_json(const struct jobspec *spec)
     if (spec->cpus)
         json_object_set_new(out, "cpus", json_integer(spec->cpus));
     json_object_set_new(out, "network", json_string(spec->network_nat ? "nat" : "none"));
+    if (spec->mail_committed)
+        json_object_set_new(out, "mail", json_string("committed"));
+    if (spec->fail_together)
+        json_object_set_new(out, "on_part_failure", json_string("fail"));
     json_object_set_new(out, "retries", json_integer(spec->retries));
     json_object_set_new(out, "time_limit", json_integer((json_int_t)spec->time_limit_ms));
     if (spec->checkpoint_ms)

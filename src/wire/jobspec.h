@@ -59,7 +59,9 @@ struct jobspec {
     uint64_t memory_bytes;
     uint64_t disk_bytes; /* of the network drive at /disk; 0: none */
     uint32_t cpus;
-    bool network_nat; /* "network": "nat"; the default is "none" */
+    bool network_nat;    /* "network": "nat"; the default is "none" */
+    bool mail_committed; /* "mail": "committed"; the default is "immediate" */
+    bool fail_together;  /* "on_part_failure": "fail"; the default is "continue" */
     uint32_t retries;
     uint64_t time_limit_ms; /* guest run time */
     uint64_t checkpoint_ms; /* guest run time between checkpoints; 0: as the grid finds best */
@@ -87,7 +89,8 @@ int jobspec_check(const struct jobspec *spec, struct err *ret_err);
 /* Strict: unknown keys and wrong types are -EINVAL with the key's path in the text
  * ("then.memory: a size such as \"512M\", not a list"). memory, disk and time_limit are numbers of
  * bytes and of ms, or texts ("512M", "2h"). Keys: name, image, command, env, inputs[] {path,
- * digest, size, mode, tar}, parts, memory, disk, cpus, network, retries, time_limit, checkpoint
+ * digest, size, mode, tar}, parts, memory, disk, cpus, network, mail, on_part_failure, retries,
+ * time_limit, checkpoint
  * ("auto", "never", or a duration), priority, split (instead of parts and memory), then.
  * Runs jobspec_defaults() and jobspec_check(). */
 int jobspec_from_json(const json_t *json, struct jobspec **ret_spec, struct err *ret_err);

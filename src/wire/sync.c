@@ -61,6 +61,8 @@ static const struct record_field layer_fields[] = {
     U64(sync_layer, output_offset),
     U64(sync_layer, run_ms),
     U64(sync_layer, cut),
+    U64(sync_layer, mail_sent),
+    U64(sync_layer, mail_read),
     SUB(sync_layer, cls, "class", &class_type),
     END,
 };

@@ -30,7 +30,9 @@ struct sync_layer {
     uint64_t size;
     uint64_t output_offset;
     uint64_t run_ms;
-    uint64_t cut; /* of the part's network drive, 0 none */
+    uint64_t cut;       /* of the part's network drive, 0 none */
+    uint64_t mail_sent; /* numbers up to it had come from the guest when it stopped for this one */
+    uint64_t mail_read; /* the position of its mailbox that it had asked for by then */
     struct sync_class cls;
 };
 
