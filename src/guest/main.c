@@ -72,6 +72,7 @@ static void on_sync(const struct guest_frame *f)
     part.changed = true;
     synced = true;
     buf_clear(&part.json);
+    mail_rewind(&part.mail);
     part_ack(&part, s.output_have, s.result_have, true);
 }
 
@@ -90,6 +91,8 @@ static void on_frame(const struct guest_frame *f)
     else if (f->type == GUEST_ACK &&
              guest_ack_get(f->payload, f->len, &output_have, &result_have) == 0)
         part_ack(&part, output_have, result_have, false);
+    else
+        mail_receive(&part.mail, f);
 }
 
 static void receive(void)
@@ -108,6 +111,7 @@ static void receive(void)
 static bool next_frame(void)
 {
     static uint8_t data[GUEST_PAYLOAD_MAX];
+    static bool mail_was_last;
     struct buf payload = {0};
     uint8_t type = GUEST_OUTPUT;
     uint64_t offset;
@@ -122,13 +126,17 @@ static bool next_frame(void)
         buf_deinit(&payload);
         return true;
     }
+    /* By turns with what the program prints. */
+    mail_was_last = !mail_was_last && mail_next_frame(&part.mail, &host.out);
+    if (mail_was_last)
+        return true;
     n = output_next(&part.output, &offset, data + 8, sizeof data - 8);
     if (n == 0) {
         type = GUEST_RESULT;
         n = part_next_result(&part, &offset, data + 8, sizeof data - 8);
     }
     if (n == 0)
-        return false;
+        return mail_next_frame(&part.mail, &host.out);
     for (int i = 0; i < 8; i++)
         data[i] = (uint8_t)(offset >> (56 - 8 * i));
     guest_frame_put(&host.out, type, data, n + 8);
@@ -153,7 +161,11 @@ static int timeout_ms(bool more_children)
 /* One round: wait, take what came, move on, answer. */
 static void turn(int children, bool *more_children)
 {
-    struct pollfd fds[4] = {{.fd = children, .events = POLLIN}, {.fd = -1}, {.fd = -1}, {.fd = -1}};
+    struct pollfd fds[5] = {{children, POLLIN, 0},
+                            {.fd = -1},
+                            {.fd = -1},
+                            {.fd = -1},
+                            {mail_poll_fd(&part.mail), POLLIN, 0}};
     struct signalfd_siginfo info;
     int n;
 
@@ -163,7 +175,7 @@ static void turn(int children, bool *more_children)
     for (int i = 0; i < 2; i++)
         if (output_room(&part.output))
             fds[2 + i] = (struct pollfd){part.pipes[i], POLLIN, 0};
-    n = poll(fds, 4, timeout_ms(*more_children));
+    n = poll(fds, 5, timeout_ms(*more_children));
     if (n < 0)
         return;
     if (fds[0].revents || *more_children) {
@@ -176,6 +188,8 @@ static void turn(int children, bool *more_children)
     for (int i = 0; i < 2; i++)
         if (fds[2 + i].revents)
             part_read_pipe(&part, i);
+    if (fds[4].revents)
+        mail_serve(&part.mail);
     part_step(&part);
     transmit();
 }

@@ -112,6 +112,12 @@ static void run(struct part *p)
     p->used_before = system_memory_used();
     p->oom_before = system_oom_kills();
     p->state.peak_bytes = p->used_before;
+    r = mail_start(&p->mail, &p->start);
+    if (r < 0) {
+        say(p, "no mail: %s", strerror(-r));
+        enter(p, GUEST_BROKEN);
+        return;
+    }
     r = program_start(&p->start, &p->pid, p->pipes);
     if (r < 0) {
         say(p, "cannot start the program: %s", strerror(-r));
@@ -231,7 +237,7 @@ static void sample(struct part *p)
     }
     if (now - p->told_ms >= TELL_MS) {
         p->told_ms = now;
-        p->changed = true;
+        p->changed = p->mail.tell = true;
     }
 }
 
@@ -264,7 +270,7 @@ void part_step(struct part *p)
             finish(p);
     }
     if (p->state.phase == GUEST_EXITED && p->output.acked == p->output.end &&
-        p->result_have == p->state.result_end)
+        p->result_have == p->state.result_end && mail_is_sent(&p->mail))
         enter(p, GUEST_FINISHED);
 }
 

@@ -14,6 +14,7 @@
 #ifndef YADO_GUEST_PART_H
 #define YADO_GUEST_PART_H
 
+#include "guest/mail.h"
 #include "guest/output.h"
 #include "guest/start.h"
 #include "guest/tar_write.h"
@@ -25,6 +26,7 @@ struct part {
     struct guest_state state;
     bool changed; /* the host is to be told */
     struct output output;
+    struct mail mail;
     struct tar_index *result;
     uint64_t result_sent, result_have;
 

@@ -135,6 +135,14 @@ static void read_inputs(struct json *j, struct start *s, struct err *e)
     }
 }
 
+static uint32_t read_rank(struct json *j)
+{
+    uint64_t n = json_u64(j);
+
+    j->bad |= n > START_PARTS_MAX;
+    return (uint32_t)n;
+}
+
 int start_parse(const char *json, size_t len, struct start *ret, struct err *ret_err)
 {
     struct json j = json_of(json, len);
@@ -163,6 +171,13 @@ int start_parse(const char *json, size_t len, struct start *ret, struct err *ret
             free(word);
         } else if (strcmp(key, "disk") == 0) {
             s->disk = json_bool(&j);
+        } else if (strcmp(key, "mail") == 0) {
+            free(json_string(&j)); /* which kind is the master's affair */
+            s->mail = true;
+        } else if (strcmp(key, "part") == 0) {
+            s->part = read_rank(&j);
+        } else if (strcmp(key, "parts") == 0) {
+            s->parts = read_rank(&j);
         } else if (strcmp(key, "inputs") == 0) {
             read_inputs(&j, s, ret_err);
         } else {
@@ -172,6 +187,8 @@ int start_parse(const char *json, size_t len, struct start *ret, struct err *ret
     }
     if (!json_end(&j))
         return -EINVAL;
+    if (s->mail && s->part >= s->parts)
+        return err_set(ret_err, -EINVAL, "START: part %u of %u", s->part, s->parts);
     if (!s->argv || !s->argv[0] || !s->argv[0][0])
         return err_set(ret_err, -EINVAL, "START: no program to run");
     return 0;

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { START_PATH_MAX = 4096, START_INPUT_ALIGN = 4096 };
+enum { START_PATH_MAX = 4096, START_INPUT_ALIGN = 4096, START_PARTS_MAX = 1 << 20 };
 
 struct start_input {
     char *path; /* clean, see path_clean() */
@@ -30,6 +30,8 @@ struct start {
     uint64_t out_limit_bytes; /* 0: what the memory allows */
     bool network_nat;
     bool disk; /* the network drive goes to /disk */
+    bool mail;
+    uint32_t part, parts; /* with mail: this one, of so many */
     struct start_input *inputs;
     size_t count_inputs;
 };

@@ -14,7 +14,7 @@
 #include <errno.h>
 #include <string.h>
 
-static const uint8_t magic[4] = {'Y', 'D', 'G', '1'};
+static const uint8_t magic[GUEST_MAGIC_BYTES] = GUEST_MAGIC;
 
 enum {
     VERSION = 1,

@@ -31,6 +31,9 @@ enum {
     GUEST_ENTROPY_BYTES = 64,
 };
 
+#define GUEST_MAGIC "YDG1"
+enum { GUEST_MAGIC_BYTES = 4 };
+
 enum guest_frame_type {
     /* host to guest */
     GUEST_SYNC = 1,       /* u64 wall clock ns, u64 output_have, u64 result_have, 64 bytes entropy,
@@ -39,11 +42,17 @@ enum guest_frame_type {
     GUEST_ACK = 3,        /* u64 output_have, u64 result_have: durable below these */
     GUEST_INPUT = 4,      /* reserved */
     GUEST_START_MORE = 5, /* u32 offset, bytes of a START that is too long for one frame */
+    GUEST_MAIL_ACK = 6,   /* u64 seq: durable up to here */
+    GUEST_MAIL = 7,       /* a piece of a message of the mailbox, see guest_mail.h */
+    GUEST_BLOB_REPLY = 8, /* see guest_mail.h */
     /* guest to host */
     GUEST_STATE = 65,  /* fixed record, see guest_state_put(): sent after SYNC and at each change */
     GUEST_OUTPUT = 66, /* u64 offset, then tagged bytes: see docs/formats/guest.md */
     GUEST_RESULT = 67, /* u64 offset, bytes of the tar */
     GUEST_LOG = 68,    /* text for debugging */
+    GUEST_MAIL_SEND = 69, /* a piece of a message that was sent, see guest_mail.h */
+    GUEST_MAIL_READ = 70, /* u64 position that is wanted next, u32 bytes that may come */
+    GUEST_BLOB = 71,      /* a piece of a blob, or a request for one: see guest_mail.h */
 };
 
 struct guest_frame {

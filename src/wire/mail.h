@@ -21,10 +21,10 @@
 #include <stdint.h>
 
 enum {
-    MAIL_BODY_MAX = 1 << 20,     /* bytes of one message */
-    MAIL_BATCH_MAX = 8 << 20,    /* bytes of one batch, headers included */
-    MAIL_WINDOW_BYTES = 2 << 20, /* unacknowledged messages that a guest keeps (or one message) */
-    MAIL_UNREAD_BYTES = 1 << 20, /* messages that a guest takes ahead of its program (or one) */
+    MAIL_BODY_MAX = (1 << 20) + 1, /* bytes of one message: 1 MiB and a byte of libyado */
+    MAIL_BATCH_MAX = 8 << 20,      /* bytes of one batch, headers included */
+    MAIL_WINDOW_BYTES = 2 << 20,   /* unacknowledged messages that a guest keeps (or one message) */
+    MAIL_UNREAD_BYTES = 1 << 20,   /* messages that a guest takes ahead of its program (or one) */
     MAIL_OUT_HEADER_BYTES = 16,
     MAIL_IN_HEADER_BYTES = 20,
     MAIL_BLOB_NAME_MAX = 255,

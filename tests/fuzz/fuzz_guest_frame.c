@@ -5,13 +5,39 @@
  */
 #include "base/must.h"
 #include "wire/guest_frame.h"
+#include "wire/guest_mail.h"
 
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static void mail(struct guest_mail_join *j, const struct guest_frame *f)
+{
+    struct guest_blob_reply reply;
+    struct guest_blob blob;
+    struct mail_in m;
+    uint64_t n;
+    uint32_t room;
+
+    if (guest_mail_join(j, f->type, f->payload, f->len, &m) == 1) {
+        struct buf again = {0};
+
+        MUST(m.len <= MAIL_BODY_MAX && m.pos > 0);
+        guest_mail_put(&again, &m);
+        buf_deinit(&again);
+    }
+    MUST(j->body.len <= MAIL_BODY_MAX);
+    if (guest_blob_get(f->payload, f->len, &blob) == 0)
+        MUST(mail_blob_name_is_good(blob.name, strlen(blob.name)) &&
+             (!blob.put || blob.at + blob.len <= blob.total));
+    (void)guest_blob_reply_get(f->payload, f->len, &reply);
+    (void)guest_mail_read_get(f->payload, f->len, &n, &room);
+    (void)guest_mail_ack_get(f->payload, f->len, &n);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    struct guest_mail_join join = {0};
     struct guest_reader r = {0};
     struct guest_frame f;
     struct guest_state state;
@@ -37,6 +63,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 MUST(memchr(state.text, 0, sizeof state.text));
             (void)guest_sync_get(f.payload, f.len, &sync);
             (void)guest_ack_get(f.payload, f.len, &a, &b);
+            mail(&join, &f);
         }
     }
     if (guest_reader_seek(&r, GUEST_SYNC))
@@ -45,6 +72,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         while (guest_reader_next(&r, &f))
             ;
     MUST(r.used <= r.in.len);
+    guest_mail_join_deinit(&join);
     guest_reader_deinit(&r);
     buf_deinit(&frames);
     return 0;

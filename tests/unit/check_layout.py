@@ -7,19 +7,20 @@ import re
 import subprocess
 import sys
 
-LOW = {"base", "grid", "plan", "wire", "mail", "layer", "state", "depot", "vm", "host"}
+LOW = {"base", "grid", "plan", "wire", "mail", "libyado", "layer", "state", "depot", "vm", "host"}
 MAY = {
     "base": set(),
     "grid": {"base"},
     "plan": {"base"},
     "wire": {"base", "plan"},
     "mail": {"base", "wire"},
+    "libyado": {"base", "wire"},
     "layer": {"base", "plan", "wire"},
     "state": {"base", "grid"},
     "depot": {"base"},
     "vm": {"base", "wire", "layer"},
     "host": {"base"},
-    "guest": {"base", "wire"},
+    "guest": {"base", "wire", "libyado"},
     "master": LOW,
     "agent": LOW,
     "cli": LOW,

@@ -39,7 +39,8 @@ static void test_start(void **unused)
             "{\"argv\": [\"sh\", \"-c\", \"a\\u00e9\\n\\ud83d\\ude00\"], \"env\": {\"A\": \"b=c\"},"
             " \"hostname\":\"h\", \"memory_bytes\": 5, \"time_limit_ms\": 7, \"out_limit_bytes\": "
             "9,"
-            " \"network\": \"nat\", \"disk\": true, \"later\": [{\"x\": -1.5e3}, null, true, \"\"],"
+            " \"network\": \"nat\", \"disk\": true, \"mail\": \"immediate\", \"part\": 2, "
+            "\"parts\": 3, \"later\": [{\"x\": -1.5e3}, null, true, \"\"],"
             " \"inputs\": [{\"path\": \"./a//b\", \"offset\": 4096, \"size\": 3, \"mode\": 33261},"
             " {\"path\": \".\", \"offset\": 0, \"size\": 1, \"tar\": true}]}",
             &s),
@@ -48,6 +49,7 @@ static void test_start(void **unused)
     assert_null(s.argv[3]);
     assert_string_equal(s.env[0], "A=b=c");
     assert_true(s.network_nat && s.disk && s.time_limit_ms == 7 && s.out_limit_bytes == 9);
+    assert_true(s.mail && s.part == 2 && s.parts == 3);
     assert_int_equal(s.count_inputs, 2);
     assert_string_equal(s.inputs[0].path, "a/b");
     assert_int_equal(s.inputs[0].mode, 0755);
@@ -83,6 +85,9 @@ static void test_start_bad(void **unused)
         "{\"argv\": [\"a\"], \"inputs\": [{\"path\": \"a/../../x\"}]}",
         "{\"argv\": [\"a\"], \"inputs\": [{\"path\": \"\"}]}",
         "{\"argv\": [\"a\"], \"inputs\": [{}]}",
+        "{\"argv\": [\"a\"], \"mail\": true}",
+        "{\"argv\": [\"a\"], \"mail\": \"immediate\", \"part\": 3, \"parts\": 3}",
+        "{\"argv\": [\"a\"], \"mail\": \"immediate\", \"part\": 0, \"parts\": 99999999}",
         "{\"argv\": [\"a\"], \"inputs\": [{\"path\": \"x\", \"offset\": 1}]}",
         "{\"argv\": [\"a\"], \"inputs\": [{\"path\": \"x\", \"offset\": 4096,"
         " \"size\": 18446744073709551615}]}",

@@ -5,6 +5,7 @@
 #include "base/crc32c.h"
 #include "base/rng.h"
 #include "wire/guest_frame.h"
+#include "wire/guest_mail.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -210,12 +211,108 @@ static void test_records(void **unused)
     buf_deinit(&b);
 }
 
+/* A message of any size goes in frames none of which has what looks like another's beginning in
+ * it, and comes out whole; one whose beginning was cut off comes out with its next sending. */
+static void test_mail(void **unused)
+{
+    const uint32_t sizes[] = {0, 1, 5, 65000, 70000, MAIL_BODY_MAX};
+    uint8_t *body = xmalloc(MAIL_BODY_MAX);
+
+    for (uint32_t i = 0; i < MAIL_BODY_MAX; i++)
+        body[i] = i % 50000 < 2000 ? (uint8_t)GUEST_MAGIC[i % 4] : (uint8_t)(i * 7 >> 5);
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        const struct mail_in in = {7, 3, MAIL_MESSAGE, sizes[k], body};
+        struct guest_mail_join join = {0};
+        struct guest_reader r = {0};
+        struct guest_frame f;
+        struct mail_in out;
+        struct buf b = {0};
+        int whole = 0;
+
+        guest_mail_put(&b, &in);
+        guest_reader_feed(&r, b.data, b.len);
+        for (int n = 0; guest_reader_next(&r, &f); n++) {
+            int got;
+
+            assert_null(memmem(f.payload, f.len, GUEST_MAGIC, GUEST_MAGIC_BYTES));
+            if (n == 0) /* twice, as when the first sending was cut */
+                assert_int_equal(guest_mail_join(&join, f.type, f.payload, f.len, &out),
+                                 sizes[k] <= 1);
+            got = guest_mail_join(&join, f.type, f.payload, f.len, &out);
+            assert_true(got >= 0 && !whole);
+            whole += got;
+        }
+        assert_true(whole == 1 && out.pos == 7 && out.from == 3 && out.len == sizes[k]);
+        if (out.len)
+            assert_memory_equal(out.body, body, out.len);
+        guest_mail_join_deinit(&join);
+        guest_reader_deinit(&r);
+        buf_deinit(&b);
+    }
+    free(body);
+}
+
+static int join_one(struct guest_mail_join *j, uint64_t number, uint32_t total, uint32_t at,
+                    uint32_t bytes)
+{
+    struct buf b = {0};
+    struct mail_in m;
+    int r;
+
+    buf_put_u64(&b, number);
+    buf_put_u32(&b, 1);
+    buf_put_u32(&b, total);
+    buf_put_u32(&b, at);
+    memset(buf_extend(&b, bytes), 'x', bytes);
+    r = guest_mail_join(j, GUEST_MAIL_SEND, b.data, (uint32_t)b.len, &m);
+    buf_deinit(&b);
+    return r;
+}
+
+static void test_mail_pieces(void **unused)
+{
+    struct guest_mail_join j = {0};
+    struct guest_blob blob = {.id = 1, .put = true, .name = "a", .total = 5, .at = 2}, blob2;
+    struct guest_reader r = {0};
+    struct guest_frame f;
+    struct buf b = {0};
+
+    assert_int_equal(join_one(&j, 1, 10, 5, 5), 0); /* its beginning was lost */
+    assert_int_equal(join_one(&j, 1, 10, 0, 5), 0);
+    assert_int_equal(join_one(&j, 2, 10, 5, 5), 0);
+    assert_int_equal(join_one(&j, 1, 10, 5, 5), 0); /* no longer of what was begun */
+    assert_int_equal(join_one(&j, 2, 10, 0, 5), 0);
+    assert_int_equal(join_one(&j, 2, 10, 5, 5), 1);
+    assert_int_equal(join_one(&j, 0, 1, 0, 1), -EINVAL);
+    assert_int_equal(join_one(&j, 1, 1, 0, 2), -EINVAL);
+    assert_int_equal(join_one(&j, 1, 1, 0, 0), -EINVAL);
+    assert_int_equal(join_one(&j, 1, 5, 6, 1), -EINVAL);
+    assert_int_equal(join_one(&j, 1, MAIL_BODY_MAX + 1, 0, 1), -EINVAL);
+    assert_int_equal(join_one(&j, UINT64_MAX, 1, 0, 1), -EINVAL);
+    guest_mail_join_deinit(&j);
+    blob.data = (const uint8_t *)"xyz";
+    blob.len = 3;
+    guest_blob_put(&b, &blob);
+    guest_reader_feed(&r, b.data, b.len);
+    assert_true(guest_reader_next(&r, &f));
+    assert_int_equal(guest_blob_get(f.payload, f.len, &blob2), 0);
+    assert_true(blob2.put && blob2.at == 2 && blob2.len == 3 && strcmp(blob2.name, "a") == 0);
+    b.data[GUEST_HEADER_BYTES + 6] = '/'; /* the name */
+    assert_int_equal(guest_blob_get(b.data + GUEST_HEADER_BYTES, f.len, &blob2), -EINVAL);
+    b.data[GUEST_HEADER_BYTES + 6] = 'a';
+    b.data[GUEST_HEADER_BYTES + 6 + 8] = 4; /* less than the piece reaches to */
+    assert_int_equal(guest_blob_get(b.data + GUEST_HEADER_BYTES, f.len, &blob2), -EINVAL);
+    guest_reader_deinit(&r);
+    buf_deinit(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_layout),     cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_half_frame), cmocka_unit_test(test_bits),
         cmocka_unit_test(test_start),      cmocka_unit_test(test_records),
+        cmocka_unit_test(test_mail),       cmocka_unit_test(test_mail_pieces),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

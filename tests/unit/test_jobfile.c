@@ -114,6 +114,10 @@ static void test_wrong_types(void **state)
     refused("cpus: 1.5\n", "job.yaml:1: cpus: should be a number from 1 to 64, not \"1.5\"");
     refused("time_limit: soon\n",
             "job.yaml:1: time_limit: should be a duration such as \"2h\", not \"soon\"");
+    gives("command: [a]\nmail: committed\non_part_failure: fail\n",
+          "{\"command\": [\"a\"], \"mail\": \"committed\", \"on_part_failure\": \"fail\"}");
+    refused("mail: immediat\n",
+            "job.yaml:1: mail: should be immediate or committed, not \"immediat\"");
     refused("network: wifi\n", "job.yaml:1: network: should be none or nat, not \"wifi\"");
     refused("name: My Job\n", "job.yaml:1: name: should be 1 to 63 of a-z 0-9 . _ -, not "
                               "\"My Job\"");

@@ -33,7 +33,8 @@ static void test_job_round_trip(void **state)
         " \"env\": {\"A_1\": \"b\"}, \"inputs\": [{\"path\": \"a/m\", \"digest\": \"" DIGEST
         "\", \"size\": 5, \"mode\": 493}], \"parts\": 4, \"memory\": \"250M\", \"cpus\": 2, "
         "\"disk\": 20000000,"
-        " \"network\": \"nat\", \"retries\": 1, \"time_limit\": \"2h\", \"priority\": -3,"
+        " \"network\": \"nat\", \"mail\": \"committed\", \"on_part_failure\": \"fail\","
+        " \"retries\": 1, \"time_limit\": \"2h\", \"priority\": -3,"
         " \"then\": {\"command\": [\"true\"]}}";
     json_t *json = parse(text), *again, *third;
     struct jobspec *a, *b;
@@ -44,7 +45,8 @@ static void test_job_round_trip(void **state)
     assert_int_equal(a->disk_bytes, 20ull << 20);
     assert_int_equal(a->time_limit_ms, 7200000);
     assert_int_equal(a->inputs[0].mode, 0755);
-    assert_true(a->network_nat);
+    assert_true(a->network_nat && a->mail_committed && a->fail_together);
+    assert_false(a->then->mail_committed);
     assert_string_equal(a->then->name, "true");
     assert_int_equal(a->then->parts, 1);
     again = jobspec_to_json(a);
@@ -88,6 +90,7 @@ static void test_job_refusals(void **state)
     refused("{\"command\": [\"a\"], \"parts\": 0}", "parts: 1 to 100000, not 0");
     refused("{\"command\": [\"a\"], \"parts\": 1000000000}", "parts: 1 to 100000, not 1000000000");
     refused("{\"command\": [\"a\"], \"parts\": 1.5}", "not a fraction");
+    refused("{\"command\": [\"a\"], \"mail\": \"slow\"}", "\"immediate\" or \"committed\"");
     refused("{\"command\": [\"a\"], \"network\": \"host\"}", "\"none\" or \"nat\"");
     refused("{\"command\": [\"a\"], \"env\": {\"A=B\": \"\"}}", "env: \"A=B\"");
     refused("{\"command\": [\"a\"], \"name\": \"../x\"}", "name: 1 to 63");
