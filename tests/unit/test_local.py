@@ -53,14 +53,14 @@ class Apps(unittest.TestCase):
         self.assertEqual(local(4, FARM)[0], ["farm: tasks=40 primes=7837"])
 
     def test_farm_goes_on_without_a_rank(self):
-        lines = local(4, FARM, "--die", 2, "--pause", 5, status=1,
-                      options=("--on-part-failure", "continue"))[0]
+        lines = local(4, FARM, "--die", 2, "--pause", 5, status=1)[0]
         self.assertEqual(lines[0], "rank 2 is gone")
         self.assertIn("farm: tasks=40 ", lines[1])
 
     def test_a_failure_ends_all(self):
         start = time.monotonic()
-        local(4, FARM, "--die", 2, "--pause", 1000, status=1)
+        local(4, FARM, "--die", 2, "--pause", 1000, status=1,
+              options=("--on-part-failure", "fail"))
         self.assertLess(time.monotonic() - start, 20)
 
     def test_blocks(self):
@@ -263,7 +263,7 @@ class Command(unittest.TestCase):
 
     def test_wrong_use(self):
         for args, text in ((("-n", "0"), "parts"), (("-n", "x"), "parts"), ((), "missing"),
-                           (("--on-part-failure", "x", "--", "true"), "fail or continue")):
+                           (("--on-part-failure", "x", "--", "true"), "continue or fail")):
             r = subprocess.run([YADO, "local", *args], capture_output=True, text=True, env=ENV)
             self.assertEqual(r.returncode, 2)
             self.assertIn(text, r.stderr)
