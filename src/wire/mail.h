@@ -32,7 +32,7 @@ enum {
 
 enum mail_kind {
     MAIL_MESSAGE = 0,
-    MAIL_GONE = 1, /* rank `from` has ended for good and sends no more; it has no body */
+    MAIL_GONE = 1, /* rank `from` has failed for good and sends no more; it has no body */
 };
 
 /* A message on its way to the master. The body of a record that was read points into its batch. */

@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 
-LOW = {"base", "grid", "plan", "wire", "libyado", "layer", "state", "depot", "vm", "host"}
+LOW = {"base", "grid", "plan", "wire", "mail", "libyado", "layer", "state", "depot", "vm", "host"}
 MAY = {
     "base": set(),
     "grid": {"base"},
     "plan": {"base"},
     "wire": {"base", "plan"},
     "libyado": {"base", "wire"},
+    "mail": {"base", "wire"},
     "layer": {"base", "plan", "wire"},
     "state": {"base", "grid"},
     "depot": {"base"},
@@ -26,7 +27,7 @@ MAY = {
     "sim": LOW - {"host", "vm"},
 }
 # The core's own headers may be read by state only for its records.
-PURE = {"grid", "plan", "wire", "layer"}
+PURE = {"grid", "plan", "wire", "mail", "layer"}
 SYSTEM_FORBIDDEN = re.compile(
     r"#include <(time|sys/time|sys/socket|pthread|unistd|fcntl|sys/random|signal|poll)\.h>")
 SYMBOLS_FORBIDDEN = re.compile(

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Seeded histories of mail: moves, power cuts, kills of the master at every step of its log's
+ * writing, duplicates, late requests, full mailboxes, deaths, lies (mail_world.h). YADO_SEED and
+ * YADO_COUNT choose others.
+ */
+#include "mail_world.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+static uint64_t number(const char *name, uint64_t fallback)
+{
+    const char *text = getenv(name);
+
+    return text ? strtoull(text, NULL, 0) : fallback;
+}
+
+static void run(enum mail_world_kind kind)
+{
+    uint64_t first = number("YADO_SEED", 1), count = number("YADO_COUNT", 250);
+    struct mail_world_sum sum = {0};
+
+    printf("# seeds %llu to %llu\n", (unsigned long long)first,
+           (unsigned long long)(first + count - 1));
+    for (uint64_t seed = first; seed < first + count; seed++) {
+        const char *why = mail_world_run(seed, kind, &sum);
+
+        if (why)
+            fail_msg("seed %llu: %s", (unsigned long long)seed, why);
+    }
+    printf("# %llu sent, %llu read, %llu requests, %llu kills, %llu went back, %llu files cleaned, "
+           "%llu checkpoints asked for, %llu times full\n",
+           (unsigned long long)sum.sent, (unsigned long long)sum.read,
+           (unsigned long long)sum.again, (unsigned long long)sum.kills,
+           (unsigned long long)sum.backs, (unsigned long long)sum.cleaned,
+           (unsigned long long)sum.asked, (unsigned long long)sum.full);
+    assert_true(sum.read && sum.kills && sum.backs && sum.cleaned);
+}
+
+static void test_plain(void **unused)
+{
+    run(MAIL_WORLD_PLAIN);
+}
+
+static void test_never_reads(void **unused)
+{
+    run(MAIL_WORLD_NEVER_READS);
+}
+
+static void test_flood(void **unused)
+{
+    run(MAIL_WORLD_FLOOD);
+}
+
+static void test_no_checkpoint(void **unused)
+{
+    run(MAIL_WORLD_NO_CHECKPOINT);
+}
+
+static void test_death(void **unused)
+{
+    run(MAIL_WORLD_DEATH);
+}
+
+static void test_hostile(void **unused)
+{
+    run(MAIL_WORLD_HOSTILE);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_plain), cmocka_unit_test(test_never_reads),
+        cmocka_unit_test(test_flood), cmocka_unit_test(test_no_checkpoint),
+        cmocka_unit_test(test_death), cmocka_unit_test(test_hostile),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
