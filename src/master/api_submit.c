@@ -114,6 +114,7 @@ static bool fill_submit(struct core *c, struct req *r, const struct jobspec *spe
         .retries = spec->retries,
         .time_limit_ms = spec->time_limit_ms,
         .checkpoint_ms = spec->checkpoint_ms,
+        .fail_together = spec->fail_together,
     };
     return true;
 }

@@ -141,6 +141,11 @@ static const char *const steps[] = {
     "ALTER TABLE pc ADD COLUMN free_since_ms INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE pc ADD COLUMN habit_faded_ms INTEGER NOT NULL DEFAULT 0;"
     "UPDATE pc SET habit = zeroblob(712);",
+    /* 6: mail. */
+    "ALTER TABLE layer ADD COLUMN mail_sent INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE layer ADD COLUMN mail_read INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE job ADD COLUMN fail_together INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE job_then ADD COLUMN fail_together INTEGER NOT NULL DEFAULT 0;",
 };
 
 enum { KNOWN = sizeof steps / sizeof *steps, APPLICATION_ID = 0x7961646f /* "yado" */ };

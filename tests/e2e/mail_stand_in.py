@@ -77,8 +77,7 @@ class Mail:
         elif method == "GET" and url.path == "mail":
             handler.answer(200, self.give(int(query["from"]), int(query["bytes"])))
         elif method == "PUT" and name:
-            handler.answer(200 if name[1] in self.blobs else 201)
-            self.blobs.setdefault(name[1], body)
+            handler.answer(201 if self.blobs.setdefault(name[1], body) == body else 412)
         elif method == "GET" and name and name[1] in self.blobs:
             handler.answer(200, self.blobs[name[1]])
         else:
