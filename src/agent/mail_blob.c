@@ -107,7 +107,7 @@ static int upload_once(void *arg, struct err *ret_err)
 
     if (r || answer.status == 201)
         return r;
-    if (answer.status == 200)
+    if (answer.status == 412)
         return -EEXIST;
     http_error_text(&answer, &why);
     return err_set(ret_err, blob_status_error(answer.status), "%s: %.300s", url, why.text);

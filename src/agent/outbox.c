@@ -80,6 +80,7 @@ static void *send_all(void *arg)
 {
     struct outbox *o = arg;
     uint32_t backoff_ms = 0;
+    bool connected = false; /* nothing is posted once, so that no output waits for a handshake */
 
     pthread_mutex_lock(&o->lock);
     while (!o->ending && !o->result) {
@@ -88,7 +89,7 @@ static void *send_all(void *arg)
         struct err err = {""};
         int r;
 
-        if (o->waiting.len == 0) {
+        if (o->waiting.len == 0 && connected) {
             pthread_cond_wait(&o->changed, &o->lock);
             continue;
         }
@@ -96,6 +97,7 @@ static void *send_all(void *arg)
         pthread_mutex_unlock(&o->lock);
         r = post(o, offset, &data, &have, &err);
         pthread_mutex_lock(&o->lock);
+        connected = true;
         if (r == 0) {
             /* It may have more than was posted: a reply was lost, and the guest sent again. */
             size_t n = have - o->have < o->waiting.len ? (size_t)(have - o->have) : o->waiting.len;
@@ -110,7 +112,7 @@ static void *send_all(void *arg)
             tell(o);
             pthread_cond_broadcast(&o->changed);
         } else if (r != -ECANCELED) {
-            if (!backoff_ms)
+            if (!backoff_ms && data.len)
                 log_info("output waits: %s", err.text);
             backoff_ms = backoff_ms ? backoff_ms * 2 : BACKOFF_MIN_MS;
             backoff_ms = backoff_ms < BACKOFF_MAX_MS ? backoff_ms : BACKOFF_MAX_MS;

@@ -227,6 +227,8 @@ static void on_state(void *arg, const struct guest_state *g)
             supervisor_set_state(s, "saving");
         }
     }
+    if (g->phase >= GUEST_EXITED)
+        ask_hot(s); /* a short run has something to tell as well */
     if (g->phase == GUEST_BROKEN)
         supervisor_fail(s, "guest broken", g->text);
 }

@@ -113,17 +113,17 @@ struct work {
     /* The main thread may use these between PREPARE's success and SAVE, FINISH or DROP. */
     struct vm *vm;
     struct pager_child pager;
-    bool has_pager;
     struct drive_link *drive; /* NULL: the part has none */
+    bool has_pager;
 
     /* The worker's own. */
     struct blob *blobs[WORK_BLOBS_MAX];
     size_t count_blobs;
     struct chain_blobs *chain;
     struct layer_prints *prints; /* of what `top` and all below it hold; NULL: not yet known */
-    char top[65];                /* name of the newest layer, here or at the master */
     pthread_t dropper;           /* ends QEMU and pager, after which task_drop() has less to do */
     bool is_dropping;
+    char top[65]; /* name of the newest layer, here or at the master */
 
     /* Set by the main thread before CHECKPOINT, SAVE and FINISH; completed by them. */
     uint64_t run_ms;

@@ -113,6 +113,8 @@ static enum grid_outcome take(struct grid *g, const struct grid_event *e, struct
         return event_user(g, e, err);
     case GRID_EV_SUBMIT:
         return event_submit(g, e, &fx->id, err);
+    case GRID_EV_RESPLIT:
+        return event_resplit(g, e, err);
     case GRID_EV_CANCEL:
         return event_cancel(g, e, err);
     case GRID_EV_HOLD:
@@ -296,6 +298,13 @@ uint64_t grid_pc_seen_ms(const struct grid *g, uint64_t pc)
     const struct pc *p = find_pc(g, pc);
 
     return p ? p->seen_ms : 0;
+}
+
+bool grid_pc_is_silent(const struct grid *g, uint64_t pc)
+{
+    const struct pc *p = find_pc(g, pc);
+
+    return !p || p->lapsed;
 }
 
 void grid_each_job(const struct grid *g, bool (*fn)(void *arg, const struct grid_job *j), void *arg)

@@ -8,6 +8,7 @@
  *   part.c    how a placement begins and ends         chain.c   the layers of a part
  *   report.c  what a PC observes     lease.c   silence, the brake, time
  *   job.c     what users ask for     pc.c      PCs, images, users     golden.c  golden layers
+ *   resplit.c a job whose parts become others before any has begun
  *   checkpoint.c  how often, and when asked for     slots.c   who may upload
  *   habit.c   how long a PC is likely to stay free
  *   move.c    leaving a PC while it runs: a checkpoint, then the rest
@@ -77,8 +78,8 @@ struct job {
     struct grid_job r;
     /* Of its parts that are done; soft, a restart begins anew: */
     double done_ms;      /* guest time */
-    double done_work_ms; /* ... x speed of the PC */
-    uint32_t count_done;
+    double done_work_ms; /* ... x speed of the PC, of those on PCs that say theirs */
+    uint32_t count_done, count_work;
     struct user *user;
     struct part *parts;
     struct job *prev, *next;
@@ -394,6 +395,18 @@ enum grid_outcome event_submit(struct grid *g, const struct grid_event *e, uint6
 enum grid_outcome event_cancel(struct grid *g, const struct grid_event *e, struct err *err);
 enum grid_outcome event_hold(struct grid *g, const struct grid_event *e, struct err *err);
 enum grid_outcome event_release(struct grid *g, const struct grid_event *e, struct err *err);
+/* What both kinds of submission share. */
+enum grid_outcome job_check(const struct grid *g, const struct grid_submit *s, uint64_t user,
+                            uint64_t replaced_parts, struct err *err);
+struct grid_job job_record(const struct grid_submit *s, uint64_t user);
+void job_record_free(struct grid_job *r);
+/* Part i of j->parts, which are zero: queued or held. */
+void job_add_part(struct grid *g, struct job *j, uint32_t i, uint64_t queue_key);
+/* The job that an event is about, when something may still be done to it. */
+enum grid_outcome job_unfinished(const struct grid *g, uint64_t id, struct job **ret_job,
+                                 struct err *err);
+/* resplit.c */
+enum grid_outcome event_resplit(struct grid *g, const struct grid_event *e, struct err *err);
 /* A part came to its end: the job may be finished, its combining job begins. */
 void job_part_final(struct grid *g, struct job *j);
 /* A part has failed for good: the others end with it when the job says so. */

@@ -15,7 +15,6 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -32,9 +31,9 @@ struct blob {
     uint64_t count;
     int data_fd;
     int have_fd;   /* bears the lock */
-    uint8_t *have; /* shared mapping, count bytes; NULL when count is 0 */
+    uint8_t *have; /* shared mapping, a byte and then a sum a block; NULL when count is 0 */
     pthread_mutex_t list_lock;
-    uint8_t *list; /* set once, under list_lock */
+    uint8_t *list; /* the master's sums, when one was needed; set once, under list_lock */
 };
 
 struct http *blob_source_open(const struct blob_source *source)
@@ -49,6 +48,34 @@ static uint64_t block_length(const struct blob *b, uint64_t block)
     uint64_t left = b->size - block * BLOB_BLOCK_BYTES;
 
     return left < BLOB_BLOCK_BYTES ? left : BLOB_BLOCK_BYTES;
+}
+
+static size_t have_bytes(const struct blob *b)
+{
+    return (size_t)b->count * (1 + SUM_BYTES);
+}
+
+/* What a block that is here must be. Bytes and sums may be of different writes after a power cut:
+ * then they do not match, and the block is fetched anew. */
+static uint8_t *kept_sum(const struct blob *b, uint64_t block)
+{
+    return b->have + b->count + block * SUM_BYTES;
+}
+
+static void put_sum(uint8_t *sum, const void *data, size_t len)
+{
+    XXH128_canonical_t canonical;
+
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(data, len));
+    memcpy(sum, &canonical, SUM_BYTES);
+}
+
+static bool sum_matches(const uint8_t *sum, const void *data, size_t len)
+{
+    uint8_t got[SUM_BYTES];
+
+    put_sum(got, data, len);
+    return memcmp(got, sum, SUM_BYTES) == 0;
 }
 
 /* Opens and locks; -EAGAIN when the file was removed between the two. */
@@ -93,13 +120,13 @@ static int open_files(struct blob *b, const char *have_path)
         return -errno;
     r = set_size(b->data_fd, b->size, &data_changed);
     if (r == 0)
-        r = set_size(b->have_fd, b->count, &changed);
+        r = set_size(b->have_fd, have_bytes(b), &changed);
     if (r)
         return r;
     (void)futimens(b->have_fd, now); /* only the order of removal depends on it */
     if (b->count == 0)
         return 0;
-    b->have = mmap(NULL, b->count, PROT_READ | PROT_WRITE, MAP_SHARED, b->have_fd, 0);
+    b->have = mmap(NULL, have_bytes(b), PROT_READ | PROT_WRITE, MAP_SHARED, b->have_fd, 0);
     if (b->have == MAP_FAILED) {
         b->have = NULL;
         return -errno;
@@ -143,7 +170,7 @@ void blob_close(struct blob *b)
     if (!b)
         return;
     if (b->have)
-        munmap(b->have, b->count);
+        munmap(b->have, have_bytes(b));
     if (b->data_fd >= 0)
         close(b->data_fd);
     if (b->have_fd >= 0)
@@ -154,27 +181,65 @@ void blob_close(struct blob *b)
     free(b);
 }
 
-static int copy_file(int from, const struct blob *b)
+static int read_full(int fd, uint8_t *data, size_t len, uint64_t offset)
 {
-    off_t at = 0;
+    while (len) {
+        ssize_t n = pread(fd, data, len, (off_t)offset);
 
-    if (lseek(b->data_fd, 0, SEEK_SET) < 0)
-        return -errno;
-    while ((uint64_t)at < b->size) {
-        ssize_t n = sendfile(b->data_fd, from, &at, b->size - (uint64_t)at);
-
+        if (n < 0 && errno == EINTR)
+            continue;
         if (n <= 0)
-            return n < 0 ? -errno : -EIO;
+            return n ? -errno : -EIO;
+        data += n;
+        len -= (size_t)n;
+        offset += (uint64_t)n;
     }
     return 0;
+}
+
+static int write_full(int fd, const uint8_t *data, size_t len, uint64_t offset)
+{
+    while (len) {
+        ssize_t n = pwrite(fd, data, len, (off_t)offset);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        data += n;
+        len -= (size_t)n;
+        offset += (uint64_t)n;
+    }
+    return 0;
+}
+
+/* The file's digest has been made, so its blocks are what their sums must be. */
+static int copy_file(int from, const struct blob *b)
+{
+    AUTO_FREE uint8_t *data = xmalloc(BLOB_BLOCK_BYTES);
+    int r = 0;
+
+    for (uint64_t i = 0; i < b->count && r == 0; i++) {
+        uint64_t at = i * BLOB_BLOCK_BYTES;
+        size_t len = block_length(b, i);
+
+        r = read_full(from, data, len, at);
+        if (r == 0)
+            r = write_full(b->data_fd, data, len, at);
+        if (r == 0) {
+            put_sum(kept_sum(b, i), data, len);
+            b->have[i] = 1;
+        }
+    }
+    return r;
 }
 
 int blob_cache_add(const char *cache_dir, const char *path, struct err *ret_err)
 {
     AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
     char digest[DIGEST_HEX_BYTES];
-    struct blob *b;
-    uint64_t size;
+    struct blob *b = NULL;
+    uint64_t size = 0;
     int r = fd < 0 ? -errno : digest_of_fd(fd, digest, &size);
 
     if (r)
@@ -182,12 +247,10 @@ int blob_cache_add(const char *cache_dir, const char *path, struct err *ret_err)
     r = blob_open(cache_dir, digest, size, &b, ret_err);
     if (r)
         return r;
-    if (b->count && memchr(b->have, 0, b->count))
+    if (b->have && memchr(b->have, 0, b->count))
         r = copy_file(fd, b);
     if (r)
         err_format(ret_err, "%s: cannot copy %s: %s", b->path, path, strerror(-r));
-    else if (b->count)
-        memset(b->have, 1, b->count);
     blob_close(b);
     return r;
 }
@@ -262,57 +325,15 @@ static int fetch_list(struct blob *b, struct http *h, const char *url, struct er
     return 0;
 }
 
-int blob_need_list(struct blob *b, struct http *h, const char *url, struct err *ret_err)
+static int need_list(struct blob *b, struct http *h, const char *url, struct err *ret_err)
 {
     int r = 0;
 
-    if (b->count == 0)
-        return 0;
     pthread_mutex_lock(&b->list_lock);
     if (!b->list)
         r = fetch_list(b, h, url, ret_err);
     pthread_mutex_unlock(&b->list_lock);
     return r;
-}
-
-static bool sum_matches(const struct blob *b, uint64_t block, const void *data, size_t len)
-{
-    XXH128_canonical_t sum;
-
-    XXH128_canonicalFromHash(&sum, XXH3_128bits(data, len));
-    return memcmp(&sum, b->list + block * SUM_BYTES, SUM_BYTES) == 0;
-}
-
-static int read_full(int fd, uint8_t *data, size_t len, uint64_t offset)
-{
-    while (len) {
-        ssize_t n = pread(fd, data, len, (off_t)offset);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n ? -errno : -EIO;
-        data += n;
-        len -= (size_t)n;
-        offset += (uint64_t)n;
-    }
-    return 0;
-}
-
-static int write_full(int fd, const uint8_t *data, size_t len, uint64_t offset)
-{
-    while (len) {
-        ssize_t n = pwrite(fd, data, len, (off_t)offset);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        data += n;
-        len -= (size_t)n;
-        offset += (uint64_t)n;
-    }
-    return 0;
 }
 
 bool blob_has_block(const struct blob *b, uint64_t block)
@@ -321,18 +342,18 @@ bool blob_has_block(const struct blob *b, uint64_t block)
     return b->have[block] != 0;
 }
 
-/* True when the block is on the disk and is what the list says; a damaged one is forgotten. */
+/* True when the block is on the disk and is what it was; a damaged one is forgotten. */
 static bool check_block(struct blob *b, uint64_t block)
 {
     size_t len = block_length(b, block);
     AUTO_FREE uint8_t *data = NULL;
 
-    MUST(b->list && block < b->count);
+    MUST(block < b->count);
     if (!b->have[block])
         return false;
     data = xmalloc(len);
     if (read_full(b->data_fd, data, len, block * BLOB_BLOCK_BYTES) == 0 &&
-        sum_matches(b, block, data, len))
+        sum_matches(kept_sum(b, block), data, len))
         return true;
     log_debug("cache: block %llu of %s is damaged", (unsigned long long)block, b->digest);
     b->have[block] = 0;
@@ -351,13 +372,15 @@ struct intake {
 static int intake_block(struct intake *in, size_t len)
 {
     struct blob *b = in->b;
+    const uint8_t *sum = b->list + in->block * SUM_BYTES;
     int r;
 
-    if (!sum_matches(b, in->block, in->data, len))
+    if (!sum_matches(sum, in->data, len))
         return -EBADMSG;
     r = write_full(b->data_fd, in->data, len, in->block * BLOB_BLOCK_BYTES);
     if (r)
         return r;
+    memcpy(kept_sum(b, in->block), sum, SUM_BYTES);
     b->have[in->block] = 1;
     in->block++;
     in->filled = 0;
@@ -418,7 +441,7 @@ static int fetch_run(struct blob *b, struct http *h, const char *url, uint64_t b
 int blob_fetch_blocks(struct blob *b, struct http *h, const char *url, uint64_t first, uint64_t end,
                       struct err *ret_err)
 {
-    int r = blob_need_list(b, h, url, ret_err);
+    int r = 0;
 
     for (uint64_t i = first; r == 0 && i < end;) {
         uint64_t run = 0;
@@ -426,6 +449,8 @@ int blob_fetch_blocks(struct blob *b, struct http *h, const char *url, uint64_t 
         while (run < RUN_BLOCKS && i + run < end && !check_block(b, i + run))
             run++;
         if (run)
+            r = need_list(b, h, url, ret_err);
+        if (run && r == 0)
             r = fetch_run(b, h, url, i, run, ret_err);
         i += run ? run : 1;
     }

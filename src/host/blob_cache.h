@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The PC's cache of blobs: CACHE/DIGEST.data (sparse, the blob's bytes) and CACHE/DIGEST.have (one
- * byte a 256 KiB block, 1 when it was fetched), shared by all processes of the PC and surviving
- * them. Nothing is synced: what a power cut or a bad disk leaves is found out, because a block is
- * compared with the master's list of XXH3-128 sums when a process first uses it, and fetched again
- * when it differs.
+ * The PC's cache of blobs: CACHE/DIGEST.data (sparse, the blob's bytes) and CACHE/DIGEST.have (a
+ * byte for each 256 KiB block, 1 when it was fetched, and behind them the blocks' XXH3-128 sums of
+ * 16 bytes), shared by all processes of the PC and surviving them. A block that comes is compared
+ * with the master's list of sums, and with its own sum when a process first uses it. Nothing is
+ * synced: what a power cut or a bad disk leaves does not match, and is fetched again.
  *
  * An open blob holds a shared lock on its .have file; blob_cache_trim() removes only what it can
  * lock alone. The functions of one struct blob may be called by several threads at once.
@@ -47,12 +47,10 @@ int blob_status_error(int status);
 /* True when trying again later may help. */
 bool blob_may_retry(int result);
 
-/* Gets the list of sums once; later calls return at once. */
-int blob_need_list(struct blob *b, struct http *h, const char *url, struct err *ret_err);
 /* True when the block was fetched at some time; it may be damaged since. */
 bool blob_has_block(const struct blob *b, uint64_t block);
-/* Makes the blocks first..end-1 good, and the list be there: what is on the disk is compared with
- * the list, what is missing or damaged fetched, in long ranges. One attempt: what was fetched
+/* Makes the blocks first..end-1 good: what is on the disk is checked, what is missing or damaged
+ * fetched, in long ranges; the master is asked for nothing else. One attempt: what was fetched
  * before an error stays. -EBADMSG: a block came that is not what the list says. */
 int blob_fetch_blocks(struct blob *b, struct http *h, const char *url, uint64_t first, uint64_t end,
                       struct err *ret_err);
