@@ -15,6 +15,7 @@ from api import ApiGrid, FakePC
 
 MIB = 1 << 20
 SECONDS = 6
+PC_GUESTS = 1000  # a sync holds 1024
 
 
 def batch(seq, to, count, body):
@@ -56,44 +57,58 @@ def resident_mb(pid):
 
 
 class Load:
-    """Jobs of some parts each, on one PC that takes any number of them."""
+    """Jobs of some parts each, on as many PCs as it takes."""
 
-    def __init__(self, grid, pc, jobs, parts=2):
-        self.g, self.pc, self.run_ms, self.parents = grid, pc, 0, {}
-        self.pc.sync()
+    def __init__(self, grid, pcs, jobs, parts=2):
+        self.g, self.pcs, self.run_ms, self.parents = grid, pcs, 0, {}
+        while len(pcs) * PC_GUESTS < jobs * parts:
+            pcs.append(FakePC(grid, f"pc-{len(pcs)}", memory=1 << 50, cpus=PC_GUESTS))
+            pcs[-1].sync()
         self.jobs = [grid.submit_api(parts=parts, memory="96M") for _ in range(jobs)]
-        self.pc.build_golden()
-        self.pc.sync()
-        self.keys = [k for k in self.pc.desired if k[0] in self.jobs]
-        assert len(self.keys) == jobs * parts
-        self.sent, self.got = ({k[:2]: multiprocessing.Value("Q") for k in self.keys}
-                               for _ in range(2))
-        for key in self.keys:
-            self.pc.vm(key, "running")
-        self.pc.sync()
+        for pc in pcs:  # one of them makes the golden layer, if there is none yet
+            pc.sync()
+            if any(k[0] == 0 for k in pc.desired):
+                pc.build_golden()
+                break
+        self.at = {}  # (job, part, epoch) -> PC
+        for pc in pcs:
+            if not pc.desired:
+                pc.sync()
+            for key in [k for k in pc.desired if k[0] in self.jobs]:
+                self.at[key] = pc
+                pc.vm(key, "running")
+            pc.sync()
+        assert len(self.at) == jobs * parts
+        self.keys = {k[:2]: k for k in self.at}
+        self.sent, self.got = (dict.fromkeys(self.keys) for _ in range(2))
 
-    def place(self, job, part):
-        key = next(k for k in self.keys if k[:2] == (job, part))
-        return (f"{self.g.url}/v1/vm/%d.%d.%d/mail" % key, self.pc.session.verify,
-                self.pc.desired[key]["grant"])
+    def place(self, *part):
+        key = self.keys[part]
+        pc = self.at[key]
+        return (f"{self.g.url}/v1/vm/%d.%d.%d/mail" % key, pc.session.verify,
+                pc.desired[key]["grant"])
 
     def checkpoint(self, parts):
-        """A layer of each of these parts, as their agent makes them now and then."""
+        """A layer of each of these parts, as their agents make them now and then."""
         self.run_ms += 1000
-        for key in self.keys:
-            if key[:2] in parts:
-                layer = self.pc.layer(key, os.urandom(64), run_ms=self.run_ms,
-                                      mail_sent=self.sent[key[:2]].value,
-                                      mail_read=self.got[key[:2]].value + 1,
-                                      **({"parent": self.parents[key]} if key in self.parents
-                                         else {}))
-                self.parents[key] = layer["digest"]
-                self.pc.vm(key, "running", layers=[layer])
-        self.pc.sync()
+        for part in parts:
+            key = self.keys[part]
+            pc, at = self.at[key], self.parents.get(key)
+            layer = pc.layer(key, os.urandom(64), run_ms=self.run_ms,
+                             mail_sent=self.sent[part].value if self.sent[part] else 0,
+                             mail_read=self.got[part].value + 1 if self.got[part] else 1,
+                             **({"parent": at} if at else {}))
+            self.parents[key] = layer["digest"]
+            pc.vm(key, "running", layers=[layer])
+        for pc in {self.at[self.keys[p]] for p in parts}:
+            pc.sync()
 
     def run(self, pairs, count, size, seconds=None):
         """pairs: [((job, part), (job, part))], sender and receiver. Messages a second, both."""
         body = os.urandom(size)
+        for sender, receiver in pairs:
+            self.sent[sender] = self.sent[sender] or multiprocessing.Value("Q")
+            self.got[receiver] = self.got[receiver] or multiprocessing.Value("Q")
         before = [(self.sent[a].value, self.got[b].value) for a, b in pairs]
         begin = time.monotonic()
         until = begin + (seconds or SECONDS)
@@ -118,8 +133,9 @@ class Load:
     def end(self):
         for job in self.jobs:
             self.g.admin("POST", f"/v1/jobs/{job}/cancel", 200)
-        self.pc.sync()
-        self.pc.sync()
+        for pc in self.pcs:
+            pc.sync()
+            pc.sync()
 
 
 def disk_bytes_per_s(folder, seconds=2):
@@ -139,14 +155,10 @@ def disk_bytes_per_s(folder, seconds=2):
         path.unlink()
 
 
-def any_pc(grid):
-    return FakePC(grid, "pc-1", memory=1 << 50, cpus=1 << 20)
-
-
 def measure():
     with ApiGrid() as g:
-        pc = any_pc(g)
-        load = Load(g, pc, 2)
+        pcs = []
+        load = Load(g, pcs, 2)
         pairs = [((j, 0), (j, 1)) for j in load.jobs]
         rss = [resident_mb(g.master.pid)]
         for _ in range(3):
@@ -154,7 +166,7 @@ def measure():
             rss.append(resident_mb(g.master.pid))
         load.end()
         disk = [disk_bytes_per_s(g.dir)]
-        load = Load(g, pc, 1)
+        load = Load(g, pcs, 1)
         large = load.run([((load.jobs[0], 0), (load.jobs[0], 1))], 7, MIB)
         load.end()
         disk.append(disk_bytes_per_s(g.dir))
@@ -168,7 +180,7 @@ def scaling(groups=1000, ranks=10000):
     figures = {}
     for name, jobs, parts in (("alone", 1, 2), ("groups", groups, 2), ("ranks", 1, ranks)):
         with ApiGrid() as g:
-            load = Load(g, any_pc(g), jobs, parts)
+            load = Load(g, [], jobs, parts)
             for job in load.jobs[1:]:  # each of them has sent something
                 url, ca, grant = load.place(job, 0)
                 assert session(ca, grant).post(url, data=batch(1, 1, 1, b"x"),
