@@ -17,6 +17,7 @@
 #include "base/sched.h"
 #include "base/must.h"
 #include "host/blob_cache.h"
+#include "host/speed.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -91,6 +92,7 @@ void agent_publish(struct agent *a)
         .no_habits = a->config.no_habits,
         .memory_bytes = a->limits.memory_bytes,
         .cpus = a->limits.cpu_millis < 1000 ? 1 : a->limits.cpu_millis / 1000,
+        .speed = a->speed,
     };
 
     snprintf(r.agent, sizeof r.agent, "%s", a->id);
@@ -208,6 +210,7 @@ struct proof {
     struct agent *agent;
     struct class_request request;
     struct class_verdict verdict;
+    uint32_t speed;
     char machine[64], cpu[64], images[512];
 };
 
@@ -244,6 +247,7 @@ static void do_prove(uv_work_t *work)
     }
     if (p->request.images)
         fill_cache(p->agent, p->request.images);
+    p->speed = host_speed();
     class_prove(&p->request, &p->verdict);
 }
 
@@ -255,6 +259,7 @@ static void after_prove(uv_work_t *work, int status)
     a->cls_proving = false;
     a->cls_known = true;
     a->cls = p->verdict;
+    a->speed = p->speed;
     if (p->verdict.kvm[0])
         log_info("no KVM: %s", p->verdict.kvm);
     if (p->verdict.ok)

@@ -64,6 +64,7 @@ struct agent {
     bool cls_proving, cls_known;
     char cls_machine[64], cls_cpu[64]; /* what the master's pool wants */
     struct class_verdict cls;
+    uint32_t speed;        /* host_speed(); 0 until it is known */
     uint64_t cls_retry_ms; /* a proof that failed is tried again then */
 
     struct limits limits;

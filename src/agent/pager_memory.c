@@ -363,7 +363,6 @@ static void doubt(struct pager_memory *m, struct pager_read *read, const struct 
 int pager_memory_copy(struct pager_memory *m, struct pager_read *read, pid_t pid, uint8_t *data)
 {
     uint64_t page = read->offset / PAGE, end = (read->offset + read->length) / PAGE;
-    bool holes = false;
 
     while (page < end) {
         struct layer_place place = layer_chain_find(m->chain, 0, page, end - page);
@@ -373,7 +372,6 @@ int pager_memory_copy(struct pager_memory *m, struct pager_read *read, pid_t pid
 
         if (layer_place_is_zeros(&place)) {
             memset(data, 0, len);
-            holes = true;
         } else {
             r = pager_frames_copy(m->frames, key, (size_t)place.frame_page * PAGE, data, len);
             pager_hot_note(m->hot, page, place.count_pages);
@@ -385,7 +383,7 @@ int pager_memory_copy(struct pager_memory *m, struct pager_read *read, pid_t pid
         data += len;
         page += place.count_pages;
     }
-    pager_pages_note(m->pages, read->offset, read->length, holes, pid);
+    pager_pages_note(m->pages, read->offset, read->length, pid);
     return 0;
 }
 

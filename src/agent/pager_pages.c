@@ -20,7 +20,6 @@
 
 enum {
     UNIT_BYTES = 2 << 20,
-    UNIT_PAGES = UNIT_BYTES / LAYER_PAGE_BYTES,
     ADVICE_PAGES = 32,   /* the kernel takes no more at once than its readahead */
     KEPT_UNITS_MIN = 16, /* 32 MiB that is never dropped */
     SWEEP_MS = 10000,    /* a part of the file, for pages that were written since */
@@ -42,9 +41,6 @@ struct pager_pages {
     uint8_t *kept;  /* a byte a unit: it is in the ring */
     uint64_t *ring; /* units that the kernel was given something of, oldest first */
     uint64_t ring_first, ring_count;
-    uint64_t *fills; /* units to fill, a ring as well */
-    uint64_t fills_first, fills_count;
-    uint8_t *filled; /* a byte a unit */
     /* the thread's own */
     int fd;
     unsigned part;
@@ -60,22 +56,6 @@ static void read_ahead(struct pager_pages *p, uint64_t page, uint64_t count)
     for (uint64_t n; count && !p->ending; page += n, count -= n) {
         n = count < ADVICE_PAGES ? count : ADVICE_PAGES;
         advise(p, page * LAYER_PAGE_BYTES, n * LAYER_PAGE_BYTES, POSIX_FADV_WILLNEED);
-    }
-}
-
-/* Reads the zeros of a unit ahead, and nothing else: other pages may have to wait. */
-static void fill(struct pager_pages *p, uint64_t unit)
-{
-    uint64_t page = unit * UNIT_PAGES, end = page + UNIT_PAGES;
-    uint64_t pages = layer_chain_memory_bytes(p->chain) / LAYER_PAGE_BYTES;
-
-    end = end < pages ? end : pages;
-    while (page < end) {
-        struct layer_place place = layer_chain_find(p->chain, 0, page, end - page);
-
-        if (layer_place_is_zeros(&place))
-            read_ahead(p, page, place.count_pages);
-        page += place.count_pages;
     }
 }
 
@@ -132,7 +112,7 @@ static void drop_oldest(struct pager_pages *p)
         unit = p->ring[p->ring_first];
         p->ring_first = (p->ring_first + 1) % p->units;
         p->ring_count--;
-        p->kept[unit] = p->filled[unit] = 0;
+        p->kept[unit] = 0;
         pthread_mutex_unlock(&p->lock);
         advise(p, unit * UNIT_BYTES, UNIT_BYTES, POSIX_FADV_DONTNEED);
         pthread_mutex_lock(&p->lock);
@@ -164,7 +144,7 @@ static void *run(void *arg)
 
     p->fd = open(p->path, O_RDONLY | O_CLOEXEC);
     if (p->fd < 0) {
-        log_warn("%s: %s; fresh memory will be slower", p->path, strerror(errno));
+        log_warn("%s: %s; its page cache is not looked after", p->path, strerror(errno));
         return NULL;
     }
     pthread_mutex_lock(&p->lock);
@@ -172,19 +152,8 @@ static void *run(void *arg)
     while (!p->ending) {
         if (p->count_warm)
             warm(p);
-        if (p->fills_count) {
-            uint64_t unit = p->fills[p->fills_first];
-
-            p->fills_first = (p->fills_first + 1) % p->units;
-            p->fills_count--;
-            pthread_mutex_unlock(&p->lock);
-            fill(p, unit);
-            pthread_mutex_lock(&p->lock);
-            continue;
-        }
         drop_oldest(p);
-        if (!p->fills_count && !p->count_warm && !p->ending &&
-            !wait_until_ms(&p->wake, &p->lock, sweep_at_ms)) {
+        if (!p->count_warm && !p->ending && !wait_until_ms(&p->wake, &p->lock, sweep_at_ms)) {
             pthread_mutex_unlock(&p->lock);
             sweep(p);
             sweep_at_ms = wait_now_ms() + SWEEP_MS;
@@ -196,8 +165,7 @@ static void *run(void *arg)
     return NULL;
 }
 
-void pager_pages_note(struct pager_pages *p, uint64_t offset, uint64_t length, bool holes,
-                      pid_t pid)
+void pager_pages_note(struct pager_pages *p, uint64_t offset, uint64_t length, pid_t pid)
 {
     bool news = false;
 
@@ -208,11 +176,6 @@ void pager_pages_note(struct pager_pages *p, uint64_t offset, uint64_t length, b
         if (!p->kept[u]) {
             p->kept[u] = 1;
             p->ring[(p->ring_first + p->ring_count++) % p->units] = u;
-            news = true;
-        }
-        if (holes && !p->filled[u] && p->fills_count < p->units) {
-            p->filled[u] = 1;
-            p->fills[(p->fills_first + p->fills_count++) % p->units] = u;
             news = true;
         }
     }
@@ -239,9 +202,7 @@ struct pager_pages *pager_pages_new(const char *path, const struct layer_chain *
     p->chain = chain;
     p->units = (layer_chain_memory_bytes(chain) + UNIT_BYTES - 1) / UNIT_BYTES;
     p->kept = xcalloc(p->units, 1);
-    p->filled = xcalloc(p->units, 1);
     p->ring = xcalloc(p->units, sizeof *p->ring);
-    p->fills = xcalloc(p->units, sizeof *p->fills);
     MUST(pthread_mutex_init(&p->lock, NULL) == 0);
     wait_cond_init(&p->wake);
     MUST(pthread_create(&p->thread, NULL, run, p) == 0);
@@ -262,8 +223,6 @@ void pager_pages_free(struct pager_pages *p)
     free(p->warm);
     free(p->path);
     free(p->kept);
-    free(p->filled);
     free(p->ring);
-    free(p->fills);
     free(p);
 }

@@ -3,11 +3,6 @@
  * What the kernel keeps of the memory file, in its page cache. A thread that only gives advice:
  * wrong advice costs time, never bytes.
  *
- * Fresh memory: a page that no layer has is zeros. The first read in a unit of 2 MiB has the
- * kernel read all zeros of the unit, so that a guest that fills fresh memory waits for the pager
- * once a unit, in whatever order it goes, and the kernel's own readahead can stay small
- * (bench/fill measures it).
- *
  * Hot pages: what the disk has of the pages that will be read first is read ahead at once, while
  * QEMU still starts.
  *
@@ -37,9 +32,7 @@ struct pager_pages *pager_pages_new(const char *path, const struct layer_chain *
 void pager_pages_warm(struct pager_pages *p, struct layer_hot_run *runs, size_t count);
 /* When the mount is served no longer: its thread may wait for that. */
 void pager_pages_free(struct pager_pages *p);
-/* The kernel was given these bytes; holes: zeros were among them. pid: who touched them, 0
- * unknown. Any thread. */
-void pager_pages_note(struct pager_pages *p, uint64_t offset, uint64_t length, bool holes,
-                      pid_t pid);
+/* The kernel was given these bytes. pid: who touched them, 0 unknown. Any thread. */
+void pager_pages_note(struct pager_pages *p, uint64_t offset, uint64_t length, pid_t pid);
 
 #endif

@@ -84,7 +84,9 @@ static int capture(struct work *w, struct saving *s, char *ret_reason, struct er
         return fail_save(r, ret_reason);
     /* What a guest saw after its pager's death is not what its memory holds. */
     if (w->has_pager && pager_child_ended(&w->pager)) {
-        vm_save_abort(TAKE_PTR(s->save));
+        struct vm_save *save = TAKE_PTR(s->save);
+
+        vm_save_abort(save);
         return err_set(ret_err, work_fail(-EPIPE, "pager died", ret_reason), "the pager died");
     }
     return 0;

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * yado split plan: what the master would choose for a job with `split:`, and why.
+ * yado split plan: what the master would choose for a job with `split:`, and why; split probe is
+ * in split_probe.c.
  */
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/jobfile.h"
+#include "cli/split_probe.h"
 #include "cli/view.h"
 #include "base/num.h"
 
@@ -90,32 +92,47 @@ static int plan(const struct command *cmd, const char *path, bool no_swap, bool 
 
 static int run_split(const struct command *cmd, int argc, char **argv)
 {
-    bool json = false, no_swap = false;
+    bool json = false, no_swap = false, is_plan, is_probe;
+    const char *xs = NULL;
     int c;
 
     while ((c = cli_option(cmd, argc, argv)) > 0) {
         json |= c == 'j';
         no_swap |= c == 'S';
+        if (c == 'x')
+            xs = optarg;
     }
     if (c != CLI_END)
         return cli_option_status(c);
-    if (argc - optind != 2 || strcmp(argv[optind], "plan") != 0)
-        return cli_usage(cmd, "after split comes plan and a job file");
-    return plan(cmd, argv[optind + 1], no_swap, json);
+    is_plan = argc - optind == 2 && strcmp(argv[optind], "plan") == 0;
+    is_probe = argc - optind == 2 && strcmp(argv[optind], "probe") == 0;
+    if (!is_plan && !is_probe)
+        return cli_usage(cmd, "after split comes plan or probe, and a job file");
+    if (is_plan ? xs != NULL : no_swap)
+        return cli_usage(cmd, "%s is for split %s", xs ? "--x" : "--no-swap",
+                         xs ? "probe" : "plan");
+    return is_plan ? plan(cmd, argv[optind + 1], no_swap, json)
+                   : split_probe(cmd, argv[optind + 1], xs, json);
 }
 
-static const struct option split_options[] = {
-    {"json", no_argument, NULL, 'j'}, {"no-swap", no_argument, NULL, 'S'}, {NULL, 0, NULL, 0}};
+static const struct option split_options[] = {{"json", no_argument, NULL, 'j'},
+                                              {"no-swap", no_argument, NULL, 'S'},
+                                              {"x", required_argument, NULL, 'x'},
+                                              {NULL, 0, NULL, 0}};
 const struct command cmd_split = {
     "split",
     "how a job would be split",
-    "plan [--json] [--no-swap] JOB.yaml",
-    "Shows what each way to split a job (split: in its file, see yado-job(5)) is expected to take\n"
-    "on the PCs that the grid has now, and which one yado submit would choose. Nothing is sent or\n"
-    "begun.\n"
+    "plan [--json] [--no-swap] JOB.yaml\nprobe [--json] [--x LIST] JOB.yaml",
+    "plan shows what each way to split a job (split: in its file, see yado-job(5)) is expected to\n"
+    "take on the PCs that the grid has now, and which one yado submit would choose. Nothing is\n"
+    "sent or begun.\n"
+    "probe runs a few small parts, one after the other, measures their memory and time, and\n"
+    "prints the split: that follows from them.\n"
     "\n"
     "  --no-swap  refuses when no PC has the memory for any of them\n"
-    "  --json     the master's whole answer",
+    "  --x LIST   the values of x that are measured, such as 16,24,32 (2, 3 and 4 times the\n"
+    "             largest of the job file)\n"
+    "  --json     the master's whole answer; of probe, all that was measured and fitted",
     NULL,
     split_options,
     run_split};

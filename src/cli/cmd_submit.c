@@ -6,22 +6,15 @@
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/follow.h"
-#include "cli/inputs.h"
 #include "cli/jobfile.h"
+#include "cli/send.h"
 #include "base/buf.h"
 #include "base/cleanup.h"
-#include "base/must.h"
 #include "base/num.h"
-#include "wire/jobspec.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
-
-/* For a master that is started again. */
-enum { RETRY_MS = 500, RETRY_FOR_MS = 60000 };
 
 struct submit {
     const struct command *cmd;
@@ -190,108 +183,12 @@ static int take_command(struct submit *s, int argc, char **argv)
     return CLI_OK;
 }
 
-/* ---- checks ---------------------------------------------------------------------------------- */
-
-/* The bounds of everything but the inputs, before these are read. */
-static int check_description(const json_t *job, struct err *ret_err)
-{
-    AUTO_JSON json_t *copy = json_deep_copy(job);
-    struct jobspec *spec = NULL;
-    int r;
-
-    json_object_del(copy, "inputs");
-    json_object_del(json_object_get(copy, "then"), "inputs");
-    r = jobspec_from_json(copy, &spec, ret_err);
-    jobspec_free(spec);
-    return r;
-}
-
-/* An unknown image is refused by the master anyway; asking first saves sending inputs in vain. */
-static int check_image(struct client *c, const struct jobspec *spec, struct err *ret_err)
-{
-    AUTO_JSON json_t *reply = NULL;
-    const json_t *image;
-    size_t i;
-    int r = client_get(c, &reply, ret_err, "/v1/images");
-
-    if (r)
-        return r;
-    for (; spec; spec = spec->then) {
-        bool found = false;
-
-        json_array_foreach(json_object_get(reply, "images"), i, image)
-        {
-            found |= strcmp(cli_text(image, "name"), spec->image) == 0;
-        }
-        if (!found)
-            return err_set(ret_err, -ENOENT,
-                           "there is no image \"%s\"; yado image list shows those there are, yado "
-                           "image build makes one",
-                           spec->image);
-    }
-    return 0;
-}
-
-/* The answer may be lost on its way here while the job was taken: asked again under the same key,
- * the master says which one it is. */
-static int post_job(struct client *c, const json_t *body, json_t **ret_reply, struct err *ret_err)
-{
-    uint64_t until_ms = 0;
-    uint8_t random[16];
-    char key[2 * sizeof random + 1];
-    struct err why = {""};
-    int r;
-
-    MUST(getrandom(random, sizeof random, 0) == (ssize_t)sizeof random);
-    str_hex(random, sizeof random, key);
-    for (;;) {
-        r = client_post_once(c, "/v1/jobs", key, body, ret_reply, &why);
-        if (!until_ms && (r == -ETIMEDOUT || r == -ECONNRESET)) {
-            until_ms = cli_now_ms() + RETRY_FOR_MS;
-            fprintf(stderr, "yado: submit: the master's answer was lost; asking again\n");
-        }
-        if (r == 0 || !until_ms || !client_may_retry(c) || cli_now_ms() > until_ms)
-            break;
-        cli_pause_ms(RETRY_MS);
-    }
-    if (r && until_ms && client_may_retry(c))
-        return err_set(ret_err, r,
-                       "%.300s; whether it took the job is not known: look at yado jobs before "
-                       "you submit it again",
-                       why.text);
-    *ret_err = why;
-    return r;
-}
-
-static int send_job(struct submit *s, struct client *c, json_t **ret_reply, struct err *ret_err)
-{
-    struct inputs in = {0};
-    struct jobspec *spec = NULL;
-    json_t *body = NULL;
-    int r = inputs_prepare(&in, s->job, ret_err);
-
-    if (r == 0)
-        r = jobspec_from_json(s->job, &spec, ret_err);
-    if (r == 0 && in.count)
-        r = check_image(c, spec, ret_err);
-    if (r == 0)
-        r = inputs_send(&in, c, ret_err);
-    if (r == 0) {
-        body = jobspec_to_json(spec);
-        r = post_job(c, body, ret_reply, ret_err);
-    }
-    json_decref(body);
-    jobspec_free(spec);
-    inputs_deinit(&in);
-    return r;
-}
-
 /* ---- the command ----------------------------------------------------------------------------- */
 
 static int wait_for(struct submit *s, struct client *c, uint64_t id)
 {
     bool alone = json_integer_value(json_object_get(s->job, "parts")) <= 1 &&
-                 !json_object_get(s->job, "then");
+                 !json_object_get(s->job, "then") && !json_object_get(s->job, "split");
     int status = CLI_FAILED;
     struct err e;
 
@@ -307,7 +204,7 @@ static int submit(struct submit *s)
     struct err e;
     uint64_t id;
 
-    if (check_description(s->job, &e) || client_open(&c, &e) || send_job(s, c, &reply, &e))
+    if (send_check(s->job, &e) || client_open(&c, &e) || send_job(c, s->job, &reply, &e))
         return cli_fail(s->cmd, &e);
     id = (uint64_t)cli_int(reply, "id");
     if (s->json && cli_print_json(reply) != CLI_OK)

@@ -26,7 +26,8 @@ struct reader {
     const char *name;
     const char *folder;
     yaml_document_t *doc;
-    int depth; /* in `then`s */
+    int depth;     /* in `then`s */
+    bool to_probe; /* memory and work of a split may be missing */
     struct err *err;
 };
 
@@ -398,8 +399,8 @@ static const yaml_node_t *value_of(struct reader *r, const yaml_node_t *node, co
 static int complain_of_split(struct reader *r, const yaml_node_t *node, bool one,
                              const struct split_where *where, const char *text)
 {
-    const yaml_node_t *shape =
-        one ? node : yaml_document_get_node(r->doc, node->data.sequence.items.start[where->shape]);
+    const yaml_node_item_t *items = one ? NULL : node->data.sequence.items.start;
+    const yaml_node_t *shape = items ? yaml_document_get_node(r->doc, items[where->shape]) : node;
     const yaml_node_t *value;
     size_t column;
 
@@ -411,6 +412,21 @@ static int complain_of_split(struct reader *r, const yaml_node_t *node, bool one
         column += where->column + (value->data.scalar.style != YAML_PLAIN_SCALAR_STYLE);
     return err_set(r->err, -EINVAL, "%s:%zu:%zu: split: %s", r->name, value->start_mark.line + 1,
                    column, text);
+}
+
+/* Guesses, for what is to be measured. */
+static void fill_in(json_t *shapes)
+{
+    json_t *shape;
+    size_t i;
+
+    json_array_foreach(shapes, i, shape)
+    {
+        if (!json_object_get(shape, "memory"))
+            json_object_set_new(shape, "memory", json_string("256M"));
+        if (!json_object_get(shape, "work"))
+            json_object_set_new(shape, "work", json_string("1"));
+    }
 }
 
 static int read_split(struct reader *r, const struct field *f, const yaml_node_t *node, json_t *job)
@@ -434,6 +450,8 @@ static int read_split(struct reader *r, const struct field *f, const yaml_node_t
         e = read_shape(r, yaml_document_get_node(r->doc, *i), shapes);
     if (e)
         return e;
+    if (r->to_probe)
+        fill_in(shapes);
     if (jobsplit_new(shapes, &split, &where, &why) != 0)
         return json_array_size(shapes) ? complain_of_split(r, node, one, &where, why.text)
                                        : want(r, f, node);
@@ -520,16 +538,17 @@ static int syntax_error(const char *name, const yaml_parser_t *parser, struct er
                    parser->context ? parser->context : "");
 }
 
-int jobfile_parse(const char *name, const char *folder, const void *data, size_t len,
-                  json_t **ret_job, struct err *ret_err)
+static int parse(struct reader r, const void *data, size_t len, json_t **ret_job)
 {
     yaml_parser_t parser;
     yaml_document_t doc, second;
-    struct reader r = {.name = name, .folder = folder, .doc = &doc, .err = ret_err};
+    struct err *ret_err = r.err;
+    const char *name = r.name;
     const yaml_node_t *root;
     json_t *job = NULL;
     int e;
 
+    r.doc = &doc;
     if (!yaml_parser_initialize(&parser))
         return err_set(ret_err, -ENOMEM, "%s: out of memory", name);
     yaml_parser_set_input_string(&parser, data, len);
@@ -559,7 +578,14 @@ int jobfile_parse(const char *name, const char *folder, const void *data, size_t
     return e;
 }
 
-int jobfile_load(const char *path, json_t **ret_job, struct err *ret_err)
+int jobfile_parse(const char *name, const char *folder, const void *data, size_t len,
+                  json_t **ret_job, struct err *ret_err)
+{
+    return parse((struct reader){.name = name, .folder = folder, .err = ret_err}, data, len,
+                 ret_job);
+}
+
+static int load(const char *path, bool to_probe, json_t **ret_job, struct err *ret_err)
 {
     bool in = strcmp(path, "-") == 0;
     AUTO_CLOSE int fd = in ? dup(STDIN_FILENO) : open(path, O_RDONLY | O_CLOEXEC);
@@ -581,6 +607,19 @@ int jobfile_load(const char *path, json_t **ret_job, struct err *ret_err)
     }
     if (slash && !in)
         folder = slash == path ? xstrdup("") : xstrndup(path, (size_t)(slash - path));
-    return jobfile_parse(in ? "standard input" : path, folder, text.data ? text.data : (void *)"",
-                         text.len, ret_job, ret_err);
+    return parse((struct reader){.name = in ? "standard input" : path,
+                                 .folder = folder,
+                                 .to_probe = to_probe,
+                                 .err = ret_err},
+                 text.data ? text.data : (void *)"", text.len, ret_job);
+}
+
+int jobfile_load(const char *path, json_t **ret_job, struct err *ret_err)
+{
+    return load(path, false, ret_job, ret_err);
+}
+
+int jobfile_load_to_probe(const char *path, json_t **ret_job, struct err *ret_err)
+{
+    return load(path, true, ret_job, ret_err);
 }

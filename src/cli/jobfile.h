@@ -15,7 +15,12 @@
  * folder. -EINVAL and other errors with "FILE:LINE: what, and what to do". */
 int jobfile_load(const char *path, json_t **ret_job, struct err *ret_err);
 
-/* The same from memory; `name` stands in the texts, `folder` before relative paths (NULL: none). */
+/* The same, but a way to split may lack memory and work, which are to be measured: 256M and 1
+ * stand there. */
+int jobfile_load_to_probe(const char *path, json_t **ret_job, struct err *ret_err);
+
+/* As jobfile_load(), from memory; `name` stands in the texts, `folder` before relative paths (NULL:
+ * none). */
 int jobfile_parse(const char *name, const char *folder, const void *data, size_t len,
                   json_t **ret_job, struct err *ret_err);
 

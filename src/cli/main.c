@@ -40,7 +40,8 @@ static const struct {
      {&cmd_status, &cmd_pcs, &cmd_vms, &cmd_moves, &cmd_drain, &cmd_events, &cmd_image, &cmd_depot,
       &cmd_sim}},
     {"People", {&cmd_login, &cmd_whoami, &cmd_user}},
-    {"This PC", {&cmd_demo, &cmd_local, &cmd_master, &cmd_enroll, &cmd_agent, &cmd_owner, &cmd_doctor}},
+    {"This PC",
+     {&cmd_demo, &cmd_local, &cmd_master, &cmd_enroll, &cmd_agent, &cmd_owner, &cmd_doctor}},
 };
 enum { COUNT_GROUPS = sizeof groups / sizeof *groups };
 

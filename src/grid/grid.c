@@ -78,7 +78,7 @@ void grid_free(struct grid *g)
     FREE_ALL(golden, g->first_golden, free);
     FREE_ALL(user, g->first_user, user_free);
     table_deinit(&g->jobs);
-    table_deinit(&g->pcs);
+    free(g->pcs.items);
     table_deinit(&g->users);
     table_deinit(&g->pc_names);
     rooms_free(g);
@@ -113,6 +113,8 @@ static enum grid_outcome take(struct grid *g, const struct grid_event *e, struct
         return event_user(g, e, err);
     case GRID_EV_SUBMIT:
         return event_submit(g, e, &fx->id, err);
+    case GRID_EV_RESPLIT:
+        return event_resplit(g, e, err);
     case GRID_EV_CANCEL:
         return event_cancel(g, e, err);
     case GRID_EV_HOLD:
@@ -201,7 +203,7 @@ struct part *find_part(const struct grid *g, uint64_t job, uint64_t index)
 
 struct pc *find_pc(const struct grid *g, uint64_t id)
 {
-    return table_get(&g->pcs, id);
+    return id && id <= g->pcs.count ? g->pcs.items[id - 1] : NULL;
 }
 
 struct user *find_user(const struct grid *g, uint64_t id)
@@ -296,6 +298,13 @@ uint64_t grid_pc_seen_ms(const struct grid *g, uint64_t pc)
     const struct pc *p = find_pc(g, pc);
 
     return p ? p->seen_ms : 0;
+}
+
+bool grid_pc_is_silent(const struct grid *g, uint64_t pc)
+{
+    const struct pc *p = find_pc(g, pc);
+
+    return !p || p->lapsed;
 }
 
 void grid_each_job(const struct grid *g, bool (*fn)(void *arg, const struct grid_job *j), void *arg)

@@ -157,6 +157,8 @@ struct grid_habit {
     } n;
     uint64_t since_ms; /* it has been free; 0: it is not */
     uint64_t faded_ms; /* forgotten up to then */
+    uint64_t gone_ms;  /* it is not free since then; 0: it is, or it is not known since when */
+    uint64_t visits, visits_ms; /* of the last, how many and how long together */
 };
 
 struct grid_pc {
@@ -438,6 +440,9 @@ enum grid_event_kind {
     GRID_EV_TICK, /* time passes: leases lapse, finished jobs retire; see grid_tick_due() */
     GRID_EV_USER, /* user: created or changed (weight, quota) */
     GRID_EV_SUBMIT,
+    /* job, submit: other parts instead of those it has, none of which was ever placed. What else
+     * `submit` says is as it was; its note is logged. The job keeps its place in the queue. */
+    GRID_EV_RESPLIT,
     GRID_EV_CANCEL,
     GRID_EV_HOLD,
     GRID_EV_RELEASE,
@@ -475,7 +480,7 @@ struct grid_event {
     enum grid_event_kind kind;
     uint64_t now_ms;
     uint64_t user;        /* SUBMIT, USER */
-    uint64_t job;         /* CANCEL, HOLD, RELEASE, and all that are about a part */
+    uint64_t job;         /* RESPLIT, CANCEL, HOLD, RELEASE, and all that are about a part */
     uint64_t part, epoch; /* OUTPUT, FAIL; part: CHECKPOINT to NOTE */
     uint64_t pc;
     const char *name; /* PC_ENROL, IMAGE; "by whom" for what people ask for */
@@ -581,6 +586,9 @@ void grid_habit_busy(struct grid_habit *h, uint64_t now_ms);
  * NAN as long as too little is known. */
 double grid_habit_stays(const struct grid_habit *h, uint64_t now_ms, uint64_t ms);
 
+/* How long it is not free when its owner is back, on average; 0 as long as too little is known. */
+uint64_t grid_habit_visit_ms(const struct grid_habit *h);
+
 /* What a guest of that size takes of a PC's memory share: its size and a quarter, since page cache
  * and private copies both count. */
 uint64_t grid_guest_reserve(uint64_t memory_bytes);
@@ -593,6 +601,9 @@ void grid_free(struct grid *g);
  * parts. LOG and MOVE rows are ignored.
  * 0, or -EINVAL with text when rows contradict each other. */
 int grid_load(struct grid *g, const struct grid_row *row, struct err *ret_err);
+/* The rows that grid_load() takes, in its order: all that is durable. */
+void grid_each_row(const struct grid *g, void (*fn)(void *arg, const struct grid_row *row),
+                   void *arg);
 /* After the last row: whether any part is missing. -EINVAL with text. */
 int grid_load_done(const struct grid *g, struct err *ret_err);
 
@@ -629,6 +640,9 @@ struct grid_desired {
 void grid_desired(const struct grid *g, uint64_t pc,
                   void (*fn)(void *arg, const struct grid_desired *d), void *arg);
 
+/* Whether a part of the job was ever placed, or ended: then it is not split anew. */
+bool grid_job_has_begun(const struct grid *g, uint64_t job);
+
 /* Whether (job, part, epoch) is the current placement and on this PC (0: any PC). For job 0 the
  * golden build. This decides every acceptance of bytes, never a lease. */
 bool grid_is_current(const struct grid *g, uint64_t job, uint64_t part, uint64_t epoch,
@@ -649,6 +663,8 @@ const struct grid_golden *grid_get_golden(const struct grid *g, uint64_t id);
 const struct grid_user *grid_get_user(const struct grid *g, uint64_t user);
 /* Time of the PC's last sync, 0 when never since the start. */
 uint64_t grid_pc_seen_ms(const struct grid *g, uint64_t pc);
+/* Its lease has ended, and it was not heard since. */
+bool grid_pc_is_silent(const struct grid *g, uint64_t pc);
 /* In ascending order of id; return false to stop. */
 void grid_each_job(const struct grid *g, bool (*fn)(void *arg, const struct grid_job *j),
                    void *arg);

@@ -21,7 +21,10 @@
 #define MINUTE_MS 60000u
 #define HOUR_MS 3600000u
 #define WEEK_MS (168ull * HOUR_MS)
-#define SCALE 256     /* of counts of ends: what is left of a few of them is not rounded away */
+#define SCALE 256 /* of counts of ends: what is left of a few of them is not rounded away */
+#define VISITS_LEAST 4
+#define VISITS_MOST 64
+#define VISIT_MOST_MS (12ull * HOUR_MS)
 #define COUNT_LEAST 8 /* ends; before, nothing is known */
 #define DRAWN_H 8.0   /* hours of the mean's rate that are added to those of an hour */
 #define DRAWN_ENDS 4.0
@@ -76,8 +79,29 @@ static void add(uint16_t *v, uint32_t more)
     *v = *v + more > UINT16_MAX ? UINT16_MAX : (uint16_t)(*v + more);
 }
 
+/* Of the last 32 to 64 visits, the older ones count less and less. Who was on holiday was no longer
+ * there than for a day's work. */
+static void add_visit(struct grid_habit *h, uint64_t ms)
+{
+    ms = ms < VISIT_MOST_MS ? ms : VISIT_MOST_MS;
+    if (h->visits == VISITS_MOST) {
+        h->visits /= 2;
+        h->visits_ms /= 2;
+    }
+    h->visits++;
+    h->visits_ms += ms;
+}
+
+uint64_t grid_habit_visit_ms(const struct grid_habit *h)
+{
+    return h->visits < VISITS_LEAST ? 0 : h->visits_ms / h->visits;
+}
+
 void grid_habit_free(struct grid_habit *h, uint64_t now_ms)
 {
+    if (h->gone_ms)
+        add_visit(h, ms_between(h->gone_ms, now_ms));
+    h->gone_ms = 0;
     h->since_ms = now_ms + !now_ms;
 }
 
@@ -163,6 +187,7 @@ void grid_habit_busy(struct grid_habit *h, uint64_t now_ms)
     add(&h->n.ends[hour_of(now_ms)], SCALE);
     h->n.age_ends[age_at(h, now_ms)] += SCALE;
     h->since_ms = 0;
+    h->gone_ms = now_ms + !now_ms;
 }
 
 static bool is_known(const struct grid_habit *h)

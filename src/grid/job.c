@@ -13,11 +13,11 @@
 
 enum { THEN_DEPTH_MAX = 16 };
 
-static void record_free(struct grid_job *r)
+void job_record_free(struct grid_job *r)
 {
     if (!r)
         return;
-    record_free(r->then);
+    job_record_free(r->then);
     free(r->name);
     free(r->spec);
     free(r);
@@ -25,16 +25,17 @@ static void record_free(struct grid_job *r)
 
 void job_free(struct job *j)
 {
-    record_free(j->r.then);
+    job_record_free(j->r.then);
     free(j->r.name);
     free(j->r.spec);
     for (uint32_t i = 0; i < j->r.parts; i++)
         chain_free(j->parts[i].chain);
     free(j->parts);
+    free(j->last);
     free(j);
 }
 
-static struct grid_job record_of(const struct grid_submit *s, uint64_t user)
+struct grid_job job_record(const struct grid_submit *s, uint64_t user)
 {
     struct grid_job r = {
         .user = user,
@@ -53,7 +54,7 @@ static struct grid_job record_of(const struct grid_submit *s, uint64_t user)
 
     if (s->then) {
         r.then = xmalloc(sizeof *r.then);
-        *r.then = record_of(s->then, user);
+        *r.then = job_record(s->then, user);
     }
     return r;
 }
@@ -115,6 +116,22 @@ void job_unlink(struct grid *g, struct job *j)
     (void)table_remove(&g->jobs, j->r.id);
 }
 
+void job_add_part(struct grid *g, struct job *j, uint32_t i, uint64_t queue_key)
+{
+    struct part *p = &j->parts[i];
+
+    p->job = j;
+    p->loaded = true;
+    p->r.job = j->r.id;
+    p->r.index = i;
+    p->r.exit_status = -1;
+    p->r.queue_key = queue_key;
+    j->r.count[GRID_QUEUED]++;
+    j->user->unfinished++;
+    part_dirty(g, p);
+    part_wait(g, p);
+}
+
 /* Takes over what the record owns. */
 static struct job *create(struct grid *g, const struct grid_job *r)
 {
@@ -127,19 +144,8 @@ static struct job *create(struct grid *g, const struct grid_job *r)
     j->parts = xcalloc(r->parts, sizeof *j->parts);
     job_link(g, j);
     job_dirty(g, j);
-    j->r.count[GRID_QUEUED] = r->parts;
-    j->user->unfinished += r->parts;
-    for (uint32_t i = 0; i < r->parts; i++) {
-        struct part *p = &j->parts[i];
-
-        p->job = j;
-        p->loaded = true;
-        p->r.job = j->r.id;
-        p->r.index = i;
-        p->r.exit_status = -1;
-        queue_new_key(g, p);
-        part_wait(g, p);
-    }
+    for (uint32_t i = 0; i < r->parts; i++)
+        job_add_part(g, j, i, g->meta.next_queue_key++);
     golden_retry(g, r->image, r->memory_bytes, r->cpus);
     return j;
 }
@@ -205,30 +211,41 @@ static enum grid_outcome check(const struct grid *g, const struct grid_submit *s
     return check_size(g, s, err);
 }
 
-enum grid_outcome event_submit(struct grid *g, const struct grid_event *e, uint64_t *ret_id,
-                               struct err *err)
+enum grid_outcome job_check(const struct grid *g, const struct grid_submit *s, uint64_t user,
+                            uint64_t replaced_parts, struct err *err)
 {
-    const struct user *u = find_user(g, e->user);
-    uint64_t unfinished = u ? u->unfinished : 0;
-    struct grid_job r;
-    struct job *j;
+    const struct user *u = find_user(g, user);
+    uint64_t unfinished = u ? u->unfinished - replaced_parts : 0;
+    const struct grid_submit *x = s;
     int depth = 0;
 
-    for (const struct grid_submit *s = e->submit; s; s = s->then) {
-        enum grid_outcome bad = check(g, s, err);
+    do {
+        enum grid_outcome bad = check(g, x, err);
 
         if (bad)
             return bad;
         if (++depth > THEN_DEPTH_MAX)
             return err_set(err, GRID_REFUSED, "more than %d jobs in a row of `then`",
                            THEN_DEPTH_MAX);
-    }
-    if (u && u->r.max_queued && unfinished + e->submit->parts > u->r.max_queued)
+    } while ((x = x->then));
+    if (u && u->r.max_queued && unfinished + s->parts > u->r.max_queued)
         return err_set(err, GRID_QUOTA,
                        "%" PRIu32 " parts are too many: %" PRIu64 " of your %" PRIu64
                        " are not finished yet; wait for some or ask an administrator",
-                       e->submit->parts, unfinished, u->r.max_queued);
-    r = record_of(e->submit, e->user);
+                       s->parts, unfinished, u->r.max_queued);
+    return GRID_OK;
+}
+
+enum grid_outcome event_submit(struct grid *g, const struct grid_event *e, uint64_t *ret_id,
+                               struct err *err)
+{
+    enum grid_outcome bad = job_check(g, e->submit, e->user, 0, err);
+    struct grid_job r;
+    struct job *j;
+
+    if (bad)
+        return bad;
+    r = job_record(e->submit, e->user);
     j = create(g, &r);
     note(g, GRID_LOG_JOB, j, NULL, NULL, "submitted with %" PRIu32 " part%s", j->r.parts,
          j->r.parts == 1 ? "" : "s");
@@ -238,9 +255,8 @@ enum grid_outcome event_submit(struct grid *g, const struct grid_event *e, uint6
     return GRID_OK;
 }
 
-/* The job that an event is about, when something may still be done to it. */
-static enum grid_outcome unfinished_job(const struct grid *g, uint64_t id, struct job **ret_job,
-                                        struct err *err)
+enum grid_outcome job_unfinished(const struct grid *g, uint64_t id, struct job **ret_job,
+                                 struct err *err)
 {
     struct job *j = find_job(g, id);
 
@@ -275,7 +291,7 @@ static void cancel_part(struct grid *g, struct part *p)
 enum grid_outcome event_cancel(struct grid *g, const struct grid_event *e, struct err *err)
 {
     struct job *j = NULL;
-    enum grid_outcome bad = unfinished_job(g, e->job, &j, err);
+    enum grid_outcome bad = job_unfinished(g, e->job, &j, err);
 
     if (bad || j->r.cancelled)
         return bad;
@@ -313,7 +329,7 @@ enum grid_outcome event_hold(struct grid *g, const struct grid_event *e, struct 
 {
     struct part_loss silent = {"its PC went silent", "died", .is_failure = false};
     struct job *j = NULL;
-    enum grid_outcome bad = unfinished_job(g, e->job, &j, err);
+    enum grid_outcome bad = job_unfinished(g, e->job, &j, err);
 
     if (bad || j->r.held)
         return bad;
@@ -340,7 +356,7 @@ enum grid_outcome event_hold(struct grid *g, const struct grid_event *e, struct 
 enum grid_outcome event_release(struct grid *g, const struct grid_event *e, struct err *err)
 {
     struct job *j = NULL;
-    enum grid_outcome bad = unfinished_job(g, e->job, &j, err);
+    enum grid_outcome bad = job_unfinished(g, e->job, &j, err);
 
     if (bad)
         return bad;

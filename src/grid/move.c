@@ -152,31 +152,47 @@ bool move_is_wanted(const struct grid *g, const struct part *p)
 enum { LAST_WAVE_MAX = 64, GAIN_LEAST_MS = 30000 };
 #define GAIN_LEAST 0.25
 
-static double speed_of(const struct pc *pc)
-{
-    return pc->r.speed ? pc->r.speed : 1;
-}
-
 /* What is left of it where it is: parts of a job are alike. */
 static double left_ms(const struct grid *g, const struct part *p)
 {
     const struct job *j = p->job;
     double ran_ms = (double)p->r.run_ms + (double)ms_between(p->r.move_placed_ms, g->now_ms);
 
-    return j->done_work_ms / j->count_done / speed_of(find_pc(g, p->r.pc)) - ran_ms;
+    return j->done_work_ms / j->count_work / find_pc(g, p->r.pc)->r.speed - ran_ms;
 }
 
 static void hurry(struct grid *g, struct part *p)
 {
     struct pc *to = room_for_move(g, p), *from = find_pc(g, p->r.pc);
-    double left = left_ms(g, p);
-    double gain = to ? left - g->move_mean_ms - left * speed_of(from) / speed_of(to) : 0;
+    double left, gain;
 
+    if (!to || !to->r.speed || !from->r.speed)
+        return; /* nobody knows which one is faster */
+    left = left_ms(g, p);
+    gain = left - g->move_mean_ms - left * from->r.speed / to->r.speed;
     if (gain < GAIN_LEAST_MS || gain < GAIN_LEAST * left || move_check(g, p, to, NULL) != GRID_OK)
         return;
     move_begin(g, p, to, false);
     note(g, GRID_LOG_PART, p->job, p, to, "lags on %s: is to move to %s, which is faster",
          from->r.name, to->r.name);
+}
+
+/* Those of its parts that have not ended, which are few, in order. They are looked for once; what
+ * has ended stays so. */
+static void look_at_last(struct job *j)
+{
+    uint32_t open = 0;
+
+    if (!j->last) {
+        j->last = xcalloc(LAST_WAVE_MAX, sizeof *j->last);
+        for (uint32_t i = 0; i < j->r.parts; i++)
+            if (!grid_part_is_final(j->parts[i].r.state))
+                j->last[j->count_last++] = i;
+    }
+    for (uint32_t i = 0; i < j->count_last; i++)
+        if (!grid_part_is_final(j->parts[j->last[i]].r.state))
+            j->last[open++] = j->last[i];
+    j->count_last = open;
 }
 
 void move_laggards(struct grid *g, struct job *j)
@@ -185,11 +201,12 @@ void move_laggards(struct grid *g, struct job *j)
     uint32_t ended = count[GRID_DONE] + count[GRID_FAILED] + count[GRID_CANCELLED];
 
     /* What a move costs here must be known. */
-    if (!j->count_done || g->move_mean_ms <= 0 || j->r.held || count[GRID_QUEUED] ||
+    if (!j->count_work || g->move_mean_ms <= 0 || j->r.held || count[GRID_QUEUED] ||
         count[GRID_SUSPENDED] || j->r.parts - ended > LAST_WAVE_MAX)
         return;
-    for (uint32_t i = 0; i < j->r.parts; i++) {
-        struct part *p = &j->parts[i];
+    look_at_last(j);
+    for (uint32_t i = 0; i < j->count_last; i++) {
+        struct part *p = &j->parts[j->last[i]];
 
         if (p->r.state == GRID_RUNNING && !p->r.move_to && !p->r.leave_after_ms && !p->bucket)
             hurry(g, p);

@@ -299,6 +299,19 @@ static void retry(struct grid *g, struct part *p)
     part_wait(g, p);
 }
 
+/* What is known of the job's other parts by it. */
+static void note_work(const struct part *p, const struct pc *pc)
+{
+    struct job *j = p->job;
+
+    j->done_ms += (double)p->r.run_ms;
+    j->count_done++;
+    if (!pc->r.speed)
+        return;
+    j->done_work_ms += (double)p->r.run_ms * pc->r.speed;
+    j->count_work++;
+}
+
 /* Its result stands in its record. */
 static void finish(struct grid *g, struct part *p, const struct pc *pc, enum grid_part_state how)
 {
@@ -321,11 +334,8 @@ void part_ended(struct grid *g, struct part *p, const struct grid_vm_report *vm)
     p->r.exit_status = vm->exit_status;
     if (vm->peak_bytes > p->r.peak_bytes)
         p->r.peak_bytes = vm->peak_bytes;
-    if (vm->exit_status == 0) {
-        p->job->done_ms += (double)p->r.run_ms;
-        p->job->done_work_ms += (double)p->r.run_ms * (pc->r.speed ? pc->r.speed : 1);
-        p->job->count_done++;
-    }
+    if (vm->exit_status == 0)
+        note_work(p, pc);
     unplace(g, p);
     pc_succeeded(g, pc);
     if (vm->exit_status != 0) {

@@ -18,9 +18,12 @@
  * free PCs does not all go to the user with the least usage. */
 #define ADVANCE_S 60.0
 
+/* Parts that share a key are those of a job that was split anew (resplit.c). */
 static bool before(const struct part *a, const struct part *b)
 {
-    return a->r.queue_key < b->r.queue_key;
+    if (a->r.queue_key != b->r.queue_key)
+        return a->r.queue_key < b->r.queue_key;
+    return a->r.job != b->r.job ? a->r.job < b->r.job : a->r.index < b->r.index;
 }
 
 static void heap_set(struct bucket *b, size_t at, struct part *p)
@@ -99,7 +102,7 @@ void queue_add(struct grid *g, struct part *p)
     MUST(!p->bucket);
     if (b->count == b->cap) {
         b->cap = b->cap ? b->cap * 2 : 8;
-        b->heap = xreallocarray(b->heap, b->cap, sizeof *b->heap);
+        b->heap = xreallocarray(b->heap, b->cap, sizeof(void *)); /* pointers to parts */
     }
     p->bucket = b;
     heap_set(b, b->count++, p);

@@ -238,8 +238,8 @@ int blob_cache_add(const char *cache_dir, const char *path, struct err *ret_err)
 {
     AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
     char digest[DIGEST_HEX_BYTES];
-    struct blob *b;
-    uint64_t size;
+    struct blob *b = NULL;
+    uint64_t size = 0;
     int r = fd < 0 ? -errno : digest_of_fd(fd, digest, &size);
 
     if (r)
@@ -247,7 +247,7 @@ int blob_cache_add(const char *cache_dir, const char *path, struct err *ret_err)
     r = blob_open(cache_dir, digest, size, &b, ret_err);
     if (r)
         return r;
-    if (b->count && memchr(b->have, 0, b->count))
+    if (b->have && memchr(b->have, 0, b->count))
         r = copy_file(fd, b);
     if (r)
         err_format(ret_err, "%s: cannot copy %s: %s", b->path, path, strerror(-r));

@@ -83,6 +83,7 @@ static void upload_begin(struct req *r)
 static void upload_take(struct req *r, const void *data, size_t len)
 {
     struct upload *u = r->upload;
+    meter_add(&r->m->link, holds_now(), len);
     u->got += len;
     if (u->put && u->error == 0)
         u->error = depot_put_write(u->put, data, len);

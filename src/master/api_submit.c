@@ -12,9 +12,10 @@
 
 #include "base/must.h"
 #include "depot/depot.h"
-#include "master/plan.h"
 #include "master/digests.h"
 #include "master/drives.h"
+#include "master/plan.h"
+#include "master/resplit.h"
 
 #include <errno.h>
 #include <gnutls/crypto.h>
@@ -25,7 +26,8 @@ enum { KEY_MAX = 255 };
 struct submit_call {
     struct jobspec *spec;
     char *text, *then_text; /* the specs as the core keeps them */
-    char *note;             /* how it was split; NULL before */
+    struct plan_pcs pcs;    /* that it is split for */
+    char *note;             /* how it was split */
     struct grid_digest *blobs;
     size_t count_blobs;
     const char *key; /* Idempotency-Key, or NULL */
@@ -39,6 +41,7 @@ static void submit_free(void *p)
     free(call->text);
     free(call->then_text);
     free(call->note);
+    plan_pcs_deinit(&call->pcs);
     free(call->blobs);
     free(call);
 }
@@ -76,15 +79,6 @@ static bool check_inputs(struct req *r, const char *of, const struct jobspec *sp
     return true;
 }
 
-static char *spec_text(const struct jobspec *spec)
-{
-    json_t *json = jobspec_to_json(spec);
-    json_object_del(json, "then"); /* a job of its own, later */
-    char *text = json_dumps(json, JSON_COMPACT);
-    json_decref(json);
-    return text;
-}
-
 static bool fill_submit(struct core *c, struct req *r, const struct jobspec *spec, const char *text,
                         struct grid_submit *ret)
 {
@@ -103,19 +97,7 @@ static bool fill_submit(struct core *c, struct req *r, const struct jobspec *spe
                               "disk: the master lacks %s: ask its administrator", lack);
         return false;
     }
-    *ret = (struct grid_submit){
-        .name = spec->name,
-        .spec = text,
-        .parts = spec->parts,
-        .memory_bytes = spec->memory_bytes,
-        .cpus = spec->cpus,
-        .image = image->id,
-        .priority = spec->priority,
-        .retries = spec->retries,
-        .time_limit_ms = spec->time_limit_ms,
-        .checkpoint_ms = spec->checkpoint_ms,
-        .fail_together = spec->fail_together,
-    };
+    *ret = core_submit(spec, text, image->id);
     return true;
 }
 
@@ -148,7 +130,7 @@ static bool is_repeated(struct core *c, struct req *r)
 
 static bool too_many_inputs(struct req *r, const struct jobspec *spec)
 {
-    if (!spec->then || spec->then->count_inputs + spec->parts <= JOBSPEC_INPUTS_MAX)
+    if (jobspec_inputs_fit(spec))
         return false;
     (void)req_reply_error(
         r, 400, "bad_job",
@@ -159,20 +141,16 @@ static bool too_many_inputs(struct req *r, const struct jobspec *spec)
 }
 
 /* As many parts as the plan says; false when a reply was made. */
-static bool split(struct core *c, struct req *r)
+static bool split(struct req *r)
 {
     struct submit_call *call = r->data;
     struct plan_table *t = xcalloc(1, sizeof *t);
-    int bad = master_plan(c, call->spec, false, t);
+    int bad = plan_make(&call->pcs, call->spec, false, t);
     if (bad) {
         (void)req_reply_error(r, bad < 0 ? 400 : 409, "no_plan", "split: %s", t->why);
     } else {
         jobspec_take_split(call->spec, &t->candidates[t->choice.chosen]);
         call->note = xasprintf("split as planned: %s", t->why);
-        free(call->text);
-        free(call->then_text);
-        call->text = spec_text(call->spec);
-        call->then_text = call->spec->then ? spec_text(call->spec->then) : NULL;
     }
     free(t);
     return !bad && !too_many_inputs(r, call->spec);
@@ -183,8 +161,6 @@ static enum core_next submit_core(struct core *c, struct req *r)
     struct submit_call *call = r->data;
     struct grid_submit submit, then;
     if (is_repeated(c, r))
-        return CORE_REPLIED;
-    if (call->spec->split && !call->note && !split(c, r))
         return CORE_REPLIED;
     if (!fill_submit(c, r, call->spec, call->text, &submit) ||
         (call->spec->then && !fill_submit(c, r, call->spec->then, call->then_text, &then)))
@@ -199,22 +175,32 @@ static enum core_next submit_core(struct core *c, struct req *r)
     core_fail(c, state_job_blobs(core_write(c, r), id, call->blobs, call->count_blobs));
     if (call->key)
         core_fail(c, state_submission_add(core_write(c, r), r->user, call->key, &call->body, id));
+    if (call->spec->split)
+        resplit_watch(c, id, call->pcs.mark);
     return api_written(c, r, 201, submitted(id, submit.parts));
 }
 
-static enum req_next look_at_inputs(struct req *r)
+static enum req_next prepare(struct req *r)
 {
-    const struct jobspec *spec = ((struct submit_call *)r->data)->spec;
-    if (!check_inputs(r, "", spec) || (spec->then && !check_inputs(r, "then.", spec->then)))
+    struct submit_call *call = r->data;
+    struct jobspec *spec = call->spec;
+    if (!check_inputs(r, "", spec) || (spec->then && !check_inputs(r, "then.", spec->then)) ||
+        (spec->split && !split(r)))
         return REQ_REPLIED;
+    call->text = core_spec_text(spec);
+    call->then_text = spec->then ? core_spec_text(spec->then) : NULL;
     return core_post(r, submit_core);
 }
 
-static enum core_next look_for_key(struct core *c, struct req *r)
+/* What has to be known of the core before anything else is looked at. */
+static enum core_next look_at_core(struct core *c, struct req *r)
 {
+    struct submit_call *call = r->data;
     if (is_repeated(c, r))
         return CORE_REPLIED;
-    r->next = look_at_inputs;
+    if (call->spec->split)
+        call->pcs = plan_look(c);
+    r->next = prepare;
     return CORE_CONTINUE;
 }
 
@@ -248,10 +234,7 @@ enum req_next api_submit(struct req *r)
     json_decref(json);
     if (bad < 0)
         return req_reply_error(r, 400, "bad_job", "%s", e.text);
-    struct jobspec *then = call->spec->then;
     if (too_many_inputs(r, call->spec))
         return REQ_REPLIED;
-    call->text = spec_text(call->spec);
-    call->then_text = then ? spec_text(then) : NULL;
-    return call->key ? core_post(r, look_for_key) : look_at_inputs(r);
+    return call->key || call->spec->split ? core_post(r, look_at_core) : prepare(r);
 }

@@ -129,6 +129,7 @@ enum grid_outcome core_step(struct core *c, struct req *r, struct grid_event *ev
 {
     event->now_ms = c->now_ms;
     grid_effects_clear(&c->fx);
+    ring_event(&c->ring, event);
     enum grid_outcome outcome = grid_step(c->grid, event, &c->fx);
     if (outcome != GRID_OK)
         return outcome;
@@ -136,6 +137,12 @@ enum grid_outcome core_step(struct core *c, struct req *r, struct grid_event *ev
     for (size_t i = 0; i < c->fx.count; i++)
         take_effect(c, &c->fx.fx[i]);
     return GRID_OK;
+}
+
+void core_renew(struct core *c, uint64_t pc, uint64_t now_ms)
+{
+    ring_renew(&c->ring, pc, now_ms);
+    grid_renew(c->grid, pc, now_ms);
 }
 
 enum core_next core_refuse(struct core *c, struct req *r, enum grid_outcome outcome)
@@ -183,33 +190,58 @@ static int load_grid(struct core *c, struct grid **ret_grid, struct err *ret_err
 }
 
 struct keep {
-    struct grid *from, *to;
-    uint64_t fallback_ms;
+    struct core *c;
+    struct grid *old;
 };
 
 static bool keep_lease(void *arg, const struct grid_pc *pc)
 {
     struct keep *k = arg;
-    uint64_t seen = grid_pc_seen_ms(k->from, pc->id);
-    grid_renew(k->to, pc->id, seen ? seen : k->fallback_ms);
+    uint64_t seen = grid_pc_seen_ms(k->old, pc->id);
+    core_renew(k->c, pc->id, seen ? seen : k->c->m->started_ms);
     return true;
 }
 
-/* Back to what is durable, with the leases as they were. */
+/* Goes on with a grid that was just loaded, with the leases as they were. */
+static void go_on_with(struct core *c, struct grid *fresh)
+{
+    struct keep k = {c, c->grid};
+    grid_effects_clear(&c->fx); /* its rows point into the old grid */
+    c->grid = fresh;
+    ring_begin(&c->ring, c->m->config.state_dir, &c->m->config.grid, fresh);
+    grid_each_pc(fresh, keep_lease, &k);
+    grid_free(k.old);
+}
+
+/* Back to what is durable. */
 static void reload(struct core *c)
 {
     struct err e;
     struct grid *fresh = NULL;
     if (load_grid(c, &fresh, &e) != 0)
         give_up(c, e.text, -EIO);
-    struct keep k = {c->grid, fresh, c->m->started_ms};
-    grid_each_pc(fresh, keep_lease, &k);
-    grid_effects_clear(&c->fx); /* its rows point into the old grid */
-    grid_free(c->grid);
-    c->grid = fresh;
+    go_on_with(c, fresh);
     c->image_id = 0; /* ids that were taken back are given again */
     places_forget_unused(c->m->places);
     core_publish_all(c);
+}
+
+static void load_own_row(void *arg, const struct grid_row *row)
+{
+    struct load *l = arg;
+    MUST(grid_load(l->grid, row, l->err) == 0);
+}
+
+/* Between batches. */
+static void turn_ring(struct core *c)
+{
+    struct err why;
+    struct load l = {NULL, &why};
+    if (!ring_pause(&c->ring, c->grid))
+        return;
+    l.grid = grid_new(&c->m->config.grid);
+    grid_each_row(c->grid, load_own_row, &l);
+    go_on_with(c, l.grid);
 }
 
 /* ---- commit and what follows ---------------------------------------------------------------- */
@@ -261,6 +293,7 @@ static void wake_all(struct core *c)
 
 static void after_commit(struct core *c)
 {
+    turn_ring(c);
     core_publish_touched(c);
     truncate_outputs(c);
     wake_all(c);
@@ -355,8 +388,7 @@ static bool lost_time(struct core *c, uint64_t wall_ms)
     return lost;
 }
 
-/* A step of the master's own; false when the disk is full. A refusal is as good as done. */
-static bool own_step(struct core *c, struct grid_event *e)
+bool core_own_step(struct core *c, struct grid_event *e)
 {
     clear_batch(c);
     c->now_ms = core_wall_ms();
@@ -377,7 +409,8 @@ static void run_tick(struct core *c)
     c->renew_all |= lost_time(c, now);
     if (holds_now() < c->tick_after_ms || !(c->renew_all || grid_tick_due(c->grid, now)))
         return;
-    if (own_step(c, &(struct grid_event){.kind = c->renew_all ? GRID_EV_RESTART : GRID_EV_TICK}))
+    if (core_own_step(c,
+                      &(struct grid_event){.kind = c->renew_all ? GRID_EV_RESTART : GRID_EV_TICK}))
         c->renew_all = false;
 }
 
@@ -412,7 +445,7 @@ static void hear_care(struct core *c, const struct care_news *news)
     for (size_t i = 0; i < news->merge.count; i++)
         replaced[i] = news->merge.layers[i].digest;
     /* Where the disk is full it is found again later. */
-    (void)own_step(c, &e);
+    (void)core_own_step(c, &e);
 }
 
 static void run_care(struct core *c)
@@ -499,6 +532,7 @@ static void *core_main(void *arg)
         if (now >= next_tick_ms) {
             run_tick(c);
             run_care(c);
+            resplit_run(c);
             if (now >= c->next_age_ms)
                 age(c);
             next_tick_ms = now + CORE_TICK_MS;
@@ -578,8 +612,10 @@ static int first_steps(struct core *c, struct err *ret_err)
                        c->m->config.state_dir);
     if (r < 0)
         return err_set(ret_err, r, "cannot write the state: %s", state_error(c->m->state));
+    turn_ring(c);
     core_publish_all(c);
     truncate_outputs(c);
+    resplit_find(c);
     return 0;
 }
 
@@ -593,7 +629,10 @@ int core_open(struct master *m, struct core **ret_core, struct err *ret_err)
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&c->news, &attr);
     pthread_condattr_destroy(&attr);
+    c->ring.fd = -1;
     int r = load_grid(c, &c->grid, ret_err);
+    if (r == 0)
+        ring_begin(&c->ring, m->config.state_dir, &m->config.grid, c->grid);
     if (r == 0)
         r = first_steps(c, ret_err);
     if (r != 0) {
@@ -641,6 +680,8 @@ void core_free(struct core *c)
     free(c->truncations);
     free(c->wake_pcs);
     free(c->retired);
+    free(c->resplits.jobs);
+    ring_end(&c->ring);
     pthread_cond_destroy(&c->news);
     pthread_mutex_destroy(&c->lock);
     free(c);

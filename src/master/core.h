@@ -52,6 +52,8 @@ struct master *core_master(const struct core *c);
  * now_ms is filled in. When it is refused, text and id are in core_effects(). */
 enum grid_outcome core_step(struct core *c, struct req *r, struct grid_event *event);
 const struct grid_effects *core_effects(const struct core *c);
+/* A sync came from this PC: grid_renew(). */
+void core_renew(struct core *c, uint64_t pc, uint64_t now_ms);
 /* The state, in a transaction, for writing beside the grid's rows. */
 struct state *core_write(struct core *c, struct req *r);
 /* Marks the batch as failed: for errors of state functions in the transaction. */
@@ -62,6 +64,10 @@ enum core_next core_refuse(struct core *c, struct req *r, enum grid_outcome outc
 /* The parsed spec of a job with the inputs it gains from parts, and which blobs it may read;
  * valid until the function returns. NULL when its spec cannot be read (logged). */
 const struct place_job *core_job(struct core *c, const struct grid_job *j);
+/* A job as the core takes it; what it says is borrowed. */
+struct grid_submit core_submit(const struct jobspec *spec, const char *text, uint64_t image);
+/* The job's description as it is stored: JSON without `then`, which is a job of its own, later. */
+char *core_spec_text(const struct jobspec *spec);
 /* Contents of an image; false when there are none. Valid until the next call. */
 bool core_image(struct core *c, uint64_t image, struct state_image *ret);
 /* Durable bytes of a part's output, as they will stand once this batch is durable. */

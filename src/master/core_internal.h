@@ -8,6 +8,8 @@
 
 #include "base/table.h"
 #include "master/core.h"
+#include "master/resplit.h"
+#include "master/ring.h"
 
 #include <pthread.h>
 
@@ -69,13 +71,21 @@ struct core {
     size_t count_retired, cap_retired;
     bool logged; /* the batch has LOG rows */
 
+    struct resplits resplits;
+    struct ring ring;
     struct table answers; /* pc -> struct core_answers */
     struct table runs;    /* pc -> struct core_runs */
     uint64_t image_id;    /* of the cached contents, 0 none */
     struct state_image image;
 };
 
-/* core_view.c: publishes what the batch touched, or everything (after a load). */
+/* core.c: a step of the master's own, with its transaction and what follows; false when the disk is
+ * full. A refusal is as good as done. */
+bool core_own_step(struct core *c, struct grid_event *e);
+
+/* core_view.c: a job's stored description, NULL when it cannot be read (logged). */
+struct jobspec *core_spec(const struct grid_job *job);
+/* Publishes what the batch touched, or everything (after a load). */
 void core_publish_touched(struct core *c);
 void core_publish_all(struct core *c);
 /* Tells the network drives what this part's rows name; makes it one of them. */

@@ -63,24 +63,60 @@ static void collect_blobs(struct place_job *j)
     qsort(j->blobs, j->count_blobs, sizeof *j->blobs, compare_digests);
 }
 
-const struct place_job *core_job(struct core *c, const struct grid_job *job)
+struct jobspec *core_spec(const struct grid_job *job)
 {
-    struct place_job *j = places_find_job(c->m->places, job->id);
     struct jobspec *spec = NULL;
     struct err e;
-    if (j)
-        return j;
     json_t *json = json_loads(job->spec, JSON_REJECT_DUPLICATES, NULL);
     int r = json ? jobspec_from_json(json, &spec, &e) : err_set(&e, -EINVAL, "not JSON");
     json_decref(json);
-    if (r == 0 && job->then_of)
-        r = add_results(c, spec, job->then_of);
-    if (r < 0) {
+    if (r < 0)
         log_error("job %llu: its stored description cannot be used: %s",
                   (unsigned long long)job->id, e.text);
+    return spec;
+}
+
+char *core_spec_text(const struct jobspec *spec)
+{
+    json_t *json = jobspec_to_json(spec);
+    json_object_del(json, "then");
+    char *text = json_dumps(json, JSON_COMPACT);
+    json_decref(json);
+    return text;
+}
+
+struct grid_submit core_submit(const struct jobspec *spec, const char *text, uint64_t image)
+{
+    return (struct grid_submit){
+        .name = spec->name,
+        .spec = text,
+        .parts = spec->parts,
+        .memory_bytes = spec->memory_bytes,
+        .cpus = spec->cpus,
+        .image = image,
+        .priority = spec->priority,
+        .retries = spec->retries,
+        .time_limit_ms = spec->time_limit_ms,
+        .checkpoint_ms = spec->checkpoint_ms,
+        .fail_together = spec->fail_together,
+    };
+}
+
+const struct place_job *core_job(struct core *c, const struct grid_job *job)
+{
+    struct place_job *j = places_find_job(c->m->places, job->id);
+    if (j)
+        return j;
+    struct jobspec *spec = core_spec(job);
+    if (spec && job->then_of && add_results(c, spec, job->then_of) < 0) {
+        log_error("job %llu: the results it combines cannot be read: %s",
+                  (unsigned long long)job->id, state_error(c->m->state));
         jobspec_free(spec);
-        return NULL;
+        spec = NULL;
     }
+    if (!spec)
+        return NULL;
+    jobspec_drop_split(spec); /* it has a PC: no other plan comes, and agents need not know */
     j = xcalloc(1, sizeof *j);
     j->job = job->id;
     j->spec = spec;

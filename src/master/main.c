@@ -21,6 +21,7 @@
 #include "master/hold.h"
 #include "master/mailroom.h"
 #include "master/places.h"
+#include "master/resplit.h"
 #include "master/server.h"
 #include "state/segment.h"
 #include "state/state.h"
@@ -59,6 +60,9 @@ static const char usage[] =
     "  --rebalance TIME    a guest that gets less than half of the CPU it could use moves when "
     "that\n"
     "                      lasts so long (2m; 0: never)\n"
+    "  --replan TIME       a job with split: that waits is planned anew when the PCs have "
+    "changed,\n"
+    "                      at most so often (30s; 0: never)\n"
     "  --upload-slots N    how many suspended guests are uploaded at once (4)\n"
     "  --depot-quota SIZE  nothing new starts while layers of guests take nine tenths of it "
     "(none)\n"
@@ -116,6 +120,7 @@ enum option_code {
     OPT_REQUEUE,
     OPT_RETIRE,
     OPT_REBALANCE,
+    OPT_REPLAN,
     OPT_UPLOAD_SLOTS,
     OPT_DEPOT_QUOTA,
     OPT_HISTORY,
@@ -133,6 +138,7 @@ static const struct option long_options[] = {
     {"requeue", required_argument, NULL, OPT_REQUEUE},
     {"retire", required_argument, NULL, OPT_RETIRE},
     {"rebalance", required_argument, NULL, OPT_REBALANCE},
+    {"replan", required_argument, NULL, OPT_REPLAN},
     {"upload-slots", required_argument, NULL, OPT_UPLOAD_SLOTS},
     {"depot-quota", required_argument, NULL, OPT_DEPOT_QUOTA},
     {"history", required_argument, NULL, OPT_HISTORY},
@@ -199,6 +205,8 @@ static int take_option(struct options *o, enum option_code code, const char *val
         return take_time("--retire", value, &o->config.grid.retire_ms);
     case OPT_REBALANCE:
         return take_time("--rebalance", value, &o->config.grid.starve_wait_ms);
+    case OPT_REPLAN:
+        return take_time("--replan", value, &o->config.replan_ms);
     case OPT_UPLOAD_SLOTS:
         return take_slots(o, value);
     case OPT_DEPOT_QUOTA:
@@ -351,6 +359,7 @@ static int start(struct master *m, struct options *o, struct err *e)
     if (r < 0)
         return r;
     set_url(m, hostname, port);
+    meter_init(&m->link);
     m->places = places_new();
     m->holds = holds_new();
     m->disk = disk_new();
@@ -437,7 +446,8 @@ int yado_master_main(int argc, char **argv)
     struct options o = {.config = {.cpu = "Nehalem",
                                    .machine = "pc-i440fx-7.2",
                                    .grid = grid_config_default(),
-                                   .history_ms = STATE_AGE_MS_DEFAULT}};
+                                   .history_ms = STATE_AGE_MS_DEFAULT,
+                                   .replan_ms = RESPLIT_MS_DEFAULT}};
     int status = parse(argc, argv, &o);
     if (status >= 0) {
         free(o.host);

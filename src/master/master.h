@@ -12,6 +12,7 @@
 #define YADO_MASTER_MASTER_H
 
 #include "grid/grid.h"
+#include "master/meter.h"
 
 #include <stdint.h>
 
@@ -25,6 +26,7 @@ struct master_config {
     const char *cpu, *machine;
     struct grid_config grid;
     uint64_t history_ms; /* how long finished jobs are kept */
+    uint64_t replan_ms;  /* between two plans of a job that waits; 0: it is planned once */
 };
 
 struct master {
@@ -41,6 +43,7 @@ struct master {
     struct drives *drives;
     struct mailroom *mailroom;
     struct server *server;
+    struct meter link;                   /* uploads */
     uint8_t secret[MASTER_SECRET_BYTES]; /* behind the placements' tokens */
     char *url;
     uint64_t started_ms;

@@ -3,9 +3,9 @@
  * The pool as the planner sees it, the plan, and POST /v1/split/plan; see plan.h.
  *
  * A PC's speed is what it reports, against the mean of all. How often its owner returns is worked
- * out of its own past for the next four hours (grid_habit_stays()); of a PC that is not known yet,
- * and for how long a visit lasts, a usual value is taken. A move costs what this grid's last moves
- * took.
+ * out of its own past for the next four hours (grid_habit_stays()), how long he stays is the mean
+ * of his last visits. A move costs what this grid's last moves took, and the link carries what
+ * uploads have shown (meter.h). A usual value stands for what is not known yet.
  */
 #include "master/plan.h"
 #include "master/api.h"
@@ -27,33 +27,78 @@
 
 enum { BUDGET = 300000 };
 
-struct pool {
-    struct plan_pc *pcs;
-    size_t count, cap;
-    double speed;
+struct look {
+    struct plan_pcs found;
+    size_t cap;
+    double speed; /* of those that say one */
+    size_t count_speeds;
+    const struct grid *grid;
     uint64_t now_ms;
+    bool silent; /* these count as well */
 };
+
+static void mark(struct look *l, uint64_t value)
+{
+    l->found.mark = (l->found.mark ^ value) * 0x100000001b3u;
+}
 
 static bool add_pc(void *arg, const struct grid_pc *pc)
 {
-    struct pool *p = arg;
-    double stays = grid_habit_stays(&pc->habit, p->now_ms, LOOK_AHEAD_MS);
+    struct look *l = arg;
+    struct plan_pcs *p = &l->found;
+    double stays = grid_habit_stays(&pc->habit, l->now_ms, LOOK_AHEAD_MS);
+    uint64_t visit_ms = grid_habit_visit_ms(&pc->habit);
 
-    if (!pc->reported || pc->forgotten || pc->draining)
+    if (!pc->reported || pc->forgotten || pc->draining ||
+        (!l->silent && grid_pc_is_silent(l->grid, pc->id)))
         return true;
-    if (p->count == p->cap) {
-        p->cap = p->cap ? p->cap * 2 : 16;
-        p->pcs = xreallocarray(p->pcs, p->cap, sizeof *p->pcs);
+    if (p->count == l->cap) {
+        l->cap = l->cap ? l->cap * 2 : 16;
+        p->pcs = xreallocarray(p->pcs, l->cap, sizeof *p->pcs);
     }
     p->pcs[p->count++] = (struct plan_pc){
-        .speed = pc->speed ? pc->speed : 1,
+        .speed = pc->speed,
         .memory_bytes = pc->memory_bytes,
         .returns_per_s =
             isnan(stays) ? RETURNS_PER_S : -log(fmax(stays, 1e-6)) / ((double)LOOK_AHEAD_MS / 1000),
-        .visit_s = VISIT_S,
+        .visit_s = visit_ms ? (double)visit_ms / 1000 : VISIT_S,
     };
-    p->speed += p->pcs[p->count - 1].speed;
+    l->speed += pc->speed;
+    l->count_speeds += pc->speed > 0;
+    mark(l, pc->id);
+    mark(l, pc->memory_bytes);
+    mark(l, pc->speed);
     return true;
+}
+
+struct plan_pcs plan_look(struct core *c)
+{
+    const struct grid *g = core_grid(c);
+    uint64_t move_ms = grid_move_mean_ms(g);
+    double link = meter_bytes_per_s(&core_master(c)->link);
+    struct look l = {.found = {.move_s = move_ms ? (double)move_ms / 1000 : MOVE_S,
+                               .link_bytes_per_s = link > 0 ? link : LINK_BYTES_PER_S,
+                               .seed = grid_get_meta(g)->step},
+                     .grid = g,
+                     .now_ms = core_now(c)};
+
+    grid_each_pc(g, add_pc, &l);
+    if (!l.found.count) {
+        l.silent = true;
+        grid_each_pc(g, add_pc, &l);
+    }
+    for (size_t i = 0; i < l.found.count; i++) {
+        double *speed = &l.found.pcs[i].speed;
+
+        *speed = *speed > 0 ? *speed * (double)l.count_speeds / l.speed : 1;
+    }
+    return l.found;
+}
+
+void plan_pcs_deinit(struct plan_pcs *p)
+{
+    free(p->pcs);
+    *p = (struct plan_pcs){0};
 }
 
 static double move_s(const void *arg, uint64_t memory_bytes)
@@ -92,23 +137,21 @@ static void explain(struct plan_table *t)
                  what, size, time, num_format_duration((uint64_t)(naive->mean_s * 1000), other));
 }
 
-static int choose(struct pool *p, uint64_t seed, bool no_swap, double move, struct plan_table *t)
+static int choose(const struct plan_pcs *p, bool no_swap, struct plan_table *t)
 {
     struct plan_pool pool = {.pcs = p->pcs,
                              .count = p->count,
-                             .link_bytes_per_s = LINK_BYTES_PER_S,
+                             .link_bytes_per_s = p->link_bytes_per_s,
                              .dispatch_s = DISPATCH_S,
                              .move_s = move_s,
-                             .move_arg = &move,
+                             .move_arg = &p->move_s,
                              .no_swap = no_swap};
 
-    for (size_t i = 0; i < p->count; i++)
-        p->pcs[i].speed *= (double)p->count / p->speed;
     if (!p->count) {
         snprintf(t->why, sizeof t->why, "no PC has said yet what it can give");
         return 1;
     }
-    if (plan_choose(&pool, t->candidates, t->count, seed, BUDGET, t->results, &t->choice) != 0) {
+    if (plan_choose(&pool, t->candidates, t->count, p->seed, BUDGET, t->results, &t->choice) != 0) {
         snprintf(t->why, sizeof t->why, "no PC has the memory for a part of any candidate");
         return 1;
     }
@@ -116,13 +159,11 @@ static int choose(struct pool *p, uint64_t seed, bool no_swap, double move, stru
     return 0;
 }
 
-int master_plan(struct core *c, const struct jobspec *spec, bool no_swap, struct plan_table *ret)
+int plan_make(const struct plan_pcs *p, const struct jobspec *spec, bool no_swap,
+              struct plan_table *ret)
 {
-    struct pool p = {.now_ms = core_now(c)};
-    uint64_t move_ms = grid_move_mean_ms(core_grid(c));
     struct split_where where;
     struct err err;
-    int r;
 
     if (split_candidates(spec->split->shapes, spec->split->count,
                          spec->then ? spec->then->memory_bytes : 0, ret->candidates, &ret->count,
@@ -132,12 +173,8 @@ int master_plan(struct core *c, const struct jobspec *spec, bool no_swap, struct
     }
     for (size_t i = 0; i < ret->count; i++) /* as its guest will be */
         ret->candidates[i].memory_bytes = jobspec_split_memory(&ret->candidates[i]);
-    grid_each_pc(core_grid(c), add_pc, &p);
-    ret->pcs = p.count;
-    r = choose(&p, grid_get_meta(core_grid(c))->step, no_swap,
-               move_ms ? (double)move_ms / 1000 : MOVE_S, ret);
-    free(p.pcs);
-    return r;
+    ret->pcs = p->count;
+    return choose(p, no_swap, ret);
 }
 
 /* ---- POST /v1/split/plan --------------------------------------------------------------------- */
@@ -171,6 +208,7 @@ json_t *plan_table_json(const struct plan_table *t)
 struct plan_call {
     struct jobspec *spec;
     bool no_swap;
+    struct plan_pcs pcs;
 };
 
 static void call_free(void *p)
@@ -178,20 +216,28 @@ static void call_free(void *p)
     struct plan_call *call = p;
 
     jobspec_free(call->spec);
+    plan_pcs_deinit(&call->pcs);
     free(call);
 }
 
-static enum core_next plan_core(struct core *c, struct req *r)
+static enum req_next reply_plan(struct req *r)
 {
     const struct plan_call *call = r->data;
     struct plan_table *t = xcalloc(1, sizeof *t);
 
-    if (master_plan(c, call->spec, call->no_swap, t) != 0)
+    if (plan_make(&call->pcs, call->spec, call->no_swap, t) != 0)
         (void)req_reply_error(r, 409, "no_plan", "split: %s", t->why);
     else
         (void)req_reply_json(r, 200, plan_table_json(t));
     free(t);
-    return CORE_REPLIED;
+    return REQ_REPLIED;
+}
+
+static enum core_next look_at_pcs(struct core *c, struct req *r)
+{
+    ((struct plan_call *)r->data)->pcs = plan_look(c);
+    r->next = reply_plan;
+    return CORE_CONTINUE;
 }
 
 enum req_next api_split_plan(struct req *r)
@@ -212,5 +258,5 @@ enum req_next api_split_plan(struct req *r)
         return req_reply_error(r, 400, "bad_job", "%s", e.text);
     if (!call->spec->split)
         return req_reply_error(r, 400, "bad_job", "the job has no split to plan");
-    return core_post(r, plan_core);
+    return core_post(r, look_at_pcs);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Choosing how a job is split: the PCs that the grid has now, as plan/plan.h wants them. On the
- * core thread; a plan takes some hundredths of a second.
+ * Choosing how a job is split: the PCs that the grid has now, as plan/plan.h wants them. They are
+ * looked at on the core thread; the plan, which takes some hundredths of a second, is made by any.
  */
 #ifndef YADO_MASTER_PLAN_H
 #define YADO_MASTER_PLAN_H
@@ -18,9 +18,23 @@ struct plan_table {
     char why[GRID_TEXT_MAX]; /* for people */
 };
 
+/* The PCs of a moment, silent ones left out unless all are. */
+struct plan_pcs {
+    struct plan_pc *pcs;
+    size_t count;
+    double move_s, link_bytes_per_s;
+    uint64_t seed;
+    uint64_t mark; /* changes when PCs come or go, or give another share */
+};
+
+/* The core thread. */
+struct plan_pcs plan_look(struct core *c);
+void plan_pcs_deinit(struct plan_pcs *p);
+
 /* 0; a positive value: nothing can be chosen, why says so (no PC has reported yet, or nothing fits
  * and no_swap); -EINVAL: the split itself is wrong, why says so. */
-int master_plan(struct core *c, const struct jobspec *spec, bool no_swap, struct plan_table *ret);
+int plan_make(const struct plan_pcs *p, const struct jobspec *spec, bool no_swap,
+              struct plan_table *ret);
 
 json_t *plan_table_json(const struct plan_table *t);
 

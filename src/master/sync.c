@@ -185,7 +185,7 @@ static json_t *make_answer(struct core *c, uint64_t pc, uint64_t *ret_serial,
 static bool take_report(struct core *c, struct req *r, struct sync_call *call)
 {
     if (!call->arrived) {
-        grid_renew(core_grid(c), r->pc, core_now(c));
+        core_renew(c, r->pc, core_now(c));
         core_note_runs(c, r->pc, &call->report.grid);
     }
     call->arrived = true;

@@ -74,7 +74,7 @@ static bool run(const struct order *o, struct progress *p)
 
             p->seed = o->seed + i;
             (void)setitimer(ITIMER_VIRTUAL, &most, NULL);
-            r = history_run(p->seed, o->verbose, o->skip);
+            r = history_run(p->seed, o->verbose, o->skip, NULL);
             add(&p->all, &r);
         }
         fflush(NULL);

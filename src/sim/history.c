@@ -97,6 +97,32 @@ static void submit(struct sim *s)
     sim_say(s, "job %" PRIu64 " of %" PRIu32 " parts%s", id, job.parts, job.then ? ", then" : "");
 }
 
+/* As the planner would; most are refused, since the job has begun. */
+static void resplit(struct sim *s)
+{
+    const struct grid_image *image = grid_find_image(s->g, "tiny");
+    struct grid_submit job = {.name = "job",
+                              .spec = "{\"split\": 1}",
+                              .parts = 1 + (uint32_t)rng_below(&s->rng, 4),
+                              .memory_bytes = SIM_MEMORY,
+                              .cpus = 1,
+                              .image = image->id};
+    struct grid_event e = {.kind = GRID_EV_RESPLIT, .submit = &job};
+
+    for (e.job = grid_get_meta(s->g)->next_job; --e.job > 0;) {
+        const struct grid_job *old = grid_get_job(s->g, e.job);
+        struct grid_submit then = job;
+
+        then.parts = 1;
+        then.then = NULL;
+        job.then = old && old->then ? &then : NULL;
+        if (sim_step(s, &e) != GRID_OK)
+            continue;
+        sim_say(s, "job %" PRIu64 " has %" PRIu32 " parts now", e.job, job.parts);
+        return;
+    }
+}
+
 static void job_event(struct sim *s, enum grid_event_kind kind, const char *name)
 {
     struct grid_event e = {.kind = kind, .job = some_job(s), .name = "ann"};
@@ -233,6 +259,8 @@ static void something_happens(struct sim *s)
         move(s);
     else if (what >= 76 && what < 80)
         ask_checkpoint(s);
+    else if (what >= 80 && what < 88)
+        resplit(s);
 }
 
 static void deliver(struct sim *s)
@@ -343,6 +371,7 @@ static void set_up(struct sim *s)
         s->config.depot_quota_bytes = 12000;
     s->config.requeue = sim_chance(s, 70) ? GRID_REQUEUE_TAIL : GRID_REQUEUE_HEAD;
     s->g = grid_new(&s->config);
+    sim_ring_begin(s);
     s->t = 1000000000; /* far from the beginning of time, to which a clock may be set back */
     s->term = 1;
     s->count_agents = 2 + rng_below(&s->rng, SIM_PCS_MAX - 1);
@@ -392,7 +421,7 @@ static void perhaps(struct sim *s, uint64_t round, bool skip)
     s->rng = others;
 }
 
-struct history_result history_run(uint64_t seed, bool verbose, const bool *skip)
+struct history_result history_run(uint64_t seed, bool verbose, const bool *skip, struct buf *ring)
 {
     struct sim *s = xcalloc(1, sizeof *s);
     struct history_result result;
@@ -401,6 +430,7 @@ struct history_result history_run(uint64_t seed, bool verbose, const bool *skip)
     s->seed = seed;
     s->rng = rng_seed(seed);
     s->verbose = verbose;
+    s->ring = ring;
     set_up(s);
     rounds = SIM_ROUNDS_MAX / 5 + rng_below(&s->rng, SIM_ROUNDS_MAX - SIM_ROUNDS_MAX / 5);
     for (uint64_t i = 0; i < rounds; i++) {

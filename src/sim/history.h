@@ -11,6 +11,7 @@
 #ifndef YADO_SIM_HISTORY_H
 #define YADO_SIM_HISTORY_H
 
+#include "base/buf.h"
 #include "base/rng.h"
 #include "grid/grid.h"
 #include "sim/grid_store.h"
@@ -138,6 +139,7 @@ struct sim {
     uint64_t acknowledged;
     uint64_t steps, crashes, moves, merges, checkpoints;
     uint64_t seed;
+    struct buf *ring; /* what a master would write down (state/ring.h), or NULL */
 };
 
 struct history_result {
@@ -147,8 +149,8 @@ struct history_result {
 
 /* Runs the history of that seed; a promise that does not hold aborts with a text. What would happen
  * by itself in a round i with skip[i] set does not (skip may be NULL). `verbose` prints what
- * happens. */
-struct history_result history_run(uint64_t seed, bool verbose, const bool *skip);
+ * happens. ring: gets what a master would have written down of it; NULL: nothing is. */
+struct history_result history_run(uint64_t seed, bool verbose, const bool *skip, struct buf *ring);
 
 #define SIM_TRUE(s, expr) ((expr) ? (void)0 : sim_fail(s, __FILE__, __LINE__, #expr))
 _Noreturn void sim_fail(struct sim *s, const char *file, int line, const char *expr);
@@ -159,6 +161,8 @@ bool sim_chance(struct sim *s, unsigned percent);
 uint64_t sim_now(const struct sim *s);
 /* Takes the step; its effects come with the next commit. */
 enum grid_outcome sim_step(struct sim *s, struct grid_event *e);
+/* Writes down a grid that was just made or loaded. */
+void sim_ring_begin(struct sim *s);
 /* Now or never: false when the master crashed instead (before the commit, or before its effects
  * were done). */
 bool sim_commit(struct sim *s);

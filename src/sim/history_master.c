@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/must.h"
+#include "state/ring.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -104,6 +105,30 @@ static bool wakes(const struct sim *s, uint64_t pc)
     return false;
 }
 
+void sim_ring_begin(struct sim *s)
+{
+    if (!s->ring)
+        return;
+    if (!s->ring->len)
+        ring_put_header(s->ring);
+    ring_put_grid(s->ring, &s->config, s->g);
+}
+
+static void write_event(struct sim *s, const struct grid_event *e)
+{
+    if (s->ring)
+        ring_put(s->ring, &(struct ring_record){.kind = RING_EVENT, .event = *e});
+}
+
+static void write_mark(struct sim *s)
+{
+    struct ring_record mark = {.kind = RING_MARK,
+                               .mark = {grid_get_meta(s->g)->step, grid_digest(s->g)}};
+
+    if (s->ring)
+        ring_put(s->ring, &mark);
+}
+
 enum grid_outcome sim_step(struct sim *s, struct grid_event *e)
 {
     uint64_t before[SIM_PCS_MAX] = {0};
@@ -112,7 +137,9 @@ enum grid_outcome sim_step(struct sim *s, struct grid_event *e)
     for (size_t i = 0; i < s->count_agents; i++)
         before[i] = desired_hash(s, s->agents[i].id).value;
     e->now_ms = sim_now(s);
+    write_event(s, e);
     outcome = grid_step(s->g, e, &s->fx);
+    write_mark(s);
     s->steps++;
     grid_store_stage(&s->store, &s->fx);
     for (size_t i = 0; i < s->count_agents; i++) {
@@ -241,6 +268,7 @@ void sim_crash(struct sim *s)
     grid_store_drop(&s->store);
     grid_free(s->g);
     s->g = grid_store_load(&s->store, &s->config);
+    sim_ring_begin(s);
     SIM_TRUE(s, s->store.count == 0 || grid_digest(s->g) == s->digest);
     s->term++;
     s->down_until = s->t + rng_below(&s->rng, 3 * s->config.lease_ms);
@@ -392,6 +420,9 @@ void sim_master_sync(struct sim *s, const struct message *m)
             return;
         SIM_TRUE(s, !grid_report_is_news(s->g, a->id, &report));
     } else {
+        if (s->ring)
+            ring_put(s->ring,
+                     &(struct ring_record){.kind = RING_RENEW, .renew = {a->id, sim_now(s)}});
         grid_renew(s->g, a->id, sim_now(s));
     }
     if (!sim_commit(s) || !sim_master_is_up(s))

@@ -17,6 +17,7 @@ static const char help[] =
     "       yado sim grid  [--json] [--seed S] [--pcs N] [--days D] [--demand PERCENT]\n"
     "                      [--owners KIND] [--trace FILE] [--svg FILE]\n"
     "       yado sim check [--seed S] [--count N]\n"
+    "       yado sim replay [--json] FILE\n"
     "       yado sim plan  [--json] [--seed S] [--count N]\n"
     "       yado sim core  [--json] [--seed S] [--pcs N]\n"
     "\n"
@@ -25,6 +26,7 @@ static const char help[] =
     "fig3   the paper's Figure 3: the naive split against the planned one\n"
     "grid   a mixed load for a week, under this grid's rules and those of others\n"
     "check  random faults against the promises; the shortest history that breaks one\n"
+    "replay a master's events (STATE/events.ring) once more: the same digests?\n"
     "plan   random jobs and pools: how good the planner's choice is\n"
     "core   events a second of the core alone, for pools of several sizes\n"
     "\n"
@@ -41,11 +43,8 @@ static const char help[] =
 static const struct {
     const char *name;
     int (*run)(const struct sim_options *o);
-} subcommands[] = {{"fig3", sim_fig3},
-                   {"grid", sim_grid},
-                   {"check", sim_check},
-                   {"plan", sim_plan},
-                   {"core", sim_core}};
+} subcommands[] = {{"fig3", sim_fig3},     {"grid", sim_grid}, {"check", sim_check},
+                   {"replay", sim_replay}, {"plan", sim_plan}, {"core", sim_core}};
 
 static const struct option options[] = {
     {"json", no_argument, NULL, 'j'},
@@ -116,8 +115,11 @@ int yado_sim_main(int argc, char **argv)
         if (!take(&o, c))
             return SIM_USAGE;
     }
+    if (optind + 2 == argc && strcmp(argv[optind], "replay") == 0)
+        o.file = argv[--argc];
     for (size_t i = 0; optind + 1 == argc && i < sizeof subcommands / sizeof *subcommands; i++)
-        if (strcmp(argv[optind], subcommands[i].name) == 0)
+        if (strcmp(argv[optind], subcommands[i].name) == 0 &&
+            (subcommands[i].run == sim_replay) == (o.file != NULL))
             return subcommands[i].run(&o);
     fputs(help, stderr);
     return SIM_USAGE;

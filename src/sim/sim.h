@@ -24,6 +24,7 @@ int sim_fig3(const struct sim_options *o);
 int sim_grid(const struct sim_options *o);
 int sim_check(const struct sim_options *o);
 int sim_plan(const struct sim_options *o);
+int sim_replay(const struct sim_options *o);
 int sim_core(const struct sim_options *o);
 
 /* To standard output; an exit status. */

@@ -78,6 +78,9 @@ void row_pc(struct query *q, struct grid_pc *p)
     q_blob(q, &p->habit.n, sizeof p->habit.n);
     q_u64(q, &p->habit.since_ms);
     q_u64(q, &p->habit.faded_ms);
+    q_u64(q, &p->habit.gone_ms);
+    q_u64(q, &p->habit.visits);
+    q_u64(q, &p->habit.visits_ms);
 }
 
 void row_image(struct query *q, struct grid_image *i)

@@ -141,7 +141,11 @@ static const char *const steps[] = {
     "ALTER TABLE pc ADD COLUMN free_since_ms INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE pc ADD COLUMN habit_faded_ms INTEGER NOT NULL DEFAULT 0;"
     "UPDATE pc SET habit = zeroblob(712);",
-    /* 6: mail. */
+    /* 6: how long owners stay. */
+    "ALTER TABLE pc ADD COLUMN gone_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE pc ADD COLUMN visits INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE pc ADD COLUMN visits_ms INTEGER NOT NULL DEFAULT 0;",
+    /* 7: mail. */
     "ALTER TABLE layer ADD COLUMN mail_sent INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE layer ADD COLUMN mail_read INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE job ADD COLUMN fail_together INTEGER NOT NULL DEFAULT 0;"

@@ -165,8 +165,9 @@ static int make_filter(struct sock_filter *code, struct sock_fprog *ret_filter)
     ssize_t n = -1;
 
     if (ctx && fd >= 0 &&
-        seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EINVAL), SCMP_SYS(madvise), 1,
-                         SCMP_A2(SCMP_CMP_EQ, MADV_HUGEPAGE)) == 0 &&
+        seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EINVAL), SCMP_SYS(madvise), 2,
+                         SCMP_A2(SCMP_CMP_EQ, MADV_HUGEPAGE),
+                         SCMP_A3(SCMP_CMP_NE, VM_ADVICE_MARK)) == 0 &&
         seccomp_export_bpf(ctx, fd) == 0)
         n = pread(fd, code, FILTER_MAX * sizeof *code, 0);
     seccomp_release(ctx);
@@ -490,6 +491,8 @@ int vm_launch(const struct vm_config *config, struct vm **ret_vm, struct err *re
     r = qmp_open(qmp, vm_on_qmp_event, vm, &vm->qmp);
     if (!r)
         r = greet(vm, ret_err);
+    if (!r)
+        r = vm_memory_find(vm, ret_err);
     if (r) {
         vm_drop(vm);
         return r;

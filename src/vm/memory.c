@@ -58,20 +58,27 @@ static int find_mapping(FILE *maps, ino_t inode, uint64_t bytes, uint64_t *ret_a
     return -ENXIO;
 }
 
+int vm_memory_find(struct vm *vm, struct err *ret_err)
+{
+    AUTO_FREE char *path = xasprintf("/proc/%d/maps", vm->pid);
+    AUTO_FCLOSE FILE *maps = fopen(path, "re");
+    struct stat st;
+
+    if (!maps || fstat(vm->memory_fd, &st) < 0)
+        return err_set(ret_err, -errno, "cannot look into QEMU's memory: %s", strerror(errno));
+    if (find_mapping(maps, st.st_ino, vm->memory_bytes, &vm->memory_address))
+        return err_set(ret_err, -ENXIO, "QEMU has not mapped the guest's memory as expected");
+    return 0;
+}
+
 int vm_memory_open(const struct vm *vm, struct vm_memory *ret_memory, struct err *ret_err)
 {
-    AUTO_FREE char *maps_path = xasprintf("/proc/%d/maps", vm->pid);
-    AUTO_FREE char *pagemap_path = xasprintf("/proc/%d/pagemap", vm->pid);
-    AUTO_CLOSE int fd = open(pagemap_path, O_RDONLY | O_CLOEXEC);
-    AUTO_FCLOSE FILE *maps = fopen(maps_path, "re");
-    struct stat st;
-    uint64_t address;
+    AUTO_FREE char *path = xasprintf("/proc/%d/pagemap", vm->pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
 
-    if (fd < 0 || !maps || fstat(vm->memory_fd, &st) < 0)
+    if (fd < 0)
         return err_set(ret_err, -errno, "cannot look into QEMU's memory: %s", strerror(errno));
-    if (find_mapping(maps, st.st_ino, vm->memory_bytes, &address))
-        return err_set(ret_err, -ENXIO, "QEMU has not mapped the guest's memory as expected");
-    *ret_memory = (struct vm_memory){vm->pid, take_fd(&fd), address, vm->memory_bytes};
+    *ret_memory = (struct vm_memory){vm->pid, fd, vm->memory_address, vm->memory_bytes};
     return 0;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Loads a saved state into a QEMU that waits for it. The stream that it gets is an ordinary one
- * with no page of main memory: that is the memory file, mapped already.
+ * with no page of main memory: that is the memory file, mapped already (holes.c: but for zeros).
  *
  * A state bears no mark of what it needs, and QEMU does not check: class, memory and vCPUs are
  * compared here before a byte is sent.
@@ -141,5 +141,6 @@ int vm_restore(struct vm *vm, const struct layer_chain *chain, struct err *ret_e
     }
     vm->state = state;
     vm->has_state = true;
+    vm_open_holes(vm, chain);
     return 0;
 }

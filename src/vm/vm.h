@@ -38,7 +38,8 @@ struct vm {
     bool idle_priority;
     char *dir;
     int guest_fd;
-    int memory_fd; /* names the mapping in /proc/PID/maps by its inode */
+    int memory_fd;           /* names the mapping in /proc/PID/maps by its inode */
+    uint64_t memory_address; /* of the guest's memory in QEMU's address space */
     struct qmp *qmp;
     pid_t vcpus[VM_VCPUS_MAX];
     size_t count_vcpus;
@@ -77,7 +78,15 @@ int vm_fail_with_log(const struct vm *vm, int code, struct err *err, const char 
 /* device.c: fills vm->state from a stopped QEMU. */
 int vm_read_state(struct vm *vm, struct err *ret_err);
 
+/* In an argument that madvise(2) does not read: it is not QEMU that asks for huge pages, but us. */
+#define VM_ADVICE_MARK 0x7961646f6b617269ull
+
+/* holes.c: maps what the chain has no pages of anonymous, where that can be; the guest has not run
+ * yet. */
+void vm_open_holes(const struct vm *vm, const struct layer_chain *chain);
+
 /* memory.c: the guest's memory in QEMU's address space. */
+int vm_memory_find(struct vm *vm, struct err *ret_err);
 struct vm_memory {
     pid_t pid;
     int pagemap_fd;

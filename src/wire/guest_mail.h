@@ -25,8 +25,8 @@ enum {
  * least one, when there are any. (What stands before them ends with a byte that is small.) */
 uint32_t guest_mail_cut(const uint8_t *data, uint32_t len);
 
-/* Append the frames of a whole message: pieces {u64 number, u32 peer, u32 bytes of the body, u32 at,
- * [u8 kind, u8[3] 0,] the piece}; `kind` only towards the guest. */
+/* Append the frames of a whole message: pieces {u64 number, u32 peer, u32 bytes of the body, u32
+ * at, [u8 kind, u8[3] 0,] the piece}; `kind` only towards the guest. */
 void guest_mail_send_put(struct buf *out, const struct mail_out *m);
 void guest_mail_put(struct buf *out, const struct mail_in *m);
 

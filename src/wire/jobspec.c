@@ -43,6 +43,13 @@ void jobspec_free(struct jobspec *spec)
 
 static void set_env(struct jobspec *spec, const char *name, const char *value)
 {
+    for (size_t i = 0; i < spec->count_env; i++) {
+        if (strcmp(spec->env[i].name, name) != 0)
+            continue;
+        free(spec->env[i].value);
+        spec->env[i].value = xstrdup(value);
+        return;
+    }
     spec->env = xreallocarray(spec->env, spec->count_env + 1, sizeof *spec->env);
     spec->env[spec->count_env++] = (struct jobspec_env){xstrdup(name), xstrdup(value)};
 }
@@ -58,8 +65,14 @@ void jobspec_take_split(struct jobspec *spec, const struct plan_candidate *c)
         set_env(s, "YADO_SPLIT", x);
         set_env(s, "YADO_SPLIT_NAME", c->shape);
     }
-    jobsplit_free(spec->split); /* with it, c->shape */
+    spec->planned = true;
+}
+
+void jobspec_drop_split(struct jobspec *spec)
+{
+    jobsplit_free(spec->split);
     spec->split = NULL;
+    spec->planned = false;
 }
 
 /* ---- defaults and bounds -------------------------------------------------------------------- */
@@ -456,6 +469,10 @@ static int get_key(const char *key, const json_t *json, bool may_then, struct jo
         return get_measure(key, json, "2h", num_parse_duration, &spec->time_limit_ms, e);
     if (strcmp(key, "checkpoint") == 0)
         return get_checkpoint(json, &spec->checkpoint_ms, e);
+    if (strcmp(key, "planned") == 0 && json_is_boolean(json)) {
+        spec->planned = json_is_true(json);
+        return 0;
+    }
     if (strcmp(key, "parts") == 0) {
         r = get_number(key, json, 1, JOBSPEC_PARTS_MAX, &v, e);
         spec->parts = (uint32_t)v;
@@ -468,6 +485,8 @@ static int get_key(const char *key, const json_t *json, bool may_then, struct jo
     } else if (strcmp(key, "priority") == 0) {
         r = get_number(key, json, -1000, 1000, &v, e);
         spec->priority = (int32_t)v;
+    } else if (strcmp(key, "planned") == 0) {
+        r = wrong_kind(e, key, "true or false", json);
     } else if (strcmp(key, "split") == 0) {
         struct err deeper = {.text = ""};
 
@@ -500,7 +519,7 @@ static int get_spec(const json_t *json, bool may_then, struct jobspec **ret_spec
     if (!json_is_object(json))
         return err_set(e, -EINVAL, "a job is an object, not %s",
                        json ? record_json_kind(json) : "nothing");
-    if (json_object_get(json, "split") &&
+    if (json_object_get(json, "split") && !json_is_true(json_object_get(json, "planned")) &&
         (json_object_get(json, "parts") || json_object_get(json, "memory")))
         return err_set(e, -EINVAL, "split: says parts and memory already; leave them out");
     spec = jobspec_new();
@@ -551,6 +570,11 @@ static json_t *inputs_to_json(const struct jobspec *spec)
     return list;
 }
 
+bool jobspec_inputs_fit(const struct jobspec *spec)
+{
+    return !spec->then || spec->then->count_inputs + spec->parts <= JOBSPEC_INPUTS_MAX;
+}
+
 json_t *jobspec_checkpoint_json(uint64_t checkpoint_ms)
 {
     if (checkpoint_ms == 0 || checkpoint_ms == JOBSPEC_CHECKPOINT_NEVER)
@@ -594,6 +618,8 @@ json_t *jobspec_to_json(const struct jobspec *spec)
     json_object_set_new(out, "priority", json_integer(spec->priority));
     if (spec->split)
         json_object_set(out, "split", spec->split->json);
+    if (spec->planned)
+        json_object_set_new(out, "planned", json_true());
     if (spec->then)
         json_object_set_new(out, "then", jobspec_to_json(spec->then));
     return out;

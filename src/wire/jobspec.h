@@ -67,14 +67,17 @@ struct jobspec {
     uint64_t checkpoint_ms; /* guest run time between checkpoints; 0: as the grid finds best */
     int32_t priority;
     struct jobsplit
-        *split;           /* ways to split it, of which the master chooses; NULL: it has `parts` */
+        *split;   /* ways to split it, of which the master chooses; NULL: it has `parts` */
+    bool planned; /* `split` was planned: parts, memory and env say how; it may be planned again */
     struct jobspec *then; /* the combining job, without one of its own: its inputs gain part-0/ ...
                              part-N-1/ */
 };
 
 /* As planned: parts, memory of the guest and, in the environment of the job and of its combining
- * job, YADO_SPLIT (x) and YADO_SPLIT_NAME. It is split once: `split` is gone afterwards. */
+ * job, YADO_SPLIT (x) and YADO_SPLIT_NAME. May be done again. */
 void jobspec_take_split(struct jobspec *spec, const struct plan_candidate *c);
+/* It stays as it is planned. */
+void jobspec_drop_split(struct jobspec *spec);
 /* Of the guest: what the candidate says is for the program, its system comes on top. */
 uint64_t jobspec_split_memory(const struct plan_candidate *c);
 #define JOBSPEC_SYSTEM_BYTES (96ull << 20)
@@ -90,13 +93,14 @@ int jobspec_check(const struct jobspec *spec, struct err *ret_err);
  * ("then.memory: a size such as \"512M\", not a list"). memory, disk and time_limit are numbers of
  * bytes and of ms, or texts ("512M", "2h"). Keys: name, image, command, env, inputs[] {path,
  * digest, size, mode, tar}, parts, memory, disk, cpus, network, mail, on_part_failure, retries,
- * time_limit, checkpoint
- * ("auto", "never", or a duration), priority, split (instead of parts and memory), then.
- * Runs jobspec_defaults() and jobspec_check(). */
+ * time_limit, checkpoint ("auto", "never", or a duration), priority, split (instead of parts and
+ * memory, unless planned), then. Runs jobspec_defaults() and jobspec_check(). */
 int jobspec_from_json(const json_t *json, struct jobspec **ret_spec, struct err *ret_err);
 
 /* "auto", "never" or milliseconds: a new reference. */
 json_t *jobspec_checkpoint_json(uint64_t checkpoint_ms);
+/* Whether a combining job can have a result of each part beside its own inputs. */
+bool jobspec_inputs_fit(const struct jobspec *spec);
 /* A new reference; jobspec_from_json() of it gives the same. */
 json_t *jobspec_to_json(const struct jobspec *spec);
 

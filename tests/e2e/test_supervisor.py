@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import socket
@@ -872,7 +873,29 @@ def test_qemu_and_pager_are_other_users(world):
     vm.suspend()
     vm.wait("suspended")
     assert "fetching image and memory whole" not in vm.text()
+    assert "comes from its file" not in vm.text()
     vm.drop()
+
+
+def test_fresh_memory_is_anonymous(world):
+    """Most of what golden has no pages of does not come through the pager's file, and what the guest
+    writes there is saved and comes back."""
+    vm = start(world, argv=["sh", "-c", """head -c 40000000 /dev/urandom > /tmp/a; sha256sum < /tmp/a
+        i=0; while [ $i -lt 60 ]; do i=$((i+1)); echo tick $i; usleep 50000; done
+        sha256sum < /tmp/a"""])
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    qemu = next(p for n, p in vm.processes().items() if n.startswith("qemu"))
+    maps = pathlib.Path(f"/proc/{qemu}/maps").read_text()
+    mapped = sum(int(b, 16) - int(a, 16) for a, b in
+                 re.findall(r"^(\w+)-(\w+) rw-p .*/memory$", maps, re.M))
+    assert 0 < mapped < MEMORY - (16 << 20), maps  # of whole huge pages, between what golden has
+    vm.suspend()
+    layer = vm.wait("suspended")["layers"][0]
+    vm.drop()
+    vm = start(world, name="1.0.2", chain=[layer], have=len(world.server.output))
+    vm.wait("done")
+    before, *ticks, after = world.text().splitlines()
+    assert before == after and len(ticks) == 60
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="not root here")

@@ -217,7 +217,7 @@ static void report(struct world *w, uint64_t pc)
     step(w, &(struct grid_event){.kind = GRID_EV_REPORT, .pc = pc, .report = &rep});
 }
 
-static void submit(struct world *w)
+static void submit(struct world *w, struct grid_event e)
 {
     struct grid_submit last = {.name = "combine",
                                .spec = "{\"of\": \"all\"}",
@@ -235,8 +235,8 @@ static void submit(struct world *w)
     job.retries = (uint32_t)rng_below(&w->rng, 3);
     job.priority = (int32_t)rng_below(&w->rng, 5) - 2;
     job.then = rng_below(&w->rng, 2) ? NULL : &then;
-    step(w, &(struct grid_event){
-                .kind = GRID_EV_SUBMIT, .user = 1 + rng_below(&w->rng, 2), .submit = &job});
+    e.submit = &job;
+    step(w, &e);
 }
 
 static void anything(struct world *w)
@@ -245,10 +245,10 @@ static void anything(struct world *w)
     uint64_t job = jobs - 1 - rng_below(&w->rng, jobs < 10 ? jobs : 10);
 
     w->now_ms += rng_below(&w->rng, 3000);
-    switch (rng_below(&w->rng, 20)) {
+    switch (rng_below(&w->rng, 21)) {
     case 0:
     case 1:
-        submit(w);
+        submit(w, (struct grid_event){.kind = GRID_EV_SUBMIT, .user = 1 + rng_below(&w->rng, 2)});
         break;
     case 2:
         step(w, &(struct grid_event){.kind = GRID_EV_CANCEL, .job = job, .name = "a user"});
@@ -272,6 +272,9 @@ static void anything(struct world *w)
     case 8:
     case 9:
         step(w, &(struct grid_event){.kind = GRID_EV_TICK});
+        break;
+    case 10:
+        submit(w, (struct grid_event){.kind = GRID_EV_RESPLIT, .job = jobs - 1});
         break;
     default:
         report(w, 1 + rng_below(&w->rng, PCS));

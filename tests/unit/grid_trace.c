@@ -313,7 +313,7 @@ static uint64_t image_id(struct world *w, const char *name)
     return image ? image->id : 999;
 }
 
-static void do_submit(struct world *w)
+static void do_submit(struct world *w, enum grid_event_kind kind)
 {
     struct grid_submit then = {
         .name = "then", .spec = "{then}", .parts = 1, .memory_bytes = 64 << 20, .cpus = 1};
@@ -329,7 +329,10 @@ static void do_submit(struct world *w)
         .checkpoint_ms = option(w, "never") ? GRID_CHECKPOINT_NEVER : number(w, "every", 0),
         .fail_together = option(w, "together") != NULL,
     };
-    struct grid_event e = {.kind = GRID_EV_SUBMIT, .user = number(w, "user", 1), .submit = &s};
+    struct grid_event e = {.kind = kind, .user = number(w, "user", 1), .submit = &s};
+
+    if (kind == GRID_EV_RESPLIT)
+        e.job = strtoull(word(w, 1), NULL, 10);
 
     then.image = s.image;
     if (option(w, "then"))
@@ -613,7 +616,9 @@ static bool do_command(struct world *w)
     if (strcmp(verb, "pc") == 0)
         do_pc(w);
     else if (strcmp(verb, "submit") == 0)
-        do_submit(w);
+        do_submit(w, GRID_EV_SUBMIT);
+    else if (strcmp(verb, "resplit") == 0)
+        do_submit(w, GRID_EV_RESPLIT);
     else if (strcmp(verb, "reload") == 0)
         do_reload(w);
     else if (strcmp(verb, "merge") == 0)

@@ -112,14 +112,28 @@ static void test_strange_times(void **state)
     assert_false(grid_habit_stays(&h, UINT64_MAX / 2, WEEK_MS) > 1);
 }
 
+static void test_visits(void **state)
+{
+    struct grid_habit h = {0};
+
+    for (uint64_t t = WEEK_MS, i = 0; i < 3; i++, t += HOUR_MS) {
+        grid_habit_free(&h, t);
+        grid_habit_busy(&h, t + HOUR_MS / 2);
+    }
+    assert_int_equal(grid_habit_visit_ms(&h), 0); /* two, and one that is under way */
+    for (uint64_t t = 2 * WEEK_MS, i = 0; i < 200; i++, t += HOUR_MS) {
+        grid_habit_free(&h, t);
+        grid_habit_busy(&h, t + HOUR_MS - 600000);
+    }
+    assert_in_range(grid_habit_visit_ms(&h), 600000, 660000); /* a week of absence fades, too */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nothing_is_known_at_first),
-        cmocka_unit_test(test_exponential),
-        cmocka_unit_test(test_hours_of_the_day),
-        cmocka_unit_test(test_the_past_fades),
-        cmocka_unit_test(test_strange_times),
+        cmocka_unit_test(test_visits),         cmocka_unit_test(test_nothing_is_known_at_first),
+        cmocka_unit_test(test_exponential),    cmocka_unit_test(test_hours_of_the_day),
+        cmocka_unit_test(test_the_past_fades), cmocka_unit_test(test_strange_times),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "plan/fit.h"
 #include "plan/split.h"
 
 #include <errno.h>
@@ -232,12 +233,35 @@ static void test_large_jobs(void **state)
     assert_true(r[1].mean_s > 4100 && r[1].mean_s < 5000);
 }
 
+static void test_fits(void **state)
+{
+    static const double x[] = {16, 24, 32}, noise[] = {1.05, 0.97, 1.02};
+    double f[3], y[3];
+    struct fit fit;
+
+    for (int i = 0; i < 3; i++) {
+        f[i] = 5 * pow(8192 / x[i], 2);
+        y[i] = 8.2 * f[i] * noise[i];
+    }
+    fit = fit_scale(f, y, 3);
+    assert_true(fabs(fit.scale - 8.2) < 0.3 && fit.deviation < 0.06);
+    fit = fit_power(x, y, 3);
+    assert_true(fabs(fit.power + 2) < 0.1 && fit.deviation < 0.06);
+    assert_true(fabs(fit.scale * pow(20, fit.power) / (8.2 * 5 * pow(8192.0 / 20, 2)) - 1) < 0.1);
+    fit = fit_power(x, y, 1); /* one point: a constant */
+    assert_true(fit.power == 0 && fabs(fit.scale / y[0] - 1) < 1e-9 && fit.deviation < 1e-9);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),         cmocka_unit_test(test_wrong_texts),
-        cmocka_unit_test(test_candidates),     cmocka_unit_test(test_the_frequency_decides),
-        cmocka_unit_test(test_memory_decides), cmocka_unit_test(test_what_cannot_be_planned),
+        cmocka_unit_test(test_fits),
+        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_wrong_texts),
+        cmocka_unit_test(test_candidates),
+        cmocka_unit_test(test_the_frequency_decides),
+        cmocka_unit_test(test_memory_decides),
+        cmocka_unit_test(test_what_cannot_be_planned),
         cmocka_unit_test(test_large_jobs),
     };
 

@@ -141,6 +141,9 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.pc.habit.n.age_ends[GRID_AGES - 1] = some32(r);
         row.pc.habit.since_ms = some(r);
         row.pc.habit.faded_ms = some(r);
+        row.pc.habit.gone_ms = some(r);
+        row.pc.habit.visits = some(r);
+        row.pc.habit.visits_ms = some(r);
         break;
     case GRID_ROW_IMAGE:
         row.image.id = id;
@@ -269,10 +272,10 @@ static void free_row(struct grid_row *row)
 }
 
 /* A field that was added to a record and not to its walker would be lost at a restart: whoever
- * changes these sizes adds the column (schema.c), the field (rows.c), and a value above. */
+ * changes these sizes adds the column (schema.c), the field (rows.c, ring.c), and a value above. */
 _Static_assert(sizeof(struct grid_meta) == 72, "grid_meta changed");
 _Static_assert(sizeof(struct grid_user) == 40, "grid_user changed");
-_Static_assert(sizeof(struct grid_pc) == 1080, "grid_pc changed");
+_Static_assert(sizeof(struct grid_pc) == 1104, "grid_pc changed");
 _Static_assert(sizeof(struct grid_image) == 80, "grid_image changed");
 _Static_assert(sizeof(struct grid_golden) == 528, "grid_golden changed");
 _Static_assert(sizeof(struct grid_job) == 208, "grid_job changed");
@@ -1102,14 +1105,17 @@ static void tamper(const struct scratch *s, const char *sql)
     sqlite3_close(db);
 }
 
-/* What step 5 of the schema added. */
+/* What steps 5 and 6 of the schema added. */
 #define UNDO_5                                       \
     "ALTER TABLE part DROP COLUMN move_for_load;"    \
     "ALTER TABLE part DROP COLUMN starves_since_ms;" \
     "ALTER TABLE pc DROP COLUMN habit;"              \
     "ALTER TABLE pc DROP COLUMN free_since_ms;"      \
-    "ALTER TABLE pc DROP COLUMN habit_faded_ms;"
-#define UNDO_6 \
+    "ALTER TABLE pc DROP COLUMN habit_faded_ms;"     \
+    "ALTER TABLE pc DROP COLUMN gone_ms;"            \
+    "ALTER TABLE pc DROP COLUMN visits;"             \
+    "ALTER TABLE pc DROP COLUMN visits_ms;"
+#define UNDO_7 \
     "ALTER TABLE job DROP COLUMN fail_together; ALTER TABLE job_then DROP COLUMN fail_together;"
 
 /* A store as version 1 left it: a part with one layer, on golden. */
@@ -1169,7 +1175,7 @@ static void a_store_of_version_1_is_brought_up_to_date(void **state)
                "CREATE INDEX part_layer ON part(layer) WHERE layer IS NOT NULL;"
                "UPDATE part SET layer = x'abababababababababababababababab"
                "abababababababababababababababab';"
-               "DROP TABLE submission;" UNDO_5 UNDO_6 "PRAGMA user_version=1");
+               "DROP TABLE submission;" UNDO_5 UNDO_7 "PRAGMA user_version=1");
     st = open_state(&s);
     assert_loads(st, &e);
     free_row(&e.rows[1]);
@@ -1188,7 +1194,7 @@ static void a_store_of_version_2_is_brought_up_to_date(void **state)
     put_now(st, &row);
     state_close(st);
     tamper(&s, "ALTER TABLE layer DROP COLUMN disk_cut; ALTER TABLE layer DROP COLUMN mail_sent;"
-               "ALTER TABLE layer DROP COLUMN mail_read; DROP TABLE submission;" UNDO_5 UNDO_6
+               "ALTER TABLE layer DROP COLUMN mail_read; DROP TABLE submission;" UNDO_5 UNDO_7
                "PRAGMA user_version=2");
     st = open_state(&s);
     assert_int_equal(loaded(st), 1);
@@ -1214,8 +1220,8 @@ static void strange_stores_are_refused(void **state)
     state_close(st);
     tamper(&s, "PRAGMA user_version=99");
     assert_int_equal(state_open(s.path, &st, &err), -EPROTONOSUPPORT);
-    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 6)"));
-    tamper(&s, "PRAGMA user_version=6");
+    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 7)"));
+    tamper(&s, "PRAGMA user_version=7");
     st = open_state(&s); /* and nothing was changed */
     assert_int_equal(loaded(st), 1);
     state_close(st);
