@@ -237,33 +237,53 @@ enum req_next api_vm_mail_read(struct req *r)
 
 /* ---- for people ----------------------------------------------------------------------------- */
 
-struct view_call {
-    json_t *list;
-    uint64_t now_ms;
+struct views {
+    struct mail_view *all;
+    size_t count, cap;
 };
 
 static void add_view(void *arg, const struct mail_view *v)
 {
-    struct view_call *call = arg;
-    uint64_t age_ms = v->oldest_ms && v->oldest_ms < call->now_ms ? call->now_ms - v->oldest_ms : 0;
-    json_array_append_new(
-        call->list,
-        json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:i, s:i, s:b}", "part",
-                  (int)v->rank, "sent", api_u64(v->sent), "pending", api_u64(v->pending),
-                  "received", api_u64(v->received), "read", api_u64(v->read - 1), "unread",
-                  api_u64(v->unread), "unread_bytes", api_u64(v->unread_bytes), "kept_bytes",
-                  api_u64(v->kept_bytes), "oldest_ms", api_u64(age_ms), "in_per_s",
-                  (int)v->in_per_s, "out_per_s", (int)v->out_per_s, "full", (int)v->is_full));
+    struct views *views = arg;
+    if (views->count == views->cap) {
+        views->cap = views->cap ? 2 * views->cap : 16;
+        views->all = xreallocarray(views->all, views->cap, sizeof *views->all);
+    }
+    views->all[views->count++] = *v;
+}
+
+static int by_rank(const void *a, const void *b)
+{
+    const struct mail_view *x = a, *y = b;
+    return x->rank < y->rank ? -1 : x->rank > y->rank;
+}
+
+static json_t *view_json(const struct mail_view *v, uint64_t now_ms)
+{
+    uint64_t age_ms = v->oldest_ms && v->oldest_ms < now_ms ? now_ms - v->oldest_ms : 0;
+    return json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:i, s:i, s:b}", "part",
+                     (int)v->rank, "sent", api_u64(v->sent), "pending", api_u64(v->pending),
+                     "received", api_u64(v->received), "read", api_u64(v->read - 1), "unread",
+                     api_u64(v->unread), "unread_bytes", api_u64(v->unread_bytes), "kept_bytes",
+                     api_u64(v->kept_bytes), "oldest_ms", api_u64(age_ms), "in_per_s",
+                     (int)v->in_per_s, "out_per_s", (int)v->out_per_s, "full", (int)v->is_full);
 }
 
 static enum req_next list_mail(struct req *r)
 {
     const struct mail_call *call = r->data;
-    struct view_call view = {json_array(), core_wall_ms()};
+    uint64_t now_ms = core_wall_ms();
+    struct views views = {0};
+    json_t *list = json_array();
     const struct mail *mail = mailroom_lock(r->m->mailroom);
-    mail_each_view(mail, call->job, view.now_ms, add_view, &view);
+    mail_each_view(mail, call->job, now_ms, add_view, &views);
     mailroom_unlock(r->m->mailroom);
-    return req_reply_json(r, 200, json_pack("{s:o}", "mailboxes", view.list));
+    if (views.count)
+        qsort(views.all, views.count, sizeof *views.all, by_rank);
+    for (size_t i = 0; i < views.count; i++)
+        json_array_append_new(list, view_json(&views.all[i], now_ms));
+    free(views.all);
+    return req_reply_json(r, 200, json_pack("{s:o}", "mailboxes", list));
 }
 
 static enum core_next mail_core(struct core *c, struct req *r)
