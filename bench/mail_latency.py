@@ -4,13 +4,13 @@ Both guests, both agents and the master are on this PC, over loopback; storage i
 ours of it, from the sender's supervisor to the receiver's, is read off the supervisors' logs; one
 fdatasync of the same disk is taken off."""
 import os
+import pathlib
 import re
 import statistics
 import time
 
 import common
 from grid import YADO, Grid, wait_for
-import pathlib
 
 APPS = pathlib.Path(YADO).resolve().parent / "apps/talk"
 LAPS = int(os.environ.get("BENCH_COUNT", "300"))
