@@ -7,12 +7,24 @@
  * for certain, though more may be. Nothing here waits, so mail holds up no stop and no save.
  */
 #include "agent/supervisor_state.h"
+#include "base/log.h"
+
+/* For bench/mail: when a message was here, by a clock that all processes of a PC share. */
+static void note(const char *what, uint64_t number)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    log_debug("mail: %s %llu at %llu us", what, (unsigned long long)number,
+              (unsigned long long)ts.tv_sec * 1000000 + (unsigned long long)ts.tv_nsec / 1000);
+}
 
 static int on_sent(void *arg, const struct mail_out *m)
 {
     struct supervisor *s = arg;
     int r = mail_link_send(s->mail, m);
 
+    note("sent", m->seq);
     if (r == 0)
         atomic_store(&s->work.mail_sent, m->seq);
     return r;
@@ -58,8 +70,10 @@ void supervisor_carry_mail(struct supervisor *s)
     if (!s->mail)
         return;
     guest_link_ack_mail(&s->link, mail_link_have(s->mail));
-    while (mail_link_next(s->mail, &m) && guest_link_mail(&s->link, &m))
+    while (mail_link_next(s->mail, &m) && guest_link_mail(&s->link, &m)) {
+        note("came", m.pos);
         mail_link_handed(s->mail);
+    }
     if (mail_blob_answer(s->blobs, &reply) && guest_link_blob_reply(&s->link, &reply))
         mail_blob_answered(s->blobs);
 }

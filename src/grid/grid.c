@@ -78,7 +78,7 @@ void grid_free(struct grid *g)
     FREE_ALL(golden, g->first_golden, free);
     FREE_ALL(user, g->first_user, user_free);
     table_deinit(&g->jobs);
-    table_deinit(&g->pcs);
+    free(g->pcs.items);
     table_deinit(&g->users);
     table_deinit(&g->pc_names);
     rooms_free(g);
@@ -203,7 +203,7 @@ struct part *find_part(const struct grid *g, uint64_t job, uint64_t index)
 
 struct pc *find_pc(const struct grid *g, uint64_t id)
 {
-    return table_get(&g->pcs, id);
+    return id && id <= g->pcs.count ? g->pcs.items[id - 1] : NULL;
 }
 
 struct user *find_user(const struct grid *g, uint64_t id)

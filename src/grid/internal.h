@@ -63,15 +63,15 @@ struct chain {
 };
 
 struct part {
-    struct grid_part r;
     struct job *job;
-    struct chain *chain;                    /* NULL: no layers, no pins */
-    struct part *next_placed;               /* in its PC's list, by job and index */
-    struct part *prev_saving, *next_saving; /* in the line for upload slots */
-    struct bucket *bucket; /* waits for a place: unplaced, or placed on a PC gone silent */
-    size_t at;             /* in the bucket's heap */
-    uint64_t mark;         /* the step whose report named it */
+    struct chain *chain;      /* NULL: no layers, no pins */
+    struct part *next_placed; /* in its PC's list, by job and index */
+    struct bucket *bucket;    /* waits for a place: unplaced, or placed on a PC gone silent */
+    size_t at;                /* in the bucket's heap */
+    uint64_t mark;            /* the step whose report named it */
     bool dirty, loaded, has_slot;
+    struct grid_part r; /* what is asked for most stands first in it, near the above */
+    struct part *prev_saving, *next_saving; /* in the line for upload slots */
 };
 
 struct job {
@@ -80,6 +80,8 @@ struct job {
     double done_ms;      /* guest time */
     double done_work_ms; /* ... x speed of the PC, of those on PCs that say theirs */
     uint32_t count_done, count_work;
+    uint32_t *last; /* in its last wave, those that have not ended; see move.c; NULL before */
+    uint32_t count_last;
     struct user *user;
     struct part *parts;
     struct job *prev, *next;
@@ -126,22 +128,23 @@ struct pc {
     struct pc *left, *right;
     struct room room;
     struct most own, most; /* its own, and of those below, too */
-    struct grid_pc r;
+    /* What every report touches; the record after it, since most of it is only copied: */
     struct part *placed;
-    struct pc *prev, *next;
-    struct pc *same_key; /* in the table of names */
-    struct shelf *shelf; /* of room.c; NULL: it has no room, or is given nothing now */
     struct pc *prev_heard, *next_heard; /* in the list of those that are not silent */
-    struct pc *prev_lapsed, *next_lapsed;
-    uint64_t seen_ms;       /* last sync; 0 never since the start */
-    uint64_t lease_from_ms; /* its lease runs from here */
-    uint64_t lapsed_ms;
+    uint64_t seen_ms;                   /* last sync; 0 never since the start */
+    uint64_t lease_from_ms;             /* its lease runs from here */
+    struct shelf *shelf;     /* of room.c; NULL: it has no room, or is given nothing now */
     uint64_t incoming_bytes; /* reserved for parts that move here */
     uint32_t incoming_cpus;
     bool lapsed;   /* TICK saw its lease end */
     bool released; /* ... and its parts wait for another place */
     bool died;     /* ... and one death was counted for it */
     bool dirty, wake, room_is_old;
+    struct grid_pc r;
+    struct pc *prev, *next;
+    struct pc *same_key; /* in the table of names */
+    struct pc *prev_lapsed, *next_lapsed;
+    uint64_t lapsed_ms;
 };
 
 struct image {
@@ -172,7 +175,8 @@ struct expected {
 struct grid {
     struct grid_config config;
     struct grid_meta meta;
-    struct table jobs, pcs, users, pc_names;
+    struct table jobs, users, pc_names;
+    struct list pcs; /* by id, which begin with 1 and are given once */
     struct job *first_job, *last_job;
     struct job *first_finished, *last_finished; /* that may retire once their time has come */
     struct pc *first_pc, *last_pc;

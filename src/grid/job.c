@@ -31,6 +31,7 @@ void job_free(struct job *j)
     for (uint32_t i = 0; i < j->r.parts; i++)
         chain_free(j->parts[i].chain);
     free(j->parts);
+    free(j->last);
     free(j);
 }
 

@@ -177,6 +177,24 @@ static void hurry(struct grid *g, struct part *p)
          from->r.name, to->r.name);
 }
 
+/* Those of its parts that have not ended, which are few, in order. They are looked for once; what
+ * has ended stays so. */
+static void look_at_last(struct job *j)
+{
+    uint32_t open = 0;
+
+    if (!j->last) {
+        j->last = xcalloc(LAST_WAVE_MAX, sizeof *j->last);
+        for (uint32_t i = 0; i < j->r.parts; i++)
+            if (!grid_part_is_final(j->parts[i].r.state))
+                j->last[j->count_last++] = i;
+    }
+    for (uint32_t i = 0; i < j->count_last; i++)
+        if (!grid_part_is_final(j->parts[j->last[i]].r.state))
+            j->last[open++] = j->last[i];
+    j->count_last = open;
+}
+
 void move_laggards(struct grid *g, struct job *j)
 {
     const uint32_t *count = j->r.count;
@@ -186,8 +204,9 @@ void move_laggards(struct grid *g, struct job *j)
     if (!j->count_work || g->move_mean_ms <= 0 || j->r.held || count[GRID_QUEUED] ||
         count[GRID_SUSPENDED] || j->r.parts - ended > LAST_WAVE_MAX)
         return;
-    for (uint32_t i = 0; i < j->r.parts; i++) {
-        struct part *p = &j->parts[i];
+    look_at_last(j);
+    for (uint32_t i = 0; i < j->count_last; i++) {
+        struct part *p = &j->parts[j->last[i]];
 
         if (p->r.state == GRID_RUNNING && !p->r.move_to && !p->r.leave_after_ms && !p->bucket)
             hurry(g, p);

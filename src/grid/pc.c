@@ -160,7 +160,9 @@ void pc_link(struct grid *g, struct pc *pc)
     pc->next = after ? after->next : g->first_pc;
     *(after ? &after->next : &g->first_pc) = pc;
     *(pc->next ? &pc->next->prev : &g->last_pc) = pc;
-    table_put(&g->pcs, pc->r.id, pc);
+    while (g->pcs.count < pc->r.id)
+        list_add(&g->pcs, NULL);
+    g->pcs.items[pc->r.id - 1] = pc;
     pc->same_key = table_get(&g->pc_names, key);
     table_put(&g->pc_names, key, pc);
 }

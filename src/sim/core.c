@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * yado sim core: how many events a second the core takes by itself, for pools of several sizes.
- * Every PC holds a part, ten times as many wait; then, PC after PC at random, a guest begins to
- * run, ends, or is suspended because its owner came, who leaves again; each is one report, and one
- * step with all its rows. Every size is measured in a process of its own.
+ * Every PC holds a part, ten times as many wait, in a hundred jobs of ten users; then, PC after PC
+ * at random, a guest begins to run, ends, or is suspended because its owner came, who leaves again;
+ * each is one report, and one step with all its rows. Every size is measured in a process of its
+ * own.
  */
 #include "sim/sim.h"
 #include "base/buf.h"
@@ -21,8 +22,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PARTS_A_PC = 10, JOB_PARTS = 10000, SIZES_MAX = 3, IMAGE = 1, MEMORY = 256 << 20 };
+enum { PARTS_A_PC = 10, JOBS = 100, USERS = 10, SIZES_MAX = 3, IMAGE = 1, MEMORY = 256 << 20 };
 #define EVENTS 400000
+
+#define PC_MEMORY (2ull * MEMORY)
 
 static const struct grid_class class_of_all = {"pc-i440fx-7.2", "Nehalem", "kvm", 70200};
 
@@ -60,6 +63,12 @@ static void put(struct bench *b, const struct grid_row *row)
     MUST(grid_load(b->g, row, &err) == 0);
 }
 
+/* Unlike each other. */
+static uint32_t speed_of(uint64_t pc)
+{
+    return 1000 + (uint32_t)(pc * 2654435769u >> 16) % 1000;
+}
+
 static void set_up(struct bench *b, uint64_t pcs)
 {
     struct grid_config config = grid_config_default();
@@ -92,9 +101,9 @@ static void set_up(struct bench *b, uint64_t pcs)
                               .pc = {.id = id,
                                      .reported = true,
                                      .available = true,
-                                     .memory_bytes = MEMORY * 2ull,
+                                     .memory_bytes = PC_MEMORY,
                                      .cpus = 1,
-                                     .speed = 1000 + (uint32_t)rng_below(&b->rng, 1000),
+                                     .speed = speed_of(id),
                                      .cls = class_of_all}};
 
         snprintf(pc.pc.name, sizeof pc.pc.name, "pc-%" PRIu64, id);
@@ -121,46 +130,47 @@ static void submit(struct bench *b, uint32_t parts, uint64_t user)
     step(b, &e);
 }
 
-static bool copy_part(void *arg, const struct grid_part *p)
+static bool find_part(void *arg, const struct grid_part *p)
 {
-    *(struct grid_part *)arg = *p;
+    *(const struct grid_part **)arg = p;
     return false;
 }
 
 /* The next thing that happens on that PC, as its report. */
 static void one_event(struct bench *b, uint64_t id)
 {
-    const struct grid_pc *pc = grid_get_pc(b->g, id);
-    struct grid_part p = {0};
+    const struct grid_part *p = NULL;
     struct grid_layer layer = {0};
     struct grid_vm_report vm = {.layers = &layer};
     struct grid_report r = {.available = true,
-                            .memory_bytes = pc->memory_bytes,
-                            .cpus = pc->cpus,
-                            .speed = pc->speed,
-                            .cls = pc->cls,
+                            .memory_bytes = PC_MEMORY,
+                            .cpus = 1,
+                            .speed = speed_of(id),
+                            .cls = class_of_all,
                             .vms = &vm,
                             .seen_epoch = UINT64_MAX};
     struct grid_event e = {.kind = GRID_EV_REPORT, .pc = id, .report = &r};
 
-    grid_each_placed(b->g, id, copy_part, &p);
-    vm.job = p.job;
-    vm.part = p.index;
-    vm.epoch = p.epoch;
-    r.count_vms = p.pc != 0;
-    if (p.state == GRID_STARTING || p.state == GRID_RESUMING) {
+    grid_each_placed(b->g, id, find_part, &p);
+    if (p) {
+        vm.job = p->job;
+        vm.part = p->index;
+        vm.epoch = p->epoch;
+        r.count_vms = 1;
+    }
+    if (p && (p->state == GRID_STARTING || p->state == GRID_RESUMING)) {
         vm.state = GRID_VM_RUNNING;
-    } else if (p.pc && rng_below(&b->rng, 4)) {
+    } else if (p && rng_below(&b->rng, 4)) {
         vm.state = GRID_VM_DONE;
-    } else if (p.pc) {
-        const struct grid_chain *chain = grid_get_chain(b->g, p.job, p.index);
+    } else if (p) {
+        const struct grid_chain *chain = grid_get_chain(b->g, p->job, p->index);
 
         vm.state = GRID_VM_SUSPENDED;
         vm.count_layers = 1;
         b->blobs++;
         memcpy(layer.digest.bytes, &b->blobs, sizeof b->blobs);
         layer.parent = chain && chain->count ? *grid_layer_name(&chain->layers[chain->count - 1])
-                                             : grid_get_golden(b->g, p.golden)->layer.digest;
+                                             : grid_get_golden(b->g, p->golden)->layer.digest;
         layer.run_ms = b->now_ms;
         b->owner[id - 1] = true;
     } else {
@@ -177,21 +187,21 @@ static void measure(uint64_t pcs, uint64_t seed, struct row *row)
 {
     struct bench b = {0};
     struct rusage usage;
+    uint64_t submitted = 0;
     double start;
 
     set_up(&b, pcs);
     row->pcs = pcs;
     row->parts = pcs * PARTS_A_PC;
-    for (uint64_t parts = 0; parts < row->parts; parts += JOB_PARTS)
-        submit(&b, (uint32_t)(row->parts - parts < JOB_PARTS ? row->parts - parts : JOB_PARTS),
-               1 + parts / JOB_PARTS % 10);
+    for (uint64_t i = 0; i < JOBS; i++)
+        submit(&b, (uint32_t)(row->parts / JOBS), 1 + i % USERS);
     b.rng = rng_seed(seed);
     start = seconds();
     /* As many jobs as end are submitted again: the queue keeps its length. */
     for (row->events = 0; row->events < EVENTS; row->events++) {
         one_event(&b, 1 + rng_below(&b.rng, pcs));
-        if (row->events % (JOB_PARTS * 3) == 0)
-            submit(&b, JOB_PARTS, 1 + row->events % 10);
+        if (row->events % (row->parts / JOBS * 3) == 0)
+            submit(&b, (uint32_t)(row->parts / JOBS), 1 + ++submitted % USERS);
     }
     row->events_per_s = (double)row->events / (seconds() - start);
     getrusage(RUSAGE_SELF, &usage);

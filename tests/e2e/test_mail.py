@@ -73,3 +73,58 @@ def test_heat_whatever_happens():
         assert g.log(job, 0, "out").splitlines()[-1] == want
         assert steps(g, job) == sorted(set(steps(g, job)))
         print([(m["reason"], m["total_ms"]) for m in g.moves(job)])
+
+
+# What it sends no run does again: after going back it says something else under the same number.
+DICE = """i=0; while [ $i -lt 50 ]; do
+    x=$(head -c 8 /dev/urandom | od -An -tx8); yado-msg send 1 "$i$x"; echo "$i$x"
+    i=$((i+1)); usleep 100000
+done; yado-msg send 1 end"""
+LISTEN = 'while m=$(yado-msg recv) && [ "$m" != end ]; do echo "$m"; done'
+
+
+def roll_dice(g, *options):
+    """One part sends, one prints what it gets; the sender goes back to a checkpoint in between."""
+    job = g.submit("--parts", 2, "--memory", "96M", *options, "--", "sh", "-c",
+                   f"if [ $YADO_PART = 0 ]; then {DICE}; else {LISTEN}; fi")
+    running(g, job, 2)
+    wait_for("some messages", lambda: len(g.log(job).splitlines()) > 5, 60)
+    g.yado("checkpoint", job)
+    count = len(g.log(job).splitlines())
+    wait_for("more messages", lambda: len(g.log(job).splitlines()) > count + 10, 60)
+    for pid in g.pids("qemu-system", f"/{job}.0."):
+        os.kill(pid, signal.SIGKILL)
+    return job
+
+
+def test_a_program_that_is_not_deterministic():
+    with Grid(pcs=2) as g:
+        job = roll_dice(g, "--mail", "committed")
+        g.wait_state(job, "done")
+        lines = g.log(job, 0).splitlines()
+        assert [int(line.split()[0]) for line in lines] == list(range(50))
+        assert g.log(job, 1).splitlines() == lines
+        job = roll_dice(g)
+        parts = wait_for("the sender to fail", lambda: [
+            p for p in g.parts(job) if p["part"] == 0 and p["state"] == "failed"], 60)
+        assert "not deterministic: use mail: committed" in json.dumps(parts), parts
+        g.yado("cancel", job)
+
+
+def test_a_move_in_a_ring_of_eight():
+    """The others wait for the one that moves, and no longer than for that."""
+    with Grid(pcs=5, memory="300M") as g:
+        job = submit(g, 8, "ring", "--laps", 60, "--pause", 20, options=("--memory", "96M"))
+        running(g, job, 8)
+        pc = g.parts(job)[5]["pc"]
+        to = next(p for p in sorted(g.agents) if p != pc)
+        g.yado("move", f"{job}.5", to)
+        wait_for("the move", lambda: [p for p in g.parts(job) if p["part"] == 5 and
+                                      p["state"] in ("running", "done") and p["pc"] != pc], 60)
+        g.wait_state(job, "done", timeout=120)
+        line = g.log(job, 0, "out").splitlines()[-1]
+        print(line, g.moves(job))
+        median, longest = (float(x) for x in re.search(
+            r"median=([\d.]+) .*longest_lap_us=(\d+)", line).groups())
+        assert len(g.moves(job)) == 1
+        assert longest / 1000 < 8 * median / 1000 * 2 + g.moves(job)[0]["total_ms"] + 1000
