@@ -167,6 +167,8 @@ int main(int argc, char **argv)
         exchange(y, &s);
         step(&s);
         pause_ms(pause);
+        if (yado_rank(y) == 0 && (k + 1) % (steps / 10 + 1) == 0)
+            printf("heat: step %" PRIu64 "\n", k + 1);
     }
     worst = error_of(&s, steps);
     if (!(worst < 1e-9))

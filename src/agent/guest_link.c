@@ -22,7 +22,8 @@
 enum {
     READ_BYTES = 64 * 1024,
     READS_MAX = 16,
-    ACK_BEHIND_BYTES = 4096, /* no ACK is queued behind that much: a guest need not read */
+    ACK_BEHIND_BYTES = 4096,        /* no ACK is queued behind that much: a guest need not read */
+    MAIL_BEHIND_BYTES = 256 * 1024, /* nor mail behind that much */
 };
 
 void guest_link_init(struct guest_link *l, int fd, const struct guest_link_events *events,
@@ -39,6 +40,7 @@ void guest_link_init(struct guest_link *l, int fd, const struct guest_link_event
 void guest_link_deinit(struct guest_link *l)
 {
     guest_reader_deinit(&l->reader);
+    guest_mail_join_deinit(&l->mail);
     buf_deinit(&l->out);
     free(l->start);
     l->start = NULL;
@@ -91,6 +93,30 @@ void guest_link_ack_output(struct guest_link *l, uint64_t output_have)
     l->ack_due = true;
 }
 
+void guest_link_ack_mail(struct guest_link *l, uint64_t have)
+{
+    if (have <= l->mail_have)
+        return;
+    l->mail_have = have;
+    l->mail_ack_due = true;
+}
+
+bool guest_link_mail(struct guest_link *l, const struct mail_in *m)
+{
+    if (!l->synced || l->out.len > MAIL_BEHIND_BYTES)
+        return false;
+    guest_mail_put(&l->out, m);
+    return true;
+}
+
+bool guest_link_blob_reply(struct guest_link *l, const struct guest_blob_reply *reply)
+{
+    if (!l->synced || l->out.len > MAIL_BEHIND_BYTES)
+        return false;
+    guest_blob_reply_put(&l->out, reply);
+    return true;
+}
+
 static void handle_state(struct guest_link *l, const struct guest_frame *f)
 {
     struct guest_state state;
@@ -102,7 +128,8 @@ static void handle_state(struct guest_link *l, const struct guest_frame *f)
             return;
         l->synced = true;
         l->bad_seen = l->reader.bad;
-        l->ack_due = true;
+        l->ack_due = l->mail_anew = true;
+        l->mail_ack_due = l->mail_have > 0;
     }
     l->state = state;
     if (l->start && state.phase == GUEST_READY && !l->start_sent) {
@@ -156,6 +183,48 @@ static bool handle_result(struct guest_link *l, const struct guest_frame *f)
     return true;
 }
 
+/* The first one may have any number: the guest knows what the master has. */
+static bool handle_mail(struct guest_link *l, const struct guest_frame *f)
+{
+    struct mail_in m;
+    int whole = guest_mail_join(&l->mail, f->type, f->payload, f->len, &m);
+    struct mail_out out;
+
+    if (whole <= 0)
+        return whole == 0;
+    if (l->mail_received && m.pos <= l->mail_received)
+        return true; /* once more, after a SYNC */
+    if (l->mail_received && m.pos != l->mail_received + 1)
+        return false;
+    out = (struct mail_out){.seq = m.pos, .to = m.from, .len = m.len, .body = m.body};
+    if (l->events.mail_sent(l->events.arg, &out))
+        return false;
+    l->mail_received = m.pos;
+    return true;
+}
+
+static bool handle_wanted(struct guest_link *l, const struct guest_frame *f)
+{
+    uint64_t next;
+    uint32_t room;
+
+    if (guest_mail_read_get(f->payload, f->len, &next, &room))
+        return false;
+    l->events.mail_wanted(l->events.arg, next, room, l->mail_anew);
+    l->mail_anew = false;
+    return true;
+}
+
+static bool handle_blob(struct guest_link *l, const struct guest_frame *f)
+{
+    struct guest_blob b;
+
+    if (guest_blob_get(f->payload, f->len, &b))
+        return false;
+    l->events.blob(l->events.arg, &b);
+    return true;
+}
+
 static void handle_frame(struct guest_link *l, const struct guest_frame *f)
 {
     bool sound = true;
@@ -169,6 +238,12 @@ static void handle_frame(struct guest_link *l, const struct guest_frame *f)
         sound = handle_output(l, f);
     else if (l->synced && f->type == GUEST_RESULT)
         sound = handle_result(l, f);
+    else if (l->synced && l->events.mail_sent && f->type == GUEST_MAIL_SEND)
+        sound = handle_mail(l, f);
+    else if (l->synced && l->events.mail_sent && f->type == GUEST_MAIL_READ)
+        sound = handle_wanted(l, f);
+    else if (l->synced && l->events.mail_sent && f->type == GUEST_BLOB)
+        sound = handle_blob(l, f);
     if (l->synced && (!sound || l->reader.bad > l->bad_seen)) {
         log_debug("guest: frame of type %u makes no sense, asking anew", f->type);
         l->synced = false; /* the next tick asks: a hostile guest must not keep us busy */
@@ -205,6 +280,10 @@ int guest_link_flush(struct guest_link *l)
 
         if (l->ack_due && l->synced && l->out.len < ACK_BEHIND_BYTES)
             put_ack(l);
+        if (l->mail_ack_due && l->synced && l->out.len < ACK_BEHIND_BYTES) {
+            guest_mail_ack_put(&l->out, l->mail_have);
+            l->mail_ack_due = false;
+        }
         if (l->out.len == 0)
             return 0;
         n = send(l->fd, l->out.data, l->out.len, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -218,7 +297,7 @@ int guest_link_flush(struct guest_link *l)
 
 bool guest_link_wants_write(const struct guest_link *l)
 {
-    return l->out.len > 0 || (l->ack_due && l->synced);
+    return l->out.len > 0 || ((l->ack_due || l->mail_ack_due) && l->synced);
 }
 
 int guest_link_tick(struct guest_link *l, uint64_t now_ms)

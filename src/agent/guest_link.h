@@ -13,6 +13,7 @@
 
 #include "base/buf.h"
 #include "wire/guest_frame.h"
+#include "wire/guest_mail.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -24,6 +25,14 @@ struct guest_link_events {
     int (*result)(void *arg, uint64_t offset, const uint8_t *data, size_t len);
     void (*state)(void *arg, const struct guest_state *state);
     void *arg;
+    /* Mail; all NULL where there is none. */
+    /* A negative value: it cannot be kept; the link asks for it again. */
+    int (*mail_sent)(void *arg, const struct mail_out *m);
+    /* The guest holds all below `next`, and takes room bytes from there on (see guest.md); anew:
+     * what was handed to it since its last word may be lost. */
+    void (*mail_wanted)(void *arg, uint64_t next, uint32_t room, bool anew);
+    /* Each is to be answered; it may come twice. */
+    void (*blob)(void *arg, const struct guest_blob *b);
 };
 
 enum {
@@ -49,6 +58,10 @@ struct guest_link {
     struct guest_state state; /* of the last STATE after a SYNC; phase 0: none yet */
     uint64_t output_received, output_have;
     uint64_t result_received;
+    struct guest_mail_join mail;
+    uint64_t mail_received; /* number of the newest message; 0: none in this placement */
+    uint64_t mail_have;     /* the master has them up to here */
+    bool mail_ack_due, mail_anew;
 };
 
 /* start_json is copied; output_have is how many bytes of output the master has. */
@@ -68,5 +81,11 @@ bool guest_link_wants_write(const struct guest_link *l);
 int guest_link_tick(struct guest_link *l, uint64_t now_ms);
 /* The master has output below this offset. */
 void guest_link_ack_output(struct guest_link *l, uint64_t output_have);
+/* The master has messages up to this number. */
+void guest_link_ack_mail(struct guest_link *l, uint64_t have);
+/* A message for the guest, the answer to a blob's piece. False: not now, when the line is full, or
+ * nobody knows what the guest has. */
+bool guest_link_mail(struct guest_link *l, const struct mail_in *m);
+bool guest_link_blob_reply(struct guest_link *l, const struct guest_blob_reply *reply);
 
 #endif

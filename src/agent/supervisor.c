@@ -235,13 +235,14 @@ static void on_state(void *arg, const struct guest_state *g)
 
 static int begin_live(struct supervisor *s)
 {
-    const struct guest_link_events events = {on_output, on_result, on_state, s};
+    struct guest_link_events events = {on_output, on_result, on_state, .arg = s};
     AUTO_FREE char *path = xasprintf("%s/result.tar", s->dir);
 
     s->result_fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (s->result_fd < 0)
         return -errno;
     s->outbox = outbox_new(&s->work.source, s->config.desired.output_have, s->wake_fd);
+    supervisor_begin_mail(s, &events);
     guest_link_init(&s->link, vm_guest_fd(s->work.vm), &events, s->start_json,
                     s->config.desired.output_have);
     s->link.silence_ms = s->config.guest_silence_ms;
@@ -256,8 +257,10 @@ void supervisor_serve_guest(struct supervisor *s, short events)
 
     if (events & (POLLIN | POLLHUP | POLLERR))
         r = guest_link_receive(&s->link);
-    if (r == 0 && s->stage == LIVE)
+    if (r == 0 && s->stage == LIVE) {
+        supervisor_carry_mail(s);
         r = guest_link_flush(&s->link);
+    }
     if (r && s->stage == LIVE && !s->suspend)
         supervisor_fail(s, "QEMU died", "");
 }
@@ -386,11 +389,14 @@ void supervisor_decide(struct supervisor *s)
 {
     if (mono_ms() - s->heard_ms > ALONE_MS)
         s->drop = true;
-    if (s->stage == LIVE && s->outbox && outbox_result(s->outbox))
+    if (s->stage == LIVE && s->outbox &&
+        (outbox_result(s->outbox) || (s->mail && mail_link_result(s->mail) == -ESTALE)))
         supervisor_fail(s, "stale", "the master knows a newer placement of this part");
     keep_deadline(s);
     if (s->stage == LIVE)
         decide_live(s);
+    else
+        supervisor_end_mail(s);
     if (s->stage == FINISHING && !s->asked_finish && work_is_idle(&s->work)) {
         s->work.report = s->report;
         s->asked_finish = true;
@@ -551,6 +557,7 @@ void supervisor_serve_wake(struct supervisor *s)
     check_uploads(s);
     if (s->stage == LIVE) {
         guest_link_ack_output(&s->link, outbox_have(s->outbox));
+        supervisor_carry_mail(s);
         (void)guest_link_flush(&s->link); /* an end is seen by the poll */
     }
 }

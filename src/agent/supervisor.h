@@ -6,9 +6,9 @@
  * Threads. The main thread owns everything but what `struct work` marks, and never blocks: a stop
  * goes from the agent's socket to vm_stop_now() with nothing between. The worker, which lives as
  * long as the process because QEMU dies with the thread that started it, does what takes time,
- * one task after the other: prepare, cont, checkpoint, save, cut, finish. Output, uploads and the
- * network drive have a thread each (outbox.h, uploader.h, drive_link.h), so that none holds up a
- * save.
+ * one task after the other: prepare, cont, checkpoint, save, cut, finish. Output, uploads, mail
+ * and the network drive have threads of their own (outbox.h, uploader.h, mail_link.h, mail_blob.h,
+ * drive_link.h), so that none holds up a save.
  *
  *   PREPARING --> LIVE (running <-> paused) --suspend--> SAVING ------> UPLOADING --> ENDED
  *                   |  \-checkpoint-/                    ^                              ^
@@ -27,6 +27,8 @@
 
 #include "agent/guest_link.h"
 #include "agent/json_line.h"
+#include "agent/mail_blob.h"
+#include "agent/mail_link.h"
 #include "agent/chain_blobs.h"
 #include "agent/drive_link.h"
 #include "agent/outbox.h"
@@ -105,21 +107,23 @@ struct work {
     /* While their memory is not given back, nor about to be; else 0. */
     atomic_int qemu_pid, pager_pid;
     atomic_ullong output_received; /* of the guest, so far */
+    atomic_ullong mail_sent;       /* the newest message that it has sent, so far */
+    atomic_ullong mail_read;       /* the position that it wants next: all below came to it */
 
     /* The main thread may use these between PREPARE's success and SAVE, FINISH or DROP. */
     struct vm *vm;
     struct pager_child pager;
-    bool has_pager;
     struct drive_link *drive; /* NULL: the part has none */
+    bool has_pager;
 
     /* The worker's own. */
     struct blob *blobs[WORK_BLOBS_MAX];
     size_t count_blobs;
     struct chain_blobs *chain;
     struct layer_prints *prints; /* of what `top` and all below it hold; NULL: not yet known */
-    char top[65];                /* name of the newest layer, here or at the master */
     pthread_t dropper;           /* ends QEMU and pager, after which task_drop() has less to do */
     bool is_dropping;
+    char top[65]; /* name of the newest layer, here or at the master */
 
     /* Set by the main thread before CHECKPOINT, SAVE and FINISH; completed by them. */
     uint64_t run_ms;

@@ -64,7 +64,7 @@ void task_learn(struct work *w)
 struct saving {
     char *draft; /* DIR/layer.draft */
     struct vm_save *save;
-    uint64_t output_offset;
+    uint64_t output_offset, mail_sent, mail_read;
 };
 
 /* The guest stands and is drained. Afterwards it is no longer needed for this layer. */
@@ -76,6 +76,8 @@ static int capture(struct work *w, struct saving *s, char *ret_reason, struct er
 
     /* All of it came before the stop, and nothing beyond it is acknowledged to the guest. */
     info.output_offset = s->output_offset = atomic_load(&w->output_received);
+    s->mail_sent = atomic_load(&w->mail_sent);
+    s->mail_read = atomic_load(&w->mail_read);
     s->draft = xasprintf("%s/layer.draft", w->dir);
     r = vm_save_begin(w->vm, w->prints, s->draft, &info, &s->save, ret_err);
     if (r)
@@ -111,6 +113,8 @@ static void describe(struct work *w, const struct saving *s, const struct vm_cla
 
     *l = (struct sync_layer){.size = stats->size_bytes,
                              .output_offset = s->output_offset,
+                             .mail_sent = s->mail_sent,
+                             .mail_read = s->mail_read,
                              .run_ms = w->run_ms,
                              .cut = l->cut};
     memcpy(l->digest, stats->digest, sizeof l->digest);

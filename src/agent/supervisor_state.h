@@ -3,6 +3,7 @@
  * What the files of the supervisor's main thread share (see supervisor.h):
  *
  *   supervisor_main.c  start, loop, end        supervisor_link.c  the agent: reports, commands
+ *   supervisor_mail.c  mail between parts
  *   supervisor.c       the stages: after each event supervisor_decide() compares what should be
  *                      with what is and moves one step; nothing else makes the guest run or
  *                      changes the stage
@@ -38,6 +39,8 @@ struct supervisor {
     char *start_json;
     struct guest_link link;
     struct outbox *outbox;
+    struct mail_link *mail; /* NULL for a golden build */
+    struct mail_blob *blobs;
     int result_fd;
     bool running, ran, asked_hot;
     uint64_t start_ms, run_since_ms, run_ms; /* guest run time until run_since_ms */
@@ -77,6 +80,14 @@ bool supervisor_has_agent(const struct supervisor *s);
 void supervisor_allow_upload(struct supervisor *s);
 void supervisor_accept_agent(struct supervisor *s);
 void supervisor_serve_agent(struct supervisor *s);
+
+/* ---- supervisor_mail.c ---- */
+/* Before the guest's link: what of its mail is to be done. */
+void supervisor_begin_mail(struct supervisor *s, struct guest_link_events *events);
+/* Hands on what came from the master; the link is to be flushed. */
+void supervisor_carry_mail(struct supervisor *s);
+/* The guest is gone, or its memory is in its last layer: nothing more is carried. */
+void supervisor_end_mail(struct supervisor *s);
 
 /* ---- supervisor.c ---- */
 /* Guest run time, that of the layer it came from included. */

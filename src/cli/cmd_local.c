@@ -38,8 +38,8 @@ struct local_part {
 struct local {
     const char *output; /* folder for what parts write to YADO_OUT; NULL: it is thrown away */
     uint64_t count;
-    bool go_on;     /* though a part has failed */
-    char **program; /* and its arguments */
+    bool fail_together; /* all end with the first part that fails */
+    char **program;     /* and its arguments */
 
     char *dir;
     struct local_mail mail;
@@ -168,10 +168,10 @@ static void part_ended(struct local *l, uint64_t part, int status)
     else
         fprintf(stderr, "yado: local: part %" PRIu64 " ended with status %d\n", part,
                 WEXITSTATUS(status));
-    if (l->go_on)
-        local_mail_gone(&l->mail, (uint32_t)part);
-    else
+    if (l->fail_together)
         end_all(l, SIGTERM);
+    else
+        local_mail_gone(&l->mail, (uint32_t)part);
 }
 
 static void reap(struct local *l)
@@ -302,8 +302,8 @@ static int run_local(const struct command *cmd, int argc, char **argv)
             l.output = optarg;
         if (c == 'f') {
             if (strcmp(optarg, "fail") != 0 && strcmp(optarg, "continue") != 0)
-                return cli_usage(cmd, "--on-part-failure is fail or continue, not \"%s\"", optarg);
-            l.go_on = strcmp(optarg, "continue") == 0;
+                return cli_usage(cmd, "--on-part-failure is continue or fail, not \"%s\"", optarg);
+            l.fail_together = strcmp(optarg, "fail") == 0;
         }
     }
     if (c != CLI_END)
@@ -321,7 +321,7 @@ static const struct option local_options[] = {{"parts", required_argument, NULL,
 const struct command cmd_local = {
     "local",
     "try a job whose parts talk, on this PC",
-    "[-n PARTS] [-o DIR] [--on-part-failure fail|continue] -- PROGRAM [ARG...]",
+    "[-n PARTS] [-o DIR] [--on-part-failure continue|fail] -- PROGRAM [ARG...]",
     "Runs the program PARTS times at once (1), as the parts of a job would run in guests, with\n"
     "YADO_PART, YADO_PARTS and mail between them (libyado, yado-msg, the Python module). No\n"
     "grid is needed, and nothing moves. Each line of output has the part's number before it.\n"
@@ -330,8 +330,8 @@ const struct command cmd_local = {
     "  -o, --output DIR     what a part writes to $YADO_OUT stays in DIR/part-N; else it is gone\n"
     "                       when the parts have ended\n"
     "  --on-part-failure WHAT\n"
-    "                       fail: the first part that fails ends all; continue: the others are\n"
-    "                       told that it is gone\n"
+    "                       continue, as in a grid: the others are told that it is gone;\n"
+    "                       fail: it ends all\n"
     "\n"
     "Exit status: 0; 1 when a part has failed; 128 and the signal that ended yado local.",
     "+n:o:",

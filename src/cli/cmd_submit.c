@@ -86,6 +86,10 @@ static int take_option(struct submit *s, int c)
         return set_text(s, "checkpoint", optarg);
     case 'N':
         return set_text(s, "network", optarg);
+    case 'M':
+        return set_text(s, "mail", optarg);
+    case 'F':
+        return set_text(s, "on_part_failure", optarg);
     case 'p':
         return set_number(s, "parts", "--parts", optarg);
     case 'c':
@@ -238,6 +242,8 @@ static const struct option submit_options[] = {{"file", required_argument, NULL,
                                                {"input", required_argument, NULL, 'i'},
                                                {"env", required_argument, NULL, 'e'},
                                                {"network", required_argument, NULL, 'N'},
+                                               {"mail", required_argument, NULL, 'M'},
+                                               {"on-part-failure", required_argument, NULL, 'F'},
                                                {"retries", required_argument, NULL, 'r'},
                                                {"time-limit", required_argument, NULL, 't'},
                                                {"checkpoint", required_argument, NULL, 'C'},
@@ -261,6 +267,9 @@ const struct command cmd_submit = {
     "  -i, --input PATH   a file or folder, found in the guest as /in/NAME; may be repeated\n"
     "  --env NAME=VALUE   in the program's environment; may be repeated\n"
     "  --network nat      lets it reach the network (none)\n"
+    "  --mail WHEN        messages between parts leave: immediate, or committed: with a save (immediate)\n"
+    "  --on-part-failure WHAT\n"
+    "                     the other parts continue, or fail (continue)\n"
     "  --retries N        starts a part anew after a failure of its own, N times (0)\n"
     "  --time-limit TIME  of running, such as 2h; a part that takes longer fails\n"
     "  --checkpoint WHEN  how often it is saved while it runs: never, auto, or every 10m (auto)\n"

@@ -145,17 +145,22 @@ static int read_checkpoint(struct reader *r, const struct field *f, const yaml_n
     return 0;
 }
 
-/* One of two words: `want` is "this or that". */
-static int read_choice(struct reader *r, const struct field *f, const yaml_node_t *node,
-                       json_t *job)
+/* One of the words that `want` names. */
+static int read_word(struct reader *r, const struct field *f, const yaml_node_t *node, json_t *job)
 {
-    const char *s = scalar(node), *other = strstr(f->want, " or ");
-    size_t n = (size_t)(other - f->want);
+    const char *s = scalar(node), *at = f->want;
+    size_t len = s ? strlen(s) : 0;
 
-    if (!s || (strcmp(s, other + 4) != 0 && (strlen(s) != n || strncmp(s, f->want, n) != 0)))
-        return want(r, f, node);
-    json_object_set_new(job, f->key, json_string(s));
-    return 0;
+    for (; s && *at; at += strncmp(at, " or ", 4) == 0 ? 4 : 0) {
+        size_t n = strcspn(at, " ");
+
+        if (n == len && strncmp(at, s, n) == 0) {
+            json_object_set_new(job, f->key, json_string(s));
+            return 0;
+        }
+        at += n;
+    }
+    return want(r, f, node);
 }
 
 static int read_command(struct reader *r, const struct field *f, const yaml_node_t *node,
@@ -394,8 +399,8 @@ static const yaml_node_t *value_of(struct reader *r, const yaml_node_t *node, co
 static int complain_of_split(struct reader *r, const yaml_node_t *node, bool one,
                              const struct split_where *where, const char *text)
 {
-    const yaml_node_t *shape =
-        one ? node : yaml_document_get_node(r->doc, node->data.sequence.items.start[where->shape]);
+    const yaml_node_item_t *items = one ? NULL : node->data.sequence.items.start;
+    const yaml_node_t *shape = items ? yaml_document_get_node(r->doc, items[where->shape]) : node;
     const yaml_node_t *value;
     size_t column;
 
@@ -464,9 +469,9 @@ static const struct field fields[] = {
     {"cpus", read_number, 1, JOBSPEC_CPUS_MAX, "a number from 1 to 64"},
     {"env", read_env, .want = "names with values"},
     {"inputs", read_inputs, .want = "a list of paths, or of {path, name}"},
-    {"network", read_choice, .want = "none or nat"},
-    {"mail", read_choice, .want = "immediate or committed"},
-    {"on_part_failure", read_choice, .want = "fail or continue"},
+    {"network", read_word, .want = "none or nat"},
+    {"mail", read_word, .want = "immediate or committed"},
+    {"on_part_failure", read_word, .want = "continue or fail"},
     {"retries", read_number, 0, 1000, "a number from 0 to 1000"},
     {"time_limit", read_duration, .want = "a duration such as \"2h\""},
     {"checkpoint", read_checkpoint, .want = "auto, never, or a duration such as \"10m\""},

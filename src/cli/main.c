@@ -31,11 +31,11 @@ static const struct command cmd_owner = {
 
 static const struct {
     const char *title;
-    const struct command *commands[13];
+    const struct command *commands[14];
 } groups[] = {
     {"Jobs",
      {&cmd_submit, &cmd_jobs, &cmd_job, &cmd_logs, &cmd_results, &cmd_cancel, &cmd_hold,
-      &cmd_release, &cmd_checkpoint, &cmd_move, &cmd_history, &cmd_split}},
+      &cmd_release, &cmd_checkpoint, &cmd_move, &cmd_mail, &cmd_history, &cmd_split}},
     {"The grid",
      {&cmd_status, &cmd_pcs, &cmd_vms, &cmd_moves, &cmd_drain, &cmd_events, &cmd_image, &cmd_depot,
       &cmd_sim}},

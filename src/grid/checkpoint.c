@@ -104,6 +104,16 @@ static bool may_ask(const struct part *p)
            p->r.state == GRID_RUNNING || p->r.state == GRID_PAUSED_HERE;
 }
 
+enum grid_outcome event_save(struct grid *g, const struct grid_event *e, struct err *err)
+{
+    struct part *p = find_part(g, e->job, e->part);
+
+    if (!p || !may_ask(p) || p->r.checkpoint_asked > p->r.checkpoint_done)
+        return err_set(err, GRID_CONFLICT, "that part does not run, or is being saved");
+    checkpoint_ask(g, p);
+    return GRID_OK;
+}
+
 enum grid_outcome event_checkpoint(struct grid *g, const struct grid_event *e, struct err *err)
 {
     struct job *j = find_job(g, e->job);

@@ -38,8 +38,9 @@ static void add_class(struct hash *h, const struct grid_class *c)
 
 static void add_layer(struct hash *h, const struct grid_layer *l)
 {
-    const uint64_t all[] = {l->seq,    l->epoch,    l->size_bytes,  l->output_offset,
-                            l->run_ms, l->disk_cut, l->committed_ms};
+    const uint64_t all[] = {l->seq,           l->epoch,     l->size_bytes,
+                            l->output_offset, l->run_ms,    l->disk_cut,
+                            l->committed_ms,  l->mail_sent, l->mail_read};
 
     add_bytes(h, l->digest.bytes, sizeof l->digest.bytes);
     add_bytes(h, l->parent.bytes, sizeof l->parent.bytes);
@@ -120,7 +121,8 @@ static void add_job(struct hash *h, const struct grid_job *j)
                                 j->finished_ms,
                                 j->then_of,
                                 j->then_job,
-                                j->checkpoint_ms};
+                                j->checkpoint_ms,
+                                j->fail_together};
 
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             add(h, all[i]);

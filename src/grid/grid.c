@@ -143,6 +143,12 @@ static enum grid_outcome take(struct grid *g, const struct grid_event *e, struct
         return event_merged(g, e, err);
     case GRID_EV_DAMAGED:
         return event_damaged(g, e, err);
+    case GRID_EV_SAVE:
+        return event_save(g, e, err);
+    case GRID_EV_FAIL:
+        return event_fail(g, e, err);
+    case GRID_EV_NOTE:
+        return event_note(g, e, err);
     }
     return err_set(err, GRID_REFUSED, "unknown event");
 }

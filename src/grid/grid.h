@@ -119,6 +119,8 @@ struct grid_layer {
     uint64_t output_offset; /* output below it belongs to this layer for ever */
     uint64_t run_ms;        /* guest run time when it was taken */
     uint64_t disk_cut;      /* of the part's network drive; 0: nothing was written to it */
+    uint64_t mail_sent;     /* messages that are in it for certain, by number */
+    uint64_t mail_read;     /* it reads its mailbox on from there, or from later */
     uint64_t committed_ms;  /* now_ms of the step that took it */
     struct grid_class cls;  /* class of the PC that wrote it */
 };
@@ -218,6 +220,7 @@ struct grid_submit {
     uint32_t retries;
     uint64_t time_limit_ms;         /* guest run time; 0 none */
     uint64_t checkpoint_ms;         /* guest run time between checkpoints, AUTO or NEVER */
+    bool fail_together;             /* when a part has failed for good, the others end too */
     const struct grid_submit *then; /* combining job, or NULL */
     const char *note;               /* for its events, or NULL */
 };
@@ -244,6 +247,7 @@ struct grid_job {
     uint64_t then_of;     /* the job whose results are this job's input, or 0 */
     uint64_t then_job;    /* the combining job once it was created, or 0 */
     uint64_t checkpoint_ms;
+    bool fail_together;
     struct grid_job *then; /* template of the combining job until it is created; owned */
     /* Derived, kept by the core, not part of the row: parts in each state. */
     uint32_t count[GRID_PART_STATES];
@@ -398,6 +402,7 @@ struct grid_vm_report {
     /* RUNNING: thousandths of a CPU that it got lately, and that it could have used of its share */
     uint32_t cpu_millis, cpu_due_millis;
     int32_t exit_status;      /* DONE: wait status */
+    bool had_mail;            /* DONE: it has exchanged messages: it cannot begin anew */
     bool oom;                 /* DONE: the guest killed it for lack of memory */
     char note[GRID_TEXT_MAX]; /* DONE: advice for the user, e.g. /out was full */
     struct grid_digest result;
@@ -455,6 +460,10 @@ enum grid_event_kind {
     GRID_EV_MOVE,       /* job, part, pc, name */
     GRID_EV_MERGED,     /* job, part, merged: see grid_each_merge() */
     GRID_EV_DAMAGED,    /* job, part, digest: that layer of its chain cannot be used */
+    GRID_EV_SAVE,       /* job, part: CHECKPOINT that the master itself needs */
+    GRID_EV_FAIL,       /* job, part, epoch, name (why): the part fails for good, if that is its
+                           placement */
+    GRID_EV_NOTE,       /* job, part, name: a line among the events */
 };
 
 #define GRID_ALL_PARTS UINT64_MAX
@@ -470,9 +479,9 @@ struct grid_merged {
 struct grid_event {
     enum grid_event_kind kind;
     uint64_t now_ms;
-    uint64_t user; /* SUBMIT, USER */
-    uint64_t job;  /* RESPLIT, CANCEL, HOLD, RELEASE, OUTPUT, CHECKPOINT, MOVE, MERGED, DAMAGED */
-    uint64_t part, epoch; /* OUTPUT; part: CHECKPOINT, MOVE, MERGED, DAMAGED */
+    uint64_t user;        /* SUBMIT, USER */
+    uint64_t job;         /* RESPLIT, CANCEL, HOLD, RELEASE, and all that are about a part */
+    uint64_t part, epoch; /* OUTPUT, FAIL; part: CHECKPOINT to NOTE */
     uint64_t pc;
     const char *name; /* PC_ENROL, IMAGE; "by whom" for what people ask for */
     uint64_t image;   /* IMAGE_DELETE */

@@ -289,6 +289,7 @@ void checkpoint_plan(struct grid *g, struct part *p);
 /* One more, at once. */
 void checkpoint_ask(struct grid *g, struct part *p);
 enum grid_outcome event_checkpoint(struct grid *g, const struct grid_event *e, struct err *err);
+enum grid_outcome event_save(struct grid *g, const struct grid_event *e, struct err *err);
 /* Time with guests and sudden deaths of a PC. */
 void pc_busy(struct grid *g, struct pc *pc, bool busy);
 void pc_died(struct grid *g, struct pc *pc);
@@ -348,6 +349,8 @@ void part_layers(struct grid *g, struct part *p, const struct grid_vm_report *vm
 void part_suspended(struct grid *g, struct part *p, const struct grid_vm_report *vm);
 void part_ended(struct grid *g, struct part *p, const struct grid_vm_report *vm);
 void part_cancelled(struct grid *g, struct part *p);
+enum grid_outcome event_fail(struct grid *g, const struct grid_event *e, struct err *err);
+enum grid_outcome event_note(struct grid *g, const struct grid_event *e, struct err *err);
 struct part_loss {
     const char *text; /* for people */
     const char *move; /* reason of the move that begins: "died", "owner", ... */
@@ -410,6 +413,8 @@ enum grid_outcome job_unfinished(const struct grid *g, uint64_t id, struct job *
 enum grid_outcome event_resplit(struct grid *g, const struct grid_event *e, struct err *err);
 /* A part came to its end: the job may be finished, its combining job begins. */
 void job_part_final(struct grid *g, struct job *j);
+/* A part has failed for good: the others end with it when the job says so. */
+void job_part_failed(struct grid *g, struct job *j, const struct part *failed);
 /* It is finished: retires when its time has come and its combining job is finished, too. */
 void job_finished(struct grid *g, struct job *j);
 /* The next one whose time has come, or NULL. */

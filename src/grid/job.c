@@ -49,6 +49,7 @@ struct grid_job job_record(const struct grid_submit *s, uint64_t user)
         .retries = s->retries,
         .time_limit_ms = s->time_limit_ms,
         .checkpoint_ms = s->checkpoint_ms,
+        .fail_together = s->fail_together,
     };
 
     if (s->then) {
@@ -308,6 +309,20 @@ enum grid_outcome event_cancel(struct grid *g, const struct grid_event *e, struc
         cancel_part(g, p);
     }
     return GRID_OK;
+}
+
+void job_part_failed(struct grid *g, struct job *j, const struct part *failed)
+{
+    if (!j->r.fail_together)
+        return;
+    for (uint32_t i = 0; i < j->r.parts; i++) {
+        struct part *p = &j->parts[i];
+
+        if (grid_part_is_final(p->r.state) || p->r.state == GRID_CANCELLING)
+            continue;
+        snprintf(p->r.reason, sizeof p->r.reason, "part %" PRIu32 " failed", failed->r.index);
+        cancel_part(g, p);
+    }
 }
 
 enum grid_outcome event_hold(struct grid *g, const struct grid_event *e, struct err *err)

@@ -312,6 +312,19 @@ static void note_work(const struct part *p, const struct pc *pc)
     j->count_work++;
 }
 
+/* Its result stands in its record. */
+static void finish(struct grid *g, struct part *p, const struct pc *pc, enum grid_part_state how)
+{
+    part_move(g, p, how);
+    note(g, GRID_LOG_PART, p->job, p, pc, "%s on %s%s%s", how == GRID_FAILED ? "failed" : "done",
+         pc->r.name, p->r.reason[0] ? ": " : "", p->r.reason);
+    chain_clear(g, p);
+    move_laggards(g, p->job);
+    if (how == GRID_FAILED)
+        job_part_failed(g, p->job, p);
+    job_part_final(g, p->job);
+}
+
 void part_ended(struct grid *g, struct part *p, const struct grid_vm_report *vm)
 {
     struct pc *pc = find_pc(g, p->r.pc);
@@ -328,7 +341,7 @@ void part_ended(struct grid *g, struct part *p, const struct grid_vm_report *vm)
     if (vm->exit_status != 0) {
         p->r.own_failures++;
         explain_end(p, vm);
-        if (p->r.own_failures <= p->job->r.retries) {
+        if (p->r.own_failures <= p->job->r.retries && !vm->had_mail) {
             retry(g, p);
             return;
         }
@@ -338,12 +351,33 @@ void part_ended(struct grid *g, struct part *p, const struct grid_vm_report *vm)
     p->r.result = vm->result;
     p->r.result_bytes = vm->result_bytes;
     p->r.output_bytes = vm->output_bytes;
-    part_move(g, p, vm->exit_status ? GRID_FAILED : GRID_DONE);
-    note(g, GRID_LOG_PART, p->job, p, pc, "%s on %s%s%s", vm->exit_status ? "failed" : "done",
-         pc->r.name, p->r.reason[0] ? ": " : "", p->r.reason);
-    chain_clear(g, p);
-    move_laggards(g, p->job);
-    job_part_final(g, p->job);
+    finish(g, p, pc, vm->exit_status ? GRID_FAILED : GRID_DONE);
+}
+
+enum grid_outcome event_fail(struct grid *g, const struct grid_event *e, struct err *err)
+{
+    struct part *p = find_part(g, e->job, e->part);
+    struct pc *pc;
+
+    if (!p || !grid_is_current(g, e->job, e->part, e->epoch, 0))
+        return err_set(err, GRID_CONFLICT, "that placement is a thing of the past");
+    pc = find_pc(g, p->r.pc);
+    part_ran(g, p);
+    p->r.own_failures++;
+    COPY_TEXT(p->r.reason, e->name);
+    unplace(g, p);
+    finish(g, p, pc, GRID_FAILED);
+    return GRID_OK;
+}
+
+enum grid_outcome event_note(struct grid *g, const struct grid_event *e, struct err *err)
+{
+    struct part *p = find_part(g, e->job, e->part);
+
+    if (!p)
+        return err_set(err, GRID_NOT_FOUND, "there is no such part");
+    note(g, GRID_LOG_PART, p->job, p, NULL, "%s", e->name);
+    return GRID_OK;
 }
 
 void part_cancelled(struct grid *g, struct part *p)

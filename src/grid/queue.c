@@ -102,7 +102,7 @@ void queue_add(struct grid *g, struct part *p)
     MUST(!p->bucket);
     if (b->count == b->cap) {
         b->cap = b->cap ? b->cap * 2 : 8;
-        b->heap = xreallocarray(b->heap, b->cap, sizeof *b->heap);
+        b->heap = xreallocarray(b->heap, b->cap, sizeof(void *)); /* pointers to parts */
     }
     p->bucket = b;
     heap_set(b, b->count++, p);

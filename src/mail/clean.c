@@ -191,6 +191,11 @@ void mail_clean(struct mail *m, const struct mail_record *r, uint64_t where,
     }
 }
 
+uint64_t mail_clean_room(const struct mail *m)
+{
+    return m->cleaned.count * RANK_COST + cost((uint32_t)m->run.len);
+}
+
 void mail_clean_done(struct mail *m, const struct mail_sink *sink)
 {
     end_run(m, sink);

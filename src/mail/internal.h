@@ -157,6 +157,9 @@ void send_trim(struct mail *m, struct mail_rank *r, uint64_t sent);
 void send_release(struct mail *m, struct mail_rank *r, const struct mail_told *t, bool back,
                   uint64_t now_ms, const struct mail_sink *sink);
 void send_digest(struct mail *m, struct mail_rank *r, XXH128_hash_t d);
+/* Its run counts as it is: it has ended well. */
+void send_release_all(struct mail *m, struct mail_rank *r, uint64_t now_ms,
+                      const struct mail_sink *sink);
 void send_drop_all(struct mail *m, struct mail_rank *r);
 
 /* wish.c */

@@ -159,6 +159,7 @@ struct mail_wish {
 };
 /* What is wanted of the core; false: nothing. */
 bool mail_take_wish(struct mail *m, struct mail_wish *ret);
+bool mail_has_wish(const struct mail *m);
 /* Makes a wish that this rank fails: it broke a rule of the protocol. */
 void mail_blame(struct mail *m, const struct mail_rank *r, const char *text);
 
@@ -206,5 +207,6 @@ uint64_t mail_live_bytes(const struct mail *m);
 void mail_clean(struct mail *m, const struct mail_record *r, uint64_t where,
                 const struct mail_sink *sink);
 void mail_clean_done(struct mail *m, const struct mail_sink *sink);
+uint64_t mail_clean_room(const struct mail *m); /* the most that mail_clean_done() may append */
 
 #endif

@@ -204,6 +204,13 @@ void send_release(struct mail *m, struct mail_rank *r, const struct mail_told *t
         take_back(m, r, t, sink);
 }
 
+void send_release_all(struct mail *m, struct mail_rank *r, uint64_t now_ms,
+                      const struct mail_sink *sink)
+{
+    while (r->pending.count)
+        release_first(m, r, now_ms, sink);
+}
+
 void send_drop_all(struct mail *m, struct mail_rank *r)
 {
     while (r->pending.count)

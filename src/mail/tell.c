@@ -25,6 +25,8 @@ static void end(struct mail *m, struct mail_rank *r, bool has_failed, uint64_t n
     struct group *g = r->group;
 
     if (!r->is_final) {
+        if (!has_failed)
+            send_release_all(m, r, now_ms, sink); /* no layer holds them, and none will */
         r->is_final = true;
         box_trim(m, r, r->next_pos);
         send_drop_all(m, r);
@@ -77,6 +79,8 @@ void mail_tell(struct mail *m, const struct mail_told *t, uint64_t now_ms,
     r->told = true;
     r->epoch = t->epoch;
     if (t->is_final) {
+        if (!r->is_final && !t->has_failed)
+            send_release(m, r, t, back, now_ms, sink);
         end(m, r, t->has_failed, now_ms, sink);
         return;
     }

@@ -44,6 +44,11 @@ void mail_blame(struct mail *m, const struct mail_rank *r, const char *text)
     wish_add(m, MAIL_WISH_FAIL, r, text);
 }
 
+bool mail_has_wish(const struct mail *m)
+{
+    return m->wishes.count > 0;
+}
+
 bool mail_take_wish(struct mail *m, struct mail_wish *ret)
 {
     if (!m->wishes.count)

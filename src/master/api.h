@@ -117,6 +117,21 @@ enum req_next api_depot_report(struct req *r);
 /* api_drive.c */
 enum req_next api_vm_drive(struct req *r);
 enum req_next api_vm_drive_cut(struct req *r);
+/* Whether the disk has room for the announced body; false when a reply was made. */
+bool api_upload_fits(struct req *r);
+/* A blob of the depot, or the part of it that Range asks for. */
+enum req_next api_send_blob(struct req *r, const uint8_t *digest);
+/* api_mail.c */
+enum req_next api_mail(struct req *r);
+enum req_next api_vm_mail_send(struct req *r);
+enum req_next api_vm_mail_read(struct req *r);
+/* Before a placement's first use of mail: true when the request is on its way to the core, and
+ * comes back to its handler, or has its answer; the handler returns *ret_next. */
+bool api_mail_must_ask(struct req *r, enum req_next *ret_next);
+/* api_mail_blob.c */
+extern const struct req_upload api_mail_blob_upload;
+enum req_next api_vm_mail_blob_put(struct req *r);
+enum req_next api_vm_mail_blob_get(struct req *r);
 /* api_images.c */
 enum req_next api_images(struct req *r);
 enum req_next api_image_add(struct req *r);

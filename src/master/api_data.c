@@ -53,22 +53,27 @@ static bool path_digest(struct req *r, struct grid_digest *ret)
     return false;
 }
 
+bool api_upload_fits(struct req *r)
+{
+    struct statvfs disk;
+    if (!req_header_in(r, "Content-Length"))
+        (void)req_reply_error(r, 411, "length_required", "send the blob with Content-Length");
+    else if (statvfs(r->m->config.state_dir, &disk) == 0 &&
+             (uint64_t)disk.f_bavail * disk.f_frsize < r->content_length + DISK_RESERVE_BYTES)
+        (void)req_reply_errno(r, -ENOSPC, "storing the blob");
+    return r->status == 0;
+}
+
 /* Before the body: so that nobody sends gigabytes to be told then that there is no room. */
 static void upload_begin(struct req *r)
 {
-    struct statvfs disk;
     struct upload *u = xcalloc(1, sizeof *u);
     r->upload = u;
     if (!path_digest(r, &u->want))
         return;
-    if (!req_header_in(r, "Content-Length"))
-        (void)req_reply_error(r, 411, "length_required", "send the blob with Content-Length");
-    else if (depot_touch(r->m->depot, u->want.bytes, &u->got) == 0)
+    if (depot_touch(r->m->depot, u->want.bytes, &u->got) == 0) {
         u->got = 0; /* it is here: the body is read and forgotten */
-    else if (statvfs(r->m->config.state_dir, &disk) == 0 &&
-             (uint64_t)disk.f_bavail * disk.f_frsize < r->content_length + DISK_RESERVE_BYTES)
-        (void)req_reply_errno(r, -ENOSPC, "storing the blob");
-    else {
+    } else if (api_upload_fits(r)) {
         u->error = depot_put_begin(r->m->depot, &u->put);
         if (u->error < 0)
             (void)req_reply_errno(r, u->error, "storing the blob");
@@ -213,15 +218,18 @@ static bool granted(struct req *r, struct grid_digest *ret)
     return false;
 }
 
+enum req_next api_send_blob(struct req *r, const uint8_t *digest)
+{
+    uint64_t size;
+    int fd;
+    int bad = depot_get(r->m->depot, digest, &fd, &size);
+    return bad < 0 ? missing(r, bad) : send_file(r, fd, size);
+}
+
 enum req_next api_vm_blob_get(struct req *r)
 {
     struct grid_digest d;
-    uint64_t size;
-    int fd;
-    if (!granted(r, &d))
-        return REQ_REPLIED;
-    int bad = depot_get(r->m->depot, d.bytes, &fd, &size);
-    return bad < 0 ? missing(r, bad) : send_file(r, fd, size);
+    return granted(r, &d) ? api_send_blob(r, d.bytes) : REQ_REPLIED;
 }
 
 enum req_next api_vm_blocks(struct req *r)

@@ -7,6 +7,7 @@
 #include "base/must.h"
 #include "master/api.h"
 #include "master/care.h"
+#include "master/core_mail.h"
 #include "master/file.h"
 #include "master/hold.h"
 #include "master/images.h"
@@ -485,16 +486,36 @@ static void age(struct core *c)
     c->next_age_ms = holds_now() + (c->count_retired == CORE_AGE_JOBS ? CORE_TICK_MS : CORE_AGE_MS);
 }
 
+/* What the rules of mail wish; all of it in one commit. */
+static void run_mail(struct core *c)
+{
+    bool more = holds_now() >= c->tick_after_ms;
+    while (more) {
+        clear_batch(c);
+        c->now_ms = core_wall_ms();
+        more = core_mail_hear(c);
+        int r = commit(c);
+        if (r < 0 && r != -ENOSPC)
+            give_up(c, "writing the state", r);
+        if (r < 0) {
+            (void)refuse_batch(c, NULL);
+            return;
+        }
+        after_commit(c);
+    }
+}
+
 static struct req *wait_for_batch(struct core *c, uint64_t until_ms, bool *ret_end)
 {
     struct timespec until = {.tv_sec = (time_t)(until_ms / 1000),
                              .tv_nsec = (long)(until_ms % 1000) * 1000000};
     pthread_mutex_lock(&c->lock);
-    while (!c->first && !c->stopping &&
+    while (!c->first && !c->stopping && !c->nudged &&
            pthread_cond_timedwait(&c->news, &c->lock, &until) != ETIMEDOUT)
         ;
     struct req *batch = c->first;
     c->first = c->last = NULL;
+    c->nudged = false;
     c->closed = c->stopping && !batch;
     *ret_end = c->closed;
     pthread_mutex_unlock(&c->lock);
@@ -517,11 +538,20 @@ static void *core_main(void *arg)
             next_tick_ms = now + CORE_TICK_MS;
         }
         uint64_t until = deadline < next_tick_ms ? deadline : next_tick_ms;
+        run_mail(c);
         /* A request that was held meanwhile may be due sooner than we know: look often enough. */
         uint64_t soon = now + CORE_TICK_MS / 4;
         run_batch(c, wait_for_batch(c, until < soon ? until : soon, &end));
     }
     return NULL;
+}
+
+void core_nudge(struct core *c)
+{
+    pthread_mutex_lock(&c->lock);
+    c->nudged = true;
+    pthread_cond_signal(&c->news);
+    pthread_mutex_unlock(&c->lock);
 }
 
 enum req_next core_post(struct req *r, enum core_next (*fn)(struct core *c, struct req *r))

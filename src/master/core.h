@@ -39,6 +39,9 @@ uint64_t core_wall_ms(void);
  * REQ_REPLIED (503) when the master is ending. */
 enum req_next core_post(struct req *r, enum core_next (*fn)(struct core *c, struct req *r));
 
+/* Any thread: somebody has something for it that is no request (mailroom.h). */
+void core_nudge(struct core *c);
+
 /* ---- for functions on the core thread ------------------------------------------------------- */
 
 struct grid *core_grid(const struct core *c);

@@ -56,6 +56,7 @@ struct core {
     pthread_cond_t news;
     struct req *first, *last;
     bool stopping;
+    bool nudged;
     bool closed; /* nothing is taken any more */
 
     /* the batch */

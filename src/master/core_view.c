@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "master/core_mail.h"
 #include "master/digests.h"
 #include "master/drives.h"
 #include "master/hold.h"
@@ -97,6 +98,7 @@ struct grid_submit core_submit(const struct jobspec *spec, const char *text, uin
         .retries = spec->retries,
         .time_limit_ms = spec->time_limit_ms,
         .checkpoint_ms = spec->checkpoint_ms,
+        .fail_together = spec->fail_together,
     };
 }
 
@@ -226,6 +228,7 @@ static void publish_part(struct core *c, uint64_t job, uint64_t index)
     const struct grid_part *part = j ? grid_get_part(c->grid, job, (uint32_t)index) : NULL;
     if (drives_has(c->m->drives, job, index))
         core_keep_drive(c, job, index);
+    core_mail_publish(c, job, index);
     if (!part || !part->epoch || !grid_is_current(c->grid, job, index, part->epoch, 0)) {
         places_remove(c->m->places, job, index);
         return;
@@ -274,6 +277,7 @@ void core_publish_all(struct core *c)
 {
     grid_each_golden(c->grid, publish_each_golden, c);
     grid_each_job(c->grid, publish_job, c);
+    core_mail_sweep(c);
 }
 
 /* ---- what agents have seen ------------------------------------------------------------------ */

@@ -19,6 +19,7 @@
 #include "master/drives.h"
 #include "master/file.h"
 #include "master/hold.h"
+#include "master/mailroom.h"
 #include "master/places.h"
 #include "master/resplit.h"
 #include "master/server.h"
@@ -362,13 +363,17 @@ static int start(struct master *m, struct options *o, struct err *e)
     m->places = places_new();
     m->holds = holds_new();
     m->disk = disk_new();
-    r = core_open(m, &m->core, e);
+    AUTO_FREE char *mail = xasprintf("%s/mail", m->config.state_dir);
+    r = mailroom_open(m, mail, &m->mailroom, e);
+    if (r == 0)
+        r = core_open(m, &m->core, e);
     if (r == 0)
         r = write_url(m, e);
     if (r == 0) {
         m->care = care_new(m);
         drives_start(m->drives);
         core_start(m->core);
+        mailroom_start(m->mailroom);
         r = server_start(m, fd, &m->server, e);
     }
     if (r < 0)
@@ -385,10 +390,12 @@ static void stop(struct master *m)
         holds_close(m->holds);
     core_stop(m->core);
     care_stop(m->care);
+    mailroom_stop(m->mailroom);
     disk_stop(m->disk);
     drives_stop(m->drives);
     server_free(m->server);
     core_free(m->core);
+    mailroom_free(m->mailroom);
     care_free(m->care);
     disk_free(m->disk);
     drives_free(m->drives);
@@ -408,7 +415,7 @@ static int is_referenced(void *arg, const uint8_t digest[DEPOT_DIGEST_BYTES])
     bool referenced;
     memcpy(d.bytes, digest, sizeof d.bytes);
     int r = state_blob_is_referenced(m->state, &d, &referenced);
-    return r < 0 ? r : referenced;
+    return r < 0 ? r : referenced || mailroom_refers_to(m->mailroom, digest);
 }
 
 static void sweep(struct master *m)

@@ -3,9 +3,10 @@
  * yado master: the HTTPS API, the core in its one thread, the durable table, the depot.
  *
  * Threads: libmicrohttpd's I/O threads (requests, bodies), the disk threads (disk.h), the core
- * thread (core.h), the care thread (care.h), one for each network drive in use and one that cares
- * for them (drives.h), the main thread (start, signals, sweeping the depot). What they share is in
- * struct master and is either constant after the start or has its own lock.
+ * thread (core.h), the mail thread (mailroom.h), the care thread (care.h), one for each network
+ * drive in use and one that cares for them (drives.h), the main thread (start, signals, sweeping
+ * the depot). What they share is in struct master and is either constant after the start or has its
+ * own lock.
  */
 #ifndef YADO_MASTER_MASTER_H
 #define YADO_MASTER_MASTER_H
@@ -40,6 +41,7 @@ struct master {
     struct disk *disk;
     struct care *care;
     struct drives *drives;
+    struct mailroom *mailroom;
     struct server *server;
     struct meter link;                   /* uploads */
     uint8_t secret[MASTER_SECRET_BYTES]; /* behind the placements' tokens */

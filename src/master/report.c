@@ -31,6 +31,8 @@ static int layer_of(const struct sync_layer *l, struct grid_layer *ret)
         .output_offset = l->output_offset,
         .run_ms = l->run_ms,
         .disk_cut = l->cut,
+        .mail_sent = l->mail_sent,
+        .mail_read = l->mail_read,
         .cls = class_of(&l->cls),
     };
     return digest_parse(l->digest, &ret->digest) < 0 || digest_parse(l->parent, &ret->parent) < 0

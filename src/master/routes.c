@@ -24,6 +24,7 @@ const struct route routes[] = {
     {"POST", "/v1/jobs/{id}/parts/{part}/move", REQ_USER, api_move, NULL},
     {"GET", "/v1/jobs/{id}/parts/{part}/log", REQ_USER, api_log, NULL},
     {"GET", "/v1/jobs/{id}/parts/{part}/result", REQ_USER, api_result, NULL},
+    {"GET", "/v1/jobs/{id}/mail", REQ_USER, api_mail, NULL},
     {"GET", "/v1/history", REQ_USER, api_history, NULL},
 
     {"GET", "/v1/pcs", REQ_USER, api_pcs, NULL},
@@ -59,5 +60,10 @@ const struct route routes[] = {
     {"POST", "/v1/vm/{placement}/output", REQ_GRANT, api_vm_output, NULL},
     {"GET", "/v1/vm/{placement}/drive", REQ_GRANT, api_vm_drive, NULL},
     {"POST", "/v1/vm/{placement}/drive/cut", REQ_GRANT, api_vm_drive_cut, NULL},
+    {"POST", "/v1/vm/{placement}/mail", REQ_GRANT, api_vm_mail_send, NULL},
+    {"GET", "/v1/vm/{placement}/mail", REQ_GRANT, api_vm_mail_read, NULL},
+    {"PUT", "/v1/vm/{placement}/mail/blobs/{name}", REQ_GRANT, api_vm_mail_blob_put,
+     &api_mail_blob_upload},
+    {"GET", "/v1/vm/{placement}/mail/blobs/{name}", REQ_GRANT, api_vm_mail_blob_get, NULL},
     {NULL, NULL, REQ_ANYONE, NULL, NULL},
 };

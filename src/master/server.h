@@ -29,6 +29,8 @@
 enum { REQ_JSON_MAX = 16 << 20, REQ_ANYONE_MAX = 64 << 10, REQ_ARGS_MAX = 4 };
 
 struct req;
+struct mail;
+struct mail_sink;
 
 /* A connection that became a stream of bytes. */
 struct stream {
@@ -75,11 +77,11 @@ struct route {
     const struct req_upload *upload; /* NULL: the body is JSON or none */
 };
 
-enum hold_kind { HOLD_NONE, HOLD_SYNC, HOLD_EVENTS, HOLD_LOG };
+enum hold_kind { HOLD_NONE, HOLD_SYNC, HOLD_EVENTS, HOLD_LOG, HOLD_MAIL, HOLD_MAIL_ROOM };
 
 struct hold_key {
     enum hold_kind kind;
-    uint64_t a, b; /* SYNC: pc; LOG: job, part */
+    uint64_t a, b; /* SYNC: pc; LOG, MAIL, MAIL_ROOM: job, part */
 };
 
 struct req_header {
@@ -110,13 +112,16 @@ struct req {
     void (*free_data)(void *data);
     req_fn next; /* what runs on an I/O thread when the request is released */
 
-    /* core.c, disk.c */
+    /* core.c, disk.c, mailroom.c */
     struct req *queue_next;
     void (*disk)(struct req *r);
     enum core_next (*core)(struct core *c, struct req *r);
     enum core_next core_next;
     bool wrote;   /* took a step or wrote to the state in this batch */
     bool no_step; /* the disk is full: answer without taking a step */
+    bool (*mail)(struct req *r, struct mail *mail, const struct mail_sink *sink);
+    uint64_t mail_room; /* bytes that it may append */
+    bool mail_holds;
 
     /* hold.c */
     struct req *hold_prev, *hold_next;

@@ -14,6 +14,7 @@
 #include "master/disk.h"
 #include "master/digests.h"
 #include "master/hold.h"
+#include "master/mailroom.h"
 #include "master/places.h"
 #include "master/report.h"
 
@@ -54,6 +55,8 @@ static void put_layer(struct sync_layer *to, const struct grid_layer *from)
     to->output_offset = from->output_offset;
     to->run_ms = from->run_ms;
     to->cut = from->disk_cut;
+    to->mail_sent = from->mail_sent;
+    to->mail_read = from->mail_read;
     memcpy(to->cls.machine, from->cls.machine, sizeof to->cls.machine);
     memcpy(to->cls.cpu, from->cls.cpu, sizeof to->cls.cpu);
     memcpy(to->cls.accel, from->cls.accel, sizeof to->cls.accel);
@@ -190,6 +193,11 @@ static bool take_report(struct core *c, struct req *r, struct sync_call *call)
         return true;
     call->report.grid.seen_epoch = core_seen_epoch(c, r->pc, call->report.wire.seen);
     call->applied = true;
+    for (size_t i = 0; i < call->report.grid.count_vms; i++) {
+        struct grid_vm_report *vm = &call->report.vms[i];
+        vm->had_mail = vm->state == GRID_VM_DONE && vm->job &&
+                       mailroom_was_used(core_master(c)->mailroom, vm->job, vm->part);
+    }
     if (!grid_report_is_news(core_grid(c), r->pc, &call->report.grid))
         return true;
     struct grid_event e = {.kind = GRID_EV_REPORT, .pc = r->pc, .report = &call->report.grid};

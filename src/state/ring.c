@@ -250,6 +250,8 @@ static void walk_layer(struct io *io, struct grid_layer *l)
     u64(io, &l->output_offset);
     u64(io, &l->run_ms);
     u64(io, &l->disk_cut);
+    u64(io, &l->mail_sent);
+    u64(io, &l->mail_read);
     u64(io, &l->committed_ms);
     walk_class(io, &l->cls);
 }
@@ -359,6 +361,7 @@ static void walk_job(struct io *io, struct grid_job *first)
         u64(io, &j->then_of);
         u64(io, &j->then_job);
         u64(io, &j->checkpoint_ms);
+        boolean(io, &j->fail_together);
         boolean(io, &more);
         io->bad |= more && ++depth > THEN_DEPTH_MAX;
         if (!io->out)
@@ -461,6 +464,7 @@ static void walk_submit(struct io *io, struct grid_submit *first)
         u32(io, &s->retries);
         u64(io, &s->time_limit_ms);
         u64(io, &s->checkpoint_ms);
+        boolean(io, &s->fail_together);
         string(io, &s->note);
         boolean(io, &more);
         /* One more than the core takes: it is the core that refuses. */
@@ -485,6 +489,7 @@ static void walk_vm(struct io *io, struct grid_vm_report *vm)
     digest(io, &vm->damaged);
     i32(io, &vm->exit_status);
     boolean(io, &vm->oom);
+    boolean(io, &vm->had_mail);
     TEXT(io, vm->note);
     digest(io, &vm->result);
     u64(io, &vm->result_bytes);
@@ -528,6 +533,8 @@ static bool event_is_whole(const struct grid_event *e)
         return e->merged;
     case GRID_EV_PC_ENROL:
     case GRID_EV_IMAGE:
+    case GRID_EV_FAIL:
+    case GRID_EV_NOTE:
         return e->name;
     default:
         return true;
@@ -536,7 +543,7 @@ static bool event_is_whole(const struct grid_event *e)
 
 static void walk_event(struct io *io, struct grid_event *e)
 {
-    CHOICE(io, e->kind, GRID_EV_DAMAGED);
+    CHOICE(io, e->kind, GRID_EV_NOTE);
     u64(io, &e->now_ms);
     u64(io, &e->user);
     u64(io, &e->job);

@@ -124,6 +124,7 @@ void row_job(struct query *q, struct grid_job *j)
     q_u64(q, &j->then_of);
     q_u64(q, &j->then_job);
     q_u64(q, &j->checkpoint_ms);
+    q_bool(q, &j->fail_together);
 }
 
 static void row_chain(struct query *q, struct grid_chain_row *c)
@@ -137,6 +138,8 @@ static void row_chain(struct query *q, struct grid_chain_row *c)
     q_u64(q, &c->layer.epoch);
     q_u64(q, &c->layer.committed_ms);
     q_u64(q, &c->layer.disk_cut);
+    q_u64(q, &c->layer.mail_sent);
+    q_u64(q, &c->layer.mail_read);
 }
 
 static void row_pin(struct query *q, struct grid_pin *p)

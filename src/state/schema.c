@@ -145,6 +145,11 @@ static const char *const steps[] = {
     "ALTER TABLE pc ADD COLUMN gone_ms INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE pc ADD COLUMN visits INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE pc ADD COLUMN visits_ms INTEGER NOT NULL DEFAULT 0;",
+    /* 7: mail. */
+    "ALTER TABLE layer ADD COLUMN mail_sent INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE layer ADD COLUMN mail_read INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE job ADD COLUMN fail_together INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE job_then ADD COLUMN fail_together INTEGER NOT NULL DEFAULT 0;",
 };
 
 enum { KNOWN = sizeof steps / sizeof *steps, APPLICATION_ID = 0x7961646f /* "yado" */ };

@@ -460,7 +460,7 @@ static int get_key(const char *key, const json_t *json, bool may_then, struct jo
     if (strcmp(key, "mail") == 0)
         return get_choice(key, json, "immediate", "committed", &spec->mail_committed, e);
     if (strcmp(key, "on_part_failure") == 0)
-        return get_choice(key, json, "fail", "continue", &spec->goes_on, e);
+        return get_choice(key, json, "continue", "fail", &spec->fail_together, e);
     if (strcmp(key, "memory") == 0)
         return get_measure(key, json, "512M", num_parse_size, &spec->memory_bytes, e);
     if (strcmp(key, "disk") == 0)
@@ -607,11 +607,10 @@ json_t *jobspec_to_json(const struct jobspec *spec)
     if (spec->cpus)
         json_object_set_new(out, "cpus", json_integer(spec->cpus));
     json_object_set_new(out, "network", json_string(spec->network_nat ? "nat" : "none"));
-    /* What older readers do not know is said only where it matters. */
     if (spec->mail_committed)
         json_object_set_new(out, "mail", json_string("committed"));
-    if (spec->goes_on)
-        json_object_set_new(out, "on_part_failure", json_string("continue"));
+    if (spec->fail_together)
+        json_object_set_new(out, "on_part_failure", json_string("fail"));
     json_object_set_new(out, "retries", json_integer(spec->retries));
     json_object_set_new(out, "time_limit", json_integer((json_int_t)spec->time_limit_ms));
     if (spec->checkpoint_ms)

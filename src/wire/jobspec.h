@@ -61,7 +61,7 @@ struct jobspec {
     uint32_t cpus;
     bool network_nat;    /* "network": "nat"; the default is "none" */
     bool mail_committed; /* "mail": "committed"; the default is "immediate" */
-    bool goes_on;        /* "on_part_failure": "continue"; the default is "fail" */
+    bool fail_together;  /* "on_part_failure": "fail"; the default is "continue" */
     uint32_t retries;
     uint64_t time_limit_ms; /* guest run time */
     uint64_t checkpoint_ms; /* guest run time between checkpoints; 0: as the grid finds best */

@@ -31,8 +31,8 @@ struct sync_layer {
     uint64_t output_offset;
     uint64_t run_ms;
     uint64_t cut;       /* of the part's network drive, 0 none */
-    uint64_t mail_sent; /* messages up to this number are in it for certain */
-    uint64_t mail_read; /* it reads on from this position (0: from the first), or a later one */
+    uint64_t mail_sent; /* numbers up to it had come from the guest when it stopped for this one */
+    uint64_t mail_read; /* the position of its mailbox that it had asked for by then */
     struct sync_class cls;
 };
 

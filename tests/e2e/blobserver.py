@@ -14,6 +14,8 @@ import subprocess
 import threading
 import urllib.parse
 
+from mail_stand_in import Mail
+
 BLOCK = 256 * 1024
 
 
@@ -58,6 +60,7 @@ class BlobServer:
         self.output_status = 200
         self.blob_status = None
         self.cuts = []           # the next uploads end after so many bytes
+        self.mail = Mail()
         self.port = 0
         self.server = None
         self.lock = threading.Lock()
@@ -154,7 +157,7 @@ class BlobHandler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         o, what = self.owner, self.allowed()
-        if what is None:
+        if what is None or o.mail.serve(self, "GET", what):
             return
         m = re.fullmatch(r"blobs/([0-9a-f]{64})(/blocks)?", what)
         if not m or m[1] not in o.blobs:
@@ -190,7 +193,7 @@ class BlobHandler(http.server.BaseHTTPRequestHandler):
 
     def do_PUT(self):
         o, what = self.owner, self.allowed()
-        if what is None:
+        if what is None or o.mail.serve(self, "PUT", what):
             return
         if o.cuts:
             self.rfile.read(o.cuts.pop(0))
@@ -206,7 +209,7 @@ class BlobHandler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         o, what = self.owner, self.allowed()
-        if what is None:
+        if what is None or o.mail.serve(self, "POST", what):
             return
         data = self.body()
         parts = urllib.parse.urlsplit(what)

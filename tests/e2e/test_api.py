@@ -492,6 +492,7 @@ def test_checkpoints_and_damage(grid):
     grid.yado("checkpoint", f"{job}.0")
     for path in ("", "/parts/0"):
         grid.admin("POST", f"/v1/jobs/{job}{path}/checkpoint", 200)
+    assert grid.admin("GET", f"/v1/jobs/{job}/mail", 200).json() == {"mailboxes": []}
     grid.admin.error("POST", f"/v1/jobs/{job}/parts/5/checkpoint", 404, "no such part")
 
     # A PC that cannot read what the depot has whole is its own problem.

@@ -88,6 +88,12 @@ LEHMER = ["awk", f"BEGIN{{x=1; for(i=1;i<={STEPS * EVERY};i++){{x=(x*16807)%2147
           f"print x > \"/out/x\"}}"]
 
 
+def wait_unheld(grid, job, *states, timeout):
+    """Three cuts in a row are three failures of the grid: then the part is held."""
+    while grid.wait_state(job, "held", *states, timeout=timeout)[0]["state"] == "held":
+        grid.yado("release", job)
+
+
 def test_power_cuts_at_random_moments(tmp_path):
     print(f"seed {SEED}")
     rng = random.Random(SEED)
@@ -97,7 +103,7 @@ def test_power_cuts_at_random_moments(tmp_path):
                                         "".join(f"  - {w!r}\n" for w in LEHMER))
         job = g.submit("-f", g.dir / "job.yaml")
         for cut in range(CUTS):
-            g.wait_state(job, "running", "done", timeout=60)
+            wait_unheld(g, job, "running", "done", timeout=60)
             time.sleep(rng.random() * 3)  # the moment is what is random
             part = g.parts(job)[0]
             if part["state"] == "done":
@@ -110,11 +116,7 @@ def test_power_cuts_at_random_moments(tmp_path):
             for pc in g.json("pcs")["pcs"]:
                 if pc["draining"]:
                     g.yado("drain", pc["name"], "--undo")
-            if g.parts(job)[0]["state"] == "held":
-                g.yado("release", job)
-        # Three cuts in a row are three failures of the grid: then the part is held.
-        while g.wait_state(job, "done", "held", timeout=200)[0]["state"] == "held":
-            g.yado("release", job)
+        wait_unheld(g, job, "done", timeout=200)
         assert g.log(job, 0, "out").split("\n")[:-1] == want
         g.yado("results", job, tmp_path / "r")
         assert (tmp_path / "r/x").read_text().strip() == want[-1].split()[1]

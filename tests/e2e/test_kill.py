@@ -21,9 +21,10 @@ SHIM = pathlib.Path(YADO).resolve().parent / "libkillpoint.so"
 
 # Every run draws a number of its own: lines of two runs in one log, or a result that is of
 # another run than the log, cannot go unseen.
-JOB = f"""id=$(head -c 8 /dev/urandom | od -An -tx8 | tr -d ' ')
-i=0; while [ $i -lt {STEPS} ]; do i=$((i+1)); echo $id $i; usleep 100000; done
-echo $id > $YADO_OUT/id"""
+def program(steps):
+    return f"""id=$(head -c 8 /dev/urandom | od -An -tx8 | tr -d ' ')
+        i=0; while [ $i -lt {steps} ]; do i=$((i+1)); echo $id $i; usleep 100000; done
+        echo $id > $YADO_OUT/id"""
 
 
 def kill_some(grid, rng, what):
@@ -73,7 +74,7 @@ def test_kill_matrix(tmp_path):
 
         def submit_until(n):
             while len(unfinished()) < n:
-                jobs.append(g.submit("--memory", "128M", "--", "sh", "-c", JOB))
+                jobs.append(g.submit("--memory", "128M", "--", "sh", "-c", program(STEPS)))
 
         submit_until(3)
         wait_for("a first guest to run", lambda: g.pids("qemu-system"), 60)
@@ -124,9 +125,10 @@ class KillGrid(Grid):
 def test_a_master_that_dies_in_the_middle_of_commits(tmp_path):
     """Of checkpoints, output, reports and results; what it had confirmed is there."""
     print(f"seed {SEED}")
-    rng = random.Random(SEED)
+    rng, steps = random.Random(SEED), max(STEPS, 12 * COMMITS)  # it lasts longer than they do
     with KillGrid(pcs=2, memory="300M", master_args=["--lease", "12s"]) as g:
-        job = g.submit("--memory", "128M", "--checkpoint", "1s", "--", "sh", "-c", JOB)
+        job = g.submit("--memory", "128M", "--checkpoint", "1s", "--", "sh", "-c",
+                       program(steps))
         g.wait_state(job, "running")
         for kill in range(COMMITS):
             syncs, happens = rng.randint(1, 12), rng.random() < 0.5
@@ -134,9 +136,9 @@ def test_a_master_that_dies_in_the_middle_of_commits(tmp_path):
             g.arm(syncs, happens)
             wait_for("the master to die", lambda: not g.master.alive(), 60)
             g.start_master()
-        g.wait_state(job, "done", timeout=60)
+        g.wait_state(job, "done", timeout=60 + steps // 5)
         lines = re.findall(r"^(\w+) (\d+)$", g.log(job, 0, "out"), re.M)
         g.yado("results", job, tmp_path / "r")
         run = (tmp_path / "r/id").read_text().strip()
-        assert lines == [(run, str(n)) for n in range(1, STEPS + 1)]
+        assert lines == [(run, str(n)) for n in range(1, steps + 1)]
         assert not g.moves(job), "its PC was there all the time"

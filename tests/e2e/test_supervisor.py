@@ -24,6 +24,7 @@ import pytest
 
 import layer_file
 from blobserver import BlobServer
+from mail_stand_in import Mail
 from grid import IMAGES, SANITIZER, YADO, wait_for
 from pressure import HOLDER, page_out
 
@@ -236,6 +237,7 @@ def golden_world():
 def world(golden_world):
     w = golden_world
     w.server.output = b""
+    w.server.mail = Mail()
     w.server.output_status, w.server.blob_status, w.server.cuts = 200, None, []
     w.server.stall.clear()
     w.server.hang_from.clear()
@@ -396,6 +398,52 @@ def test_a_program_that_ends_during_a_checkpoint(world):
         assert vm.report["result"] in world.server.blobs
         vm.drop()
         world.server.output = b""
+
+
+TALK = ("yado-msg put big /bin/busybox; yado-msg get big | cmp - /bin/busybox && echo same;"
+        "i=0; while yado-msg send 1 $i; do i=$((i+1)); m=$(yado-msg recv) || exit 1;"
+        " [ $m = end ] && exit 0; echo got $m; done")
+
+
+def test_mail_over_a_save_and_going_back(world):
+    """A part that sends and reads by turns: its PC is taken back, then dies; nothing is lost, nothing
+    comes twice, and what it sends again is the same."""
+    mail = world.server.mail
+
+    def talk(vm, upto):
+        """Posts one for each that came, as the other part would."""
+        while len(mail.sent) < upto:
+            n = len(mail.sent)
+            vm.wait_until("the next message", lambda: len(mail.sent) > n)
+            if len(mail.box) < len(mail.sent):
+                mail.post(b"%d" % len(mail.box))
+
+    vm = start(world, argv=["sh", "-c", TALK], parts=3)
+    talk(vm, 10)
+    assert mail.blobs["big"] and mail.sent[0][0] == 1
+    vm.suspend()
+    chain = vm.wait("suspended")["layers"]
+    vm.drop()
+    print({k: chain[-1].get(k) for k in ("mail_sent", "mail_read")})
+    assert 8 <= chain[-1]["mail_sent"] <= 11 and chain[-1].get("mail_read", 0) <= len(mail.box) + 1
+    vm = start(world, name="1.0.2", argv=["sh", "-c", TALK], parts=3, chain=chain,
+               have=len(world.server.output))
+    talk(vm, 20)
+    vm.proc.kill()
+    vm.proc.wait()
+    world.server.output = world.server.output[:chain[-1]["output_offset"]]
+    vm = start(world, name="1.0.3", argv=["sh", "-c", TALK], parts=3, chain=chain,
+               have=len(world.server.output))
+    talk(vm, 30)
+    world.server.stop()  # and a master that is away for a moment
+    world.server.start()
+    talk(vm, 35)
+    mail.post(b"end")
+    vm.wait("done")
+    assert mail.texts() == [str(i) for i in range(len(mail.sent))] and not mail.differs
+    lines = world.text().splitlines()
+    assert lines == ["same"] + [f"got {i}" for i in range(len(lines) - 1)] and len(lines) > 34
+    vm.drop()
 
 
 def read_until_it_hangs(world):

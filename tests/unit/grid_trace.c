@@ -327,6 +327,7 @@ static void do_submit(struct world *w, enum grid_event_kind kind)
         .priority = (int32_t)number(w, "prio", 0),
         .retries = (uint32_t)number(w, "retries", 0),
         .checkpoint_ms = option(w, "never") ? GRID_CHECKPOINT_NEVER : number(w, "every", 0),
+        .fail_together = option(w, "together") != NULL,
     };
     struct grid_event e = {.kind = kind, .user = number(w, "user", 1), .submit = &s};
 
@@ -394,6 +395,7 @@ static void do_says(struct world *w, struct agent *a)
     vm->damaged = digest_of(number(w, "damaged", 0));
     vm->exit_status = (int32_t)number(w, "exit", 0) << 8;
     vm->oom = option(w, "oom") != NULL;
+    vm->had_mail = option(w, "mail") != NULL;
     vm->checkpoint = number(w, "checkpoint", 0);
     vm->cost_ms = (uint32_t)number(w, "cost", 0);
     vm->pause_ms = (uint32_t)number(w, "pause", 0);
@@ -572,6 +574,16 @@ static bool do_event(struct world *w)
             e.job = strtoull(word(w, 1), NULL, 10);
             e.part = GRID_ALL_PARTS;
         }
+    } else if (strcmp(verb, "save") == 0) {
+        e.kind = GRID_EV_SAVE;
+        id_of(word(w, 1), &e.job, &e.part, &e.epoch);
+    } else if (strcmp(verb, "fail") == 0) {
+        uint64_t epoch;
+
+        e.kind = GRID_EV_FAIL;
+        id_of(word(w, 1), &e.job, &e.part, &epoch);
+        e.epoch = epoch ? epoch : grid_get_part(w->g, e.job, (uint32_t)e.part)->epoch;
+        e.name = word(w, 2);
     } else if (strcmp(verb, "output") == 0) {
         uint64_t epoch;
 

@@ -5,18 +5,19 @@
  *   pc NAME [builder] [mem=SIZE] [cpus=N] [speed=N] [qemu=N]   enrol it; it reports itself free
  *   image NAME | delete-image NAME | user ID [weight=N] [quota=N]
  *   submit [user=ID] [parts=N] [mem=SIZE] [cpus=N] [image=NAME] [prio=N] [retries=N] [then]
- *          [never | every=MS]
+ *          [never | every=MS] [together]
  *   resplit JOB [as submit]   other parts, before any was placed
  *   cancel JOB | hold JOB | release JOB | drain PC | undrain PC | forget PC
  *   PC says J.P[@EPOCH] STATE [KEY=VALUE ...]   its report now has that VM in that state; keys:
  *                        reason layer offset exit oom note peak run stop save upload output
  *                        over (the layer's parent; golden) damaged checkpoint cost pause
- *                        cpu due (thousandths of a CPU)
+ *                        cpu due (thousandths of a CPU) mail
  *   PC free | PC busy REASON | PC loses J.P | PC reports
  *   PC silent | PC back   no syncs at all | again
  *   PC private            its owner's habits are not to be known
  *   PC deaf | PC hears    its syncs arrive, answers do not
  *   checkpoint J[.P] | move J.P PC | merge J.P LAYER... into LAYER | damage J.P LAYER
+ *   save J.P | fail J.P[@EPOCH] WHY   what the rules of mail ask for
  *   output J.P           its first output comes before any report
  *   +TIME                time passes ("+60s"); PCs that are not silent sync every 5 s
  *                        (30 s while it is days)

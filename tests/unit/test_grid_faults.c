@@ -396,6 +396,55 @@ static void test_a_builder_that_goes(void **state)
           "1.0 is done\n");
 }
 
+static void test_what_mail_asks_for(void **state)
+{
+    trace(THREE_PCS "a wants 1.0 run checkpoint=0\n"
+                    "save 1.0\n"
+                    "a wants 1.0 run checkpoint=1\n"
+                    "! save 1.0 : is being saved\n"
+                    "a says 1.0 running checkpoint=1 layer=9 run=5 offset=1\n"
+                    "save 1.0\n"
+                    "a wants 1.0 run checkpoint=2\n"
+                    "! fail 1.0@77 whatever : past\n"
+                    "fail 1.0 not_deterministic\n"
+                    "1.0 is failed\n"
+                    "1.0 chain\n"
+                    "1.0 says not_deterministic\n"
+                    "a wants nothing\n"
+                    "! save 1.0 : does not run\n");
+}
+
+static void test_a_part_with_mail_is_not_tried_again(void **state)
+{
+    trace("pc a builder cpus=1\n"
+          "image tiny\n"
+          "submit retries=5\n"
+          "a says 0.1 done layer=7\n"
+          "a says 1.0 done exit=1\n"
+          "1.0 is starting on a\n"
+          "a says 1.0 done exit=1 mail\n"
+          "1.0 is failed\n");
+}
+
+static void test_parts_that_fail_together(void **state)
+{
+    trace("pc a builder cpus=2\n"
+          "image tiny\n"
+          "submit parts=4 together\n"
+          "a says 0.1 done layer=7\n"
+          "a says 1.0 done\n"
+          "1.2 is starting on a\n"
+          "a says 1.1 done exit=3\n"
+          "1.0 is done\n"
+          "1.1 is failed\n"
+          "1.2 is cancelling on a\n"
+          "1.3 is cancelled\n"
+          "1.3 says part 1 failed\n"
+          "a reports\n"
+          "1.2 is cancelled\n"
+          "logged finished: 1 done, 1 failed, 2 cancelled\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -417,6 +466,9 @@ int main(void)
         cmocka_unit_test(test_forget_and_enrol_again),
         cmocka_unit_test(test_golden_layers_that_cannot_be_made),
         cmocka_unit_test(test_a_builder_that_goes),
+        cmocka_unit_test(test_what_mail_asks_for),
+        cmocka_unit_test(test_a_part_with_mail_is_not_tried_again),
+        cmocka_unit_test(test_parts_that_fail_together),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

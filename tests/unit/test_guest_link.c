@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -340,6 +341,154 @@ static void test_other_end_gone(void **state)
     end(&w);
 }
 
+/* ---- mail ---- */
+
+static int on_sent(void *arg, const struct mail_out *m)
+{
+    struct world *w = arg;
+
+    if (w->result_error)
+        return w->result_error;
+    buf_printf(&w->output, "%llu>%u:%.*s ", (unsigned long long)m->seq, m->to, (int)m->len,
+               (const char *)m->body);
+    return 0;
+}
+
+static void on_wanted(void *arg, uint64_t next, uint32_t room, bool anew)
+{
+    buf_printf(&((struct world *)arg)->output, "want %llu %u%s ", (unsigned long long)next, room,
+               anew ? " anew" : "");
+}
+
+static void on_blob(void *arg, const struct guest_blob *b)
+{
+    buf_printf(&((struct world *)arg)->output, "%s %s ", b->put ? "put" : "get", b->name);
+}
+
+static void guest_sends_frames(struct world *w, struct buf *frames)
+{
+    assert_int_equal(write(w->guest, frames->data, frames->len), (ssize_t)frames->len);
+    buf_deinit(frames);
+    assert_int_equal(guest_link_receive(&w->link), 0);
+}
+
+static void guest_sends_mail(struct world *w, uint64_t seq, const char *text)
+{
+    struct buf b = {0};
+
+    guest_mail_send_put(&b,
+                        &(struct mail_out){seq, 2, (uint32_t)strlen(text), (const uint8_t *)text});
+    guest_sends_frames(w, &b);
+}
+
+static void guest_wants(struct world *w, uint64_t next, uint32_t room)
+{
+    struct buf b = {0};
+
+    guest_mail_read_put(&b, next, room);
+    guest_sends_frames(w, &b);
+}
+
+static void expect_events(struct world *w, const char *text)
+{
+    char *got = buf_take_str(&w->output);
+
+    assert_string_equal(got ? got : "", text);
+    free(got);
+}
+
+static void begin_mail(struct world *w)
+{
+    begin(w, "{\"argv\":[\"true\"]}", 0);
+    w->link.events.mail_sent = on_sent;
+    w->link.events.mail_wanted = on_wanted;
+    w->link.events.blob = on_blob;
+    sync_up(w, GUEST_RUNNING);
+}
+
+static void test_mail(void **state)
+{
+    struct buf b = {0};
+    struct world w;
+
+    begin_mail(&w);
+    guest_sends_mail(&w, 7, "a"); /* six of them the master has */
+    guest_sends_mail(&w, 8, "b");
+    guest_wants(&w, 3, 100);
+    guest_wants(&w, 4, 90);
+    guest_blob_put(&b, &(struct guest_blob){.id = 1, .name = "x"});
+    guest_sends_frames(&w, &b);
+    expect_events(&w, "7>2:a 8>2:b want 3 100 anew want 4 90 get x ");
+    guest_link_ack_mail(&w.link, 7);
+    guest_link_ack_mail(&w.link, 6);
+    assert_true(guest_link_wants_write(&w.link));
+    assert_int_equal(guest_reads(&w), 2); /* and the ACK of all else */
+    /* It was saved and goes on: what it sends once more is not new. */
+    sync_up(&w, GUEST_RUNNING);
+    assert_true(w.link.mail_ack_due);
+    guest_sends_mail(&w, 8, "b");
+    guest_sends_mail(&w, 9, "c");
+    guest_wants(&w, 4, 90);
+    expect_events(&w, "9>2:c want 4 90 anew ");
+    end(&w);
+}
+
+static void test_mail_for_the_guest(void **state)
+{
+    static uint8_t body[100000];
+    const struct mail_in m = {1, 0, MAIL_MESSAGE, sizeof body, body};
+    struct world w;
+    int taken = 0;
+
+    begin_mail(&w);
+    (void)guest_reads(&w);
+    while (guest_link_mail(&w.link, &m))
+        assert_true(++taken < 10); /* it does not read: little is queued */
+    assert_int_equal(taken, 3);
+    w.link.synced = false;
+    assert_false(guest_link_blob_reply(&w.link, &(struct guest_blob_reply){.id = 1}));
+    end(&w);
+}
+
+static void test_mail_that_makes_no_sense(void **state)
+{
+    for (int kind = 0; kind < 4; kind++) {
+        struct world w;
+
+        begin_mail(&w);
+        guest_sends_mail(&w, 1, "a");
+        if (kind == 0)
+            guest_sends_mail(&w, 3, "c"); /* where is 2? */
+        else if (kind == 1)
+            guest_sends_bytes(&w, GUEST_MAIL_READ, 0, "");
+        else if (kind == 2)
+            guest_sends_bytes(&w, GUEST_BLOB, 0, "");
+        else
+            w.result_error = -ENOBUFS, guest_sends_mail(&w, 2, "b");
+        assert_false(w.link.synced);
+        expect_events(&w, "1>2:a ");
+        /* Asked anew, it may do better. */
+        w.result_error = 0;
+        sync_up(&w, GUEST_RUNNING);
+        guest_sends_mail(&w, 2, "b");
+        expect_events(&w, "2>2:b ");
+        end(&w);
+    }
+}
+
+/* A host without mail: what a newer guest says of it is nothing. */
+static void test_no_mail(void **state)
+{
+    struct world w;
+
+    begin(&w, NULL, 0);
+    sync_up(&w, GUEST_RUNNING);
+    guest_sends_mail(&w, 1, "a");
+    guest_wants(&w, 1, 100);
+    assert_true(w.link.synced);
+    end(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -352,6 +501,10 @@ int main(void)
         cmocka_unit_test(test_result_waits_for_our_disk),
         cmocka_unit_test(test_guest_that_never_reads),
         cmocka_unit_test(test_other_end_gone),
+        cmocka_unit_test(test_mail),
+        cmocka_unit_test(test_mail_for_the_guest),
+        cmocka_unit_test(test_mail_that_makes_no_sense),
+        cmocka_unit_test(test_no_mail),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

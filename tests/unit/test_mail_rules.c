@@ -289,6 +289,33 @@ static void test_clean(void **unused)
 
 /* ---- committed ------------------------------------------------------------------------------- */
 
+/* A part that ends well has no layer behind its last messages: its end is what they wait for. Those
+ * of one that failed are void. */
+static void test_release_at_the_end(void **unused)
+{
+    for (int failed = 0; failed < 2; failed++)
+        for (int killed = 0; killed < 2; killed++) {
+            struct bench *b = begin(true, NULL);
+
+            assert_int_equal(send(b, 0, 1, 2, "a"), MAIL_TAKEN);
+            assert_int_equal(send(b, 0, 2, 2, "b"), MAIL_TAKEN);
+            mail_durable(b->mail);
+            set_layer(b, 0, 1, 0);
+            b->told[0].is_final = true;
+            b->told[0].has_failed = failed;
+            if (killed)
+                reload(b);
+            else
+                tell(b, 0);
+            mail_durable(b->mail);
+            assert_string_equal(reads(b, 2, 1), failed ? "1:0:a" : "1:0:a 2:0:b");
+            tell(b, 0);
+            mail_durable(b->mail);
+            assert_string_equal(reads(b, 2, 1), failed ? "1:0:a" : "1:0:a 2:0:b");
+            end(b);
+        }
+}
+
 static void test_release(void **unused)
 {
     struct bench *b = begin(true, NULL);
@@ -482,6 +509,7 @@ int main(void)
         cmocka_unit_test(test_back_too_far),
         cmocka_unit_test(test_clean),
         cmocka_unit_test(test_release),
+        cmocka_unit_test(test_release_at_the_end),
         cmocka_unit_test(test_take_back),
         cmocka_unit_test(test_full),
         cmocka_unit_test(test_too_much_kept),

@@ -93,6 +93,8 @@ static struct grid_layer some_chain_layer(struct rng *r)
     l.epoch = some(r);
     l.committed_ms = some(r);
     l.disk_cut = some(r);
+    l.mail_sent = some(r);
+    l.mail_read = some(r);
     return l;
 }
 
@@ -178,6 +180,7 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.job.then_of = 0;
         row.job.then_job = some(r);
         row.job.checkpoint_ms = GRID_CHECKPOINT_NEVER;
+        row.job.fail_together = true;
         break;
     case GRID_ROW_LAYER:
         row.layer.job = id;
@@ -274,9 +277,9 @@ _Static_assert(sizeof(struct grid_meta) == 72, "grid_meta changed");
 _Static_assert(sizeof(struct grid_user) == 40, "grid_user changed");
 _Static_assert(sizeof(struct grid_pc) == 1104, "grid_pc changed");
 _Static_assert(sizeof(struct grid_image) == 80, "grid_image changed");
-_Static_assert(sizeof(struct grid_golden) == 512, "grid_golden changed");
-_Static_assert(sizeof(struct grid_job) == 200, "grid_job changed");
-_Static_assert(sizeof(struct grid_chain_row) == 320, "grid_chain_row changed");
+_Static_assert(sizeof(struct grid_golden) == 528, "grid_golden changed");
+_Static_assert(sizeof(struct grid_job) == 208, "grid_job changed");
+_Static_assert(sizeof(struct grid_chain_row) == 336, "grid_chain_row changed");
 _Static_assert(sizeof(struct grid_pin) == 56, "grid_pin changed");
 _Static_assert(sizeof(struct grid_part) == 608, "grid_part changed");
 _Static_assert(sizeof(struct grid_log) == 304, "grid_log changed");
@@ -1112,6 +1115,8 @@ static void tamper(const struct scratch *s, const char *sql)
     "ALTER TABLE pc DROP COLUMN gone_ms;"            \
     "ALTER TABLE pc DROP COLUMN visits;"             \
     "ALTER TABLE pc DROP COLUMN visits_ms;"
+#define UNDO_7 \
+    "ALTER TABLE job DROP COLUMN fail_together; ALTER TABLE job_then DROP COLUMN fail_together;"
 
 /* A store as version 1 left it: a part with one layer, on golden. */
 static void a_store_of_version_1_is_brought_up_to_date(void **state)
@@ -1126,6 +1131,7 @@ static void a_store_of_version_1_is_brought_up_to_date(void **state)
     e.rows[0] = golden;
     e.rows[1] = some_row(&r, GRID_ROW_JOB, 1);
     e.rows[1].job.finished_ms = e.rows[1].job.checkpoint_ms = 0;
+    e.rows[1].job.fail_together = false;
     part = some_row(&r, GRID_ROW_PART, 1);
     part.part = (struct grid_part){.job = 1,
                                    .index = 2,
@@ -1169,7 +1175,7 @@ static void a_store_of_version_1_is_brought_up_to_date(void **state)
                "CREATE INDEX part_layer ON part(layer) WHERE layer IS NOT NULL;"
                "UPDATE part SET layer = x'abababababababababababababababab"
                "abababababababababababababababab';"
-               "DROP TABLE submission;" UNDO_5 "PRAGMA user_version=1");
+               "DROP TABLE submission;" UNDO_5 UNDO_7 "PRAGMA user_version=1");
     st = open_state(&s);
     assert_loads(st, &e);
     free_row(&e.rows[1]);
@@ -1187,7 +1193,8 @@ static void a_store_of_version_2_is_brought_up_to_date(void **state)
 
     put_now(st, &row);
     state_close(st);
-    tamper(&s, "ALTER TABLE layer DROP COLUMN disk_cut; DROP TABLE submission;" UNDO_5
+    tamper(&s, "ALTER TABLE layer DROP COLUMN disk_cut; ALTER TABLE layer DROP COLUMN mail_sent;"
+               "ALTER TABLE layer DROP COLUMN mail_read; DROP TABLE submission;" UNDO_5 UNDO_7
                "PRAGMA user_version=2");
     st = open_state(&s);
     assert_int_equal(loaded(st), 1);
@@ -1213,8 +1220,8 @@ static void strange_stores_are_refused(void **state)
     state_close(st);
     tamper(&s, "PRAGMA user_version=99");
     assert_int_equal(state_open(s.path, &st, &err), -EPROTONOSUPPORT);
-    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 6)"));
-    tamper(&s, "PRAGMA user_version=6");
+    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 7)"));
+    tamper(&s, "PRAGMA user_version=7");
     st = open_state(&s); /* and nothing was changed */
     assert_int_equal(loaded(st), 1);
     state_close(st);

@@ -33,7 +33,7 @@ static void test_job_round_trip(void **state)
         " \"env\": {\"A_1\": \"b\"}, \"inputs\": [{\"path\": \"a/m\", \"digest\": \"" DIGEST
         "\", \"size\": 5, \"mode\": 493}], \"parts\": 4, \"memory\": \"250M\", \"cpus\": 2, "
         "\"disk\": 20000000,"
-        " \"network\": \"nat\", \"mail\": \"committed\", \"on_part_failure\": \"continue\","
+        " \"network\": \"nat\", \"mail\": \"committed\", \"on_part_failure\": \"fail\","
         " \"retries\": 1, \"time_limit\": \"2h\", \"priority\": -3,"
         " \"then\": {\"command\": [\"true\"]}}";
     json_t *json = parse(text), *again, *third;
@@ -45,7 +45,7 @@ static void test_job_round_trip(void **state)
     assert_int_equal(a->disk_bytes, 20ull << 20);
     assert_int_equal(a->time_limit_ms, 7200000);
     assert_int_equal(a->inputs[0].mode, 0755);
-    assert_true(a->network_nat && a->mail_committed && a->goes_on);
+    assert_true(a->network_nat && a->mail_committed && a->fail_together);
     assert_false(a->then->mail_committed);
     assert_string_equal(a->then->name, "true");
     assert_int_equal(a->then->parts, 1);

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of a job that talk, with real guests: what they compute is what they would have computed
+undisturbed, whatever becomes of their PCs and of the master."""
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from grid import YADO, Grid, wait_for
+
+APPS = pathlib.Path(YADO).resolve().parent / "apps/talk"
+
+
+def undisturbed(parts, program, *args):
+    """The last line of rank 0 under `yado local`, where nothing happens."""
+    r = subprocess.run([YADO, "local", "-n", str(parts), "--", str(APPS / program), *map(str, args)],
+                       capture_output=True, text=True, timeout=120, check=True)
+    return [line[3:] for line in r.stdout.splitlines() if line.startswith("0: ")][-1]
+
+
+def submit(g, parts, program, *args, options=()):
+    return g.submit("--parts", parts, "--memory", "128M", "--input", APPS / program, *options,
+                    "--", f"/in/{program}", *args)
+
+
+def running(g, job, count):
+    def all_run():
+        parts = g.parts(job)
+        return [p["state"] for p in parts] == ["running"] * count and parts
+    return wait_for(f"{count} parts to run", all_run, 120, 0.1)
+
+
+def steps(g, job):
+    return [int(n) for n in re.findall(r"^heat: step (\d+)$", g.log(job, 0, "out"), re.M)]
+
+
+def lose_power(g, pc):
+    """All that runs on that PC is gone at once."""
+    for _ in range(5):
+        for pid in g.pids(str(g.dir / pc)):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+    g.agents[pc].kill()
+
+
+def test_heat_whatever_happens():
+    args = ("--n", 48, "--steps", 300, "--pause", 20)
+    want = undisturbed(3, "heat", "--n", 48, "--steps", 300)
+    with Grid(pcs=3, memory="400M", master_args=["--lease", "10s"]) as g:
+        job = submit(g, 3, "heat", *args, options=("--checkpoint", "2s"))
+        parts = running(g, job, 3)
+        wait_for("some steps", lambda: steps(g, job), 60)
+        # The owner of rank 1's PC comes back; its neighbours wait for it, and go on.
+        g.owner(parts[1]["pc"], "leave")
+        seen = len(steps(g, job))
+        wait_for("steps after the move", lambda: len(steps(g, job)) > seen, 60)
+        g.owner(parts[1]["pc"], "auto")
+        # Rank 2's PC loses its power, and what it did since its last checkpoint is done again.
+        pc = g.parts(job)[2]["pc"]
+        lose_power(g, pc)
+        g.agents[pc].start()
+        # Meanwhile the master is killed.
+        g.master.kill()
+        g.start_master()
+        g.wait_state(job, "done", timeout=180)
+        assert g.log(job, 0, "out").splitlines()[-1] == want
+        assert steps(g, job) == sorted(set(steps(g, job)))
+        print([(m["reason"], m["total_ms"]) for m in g.moves(job)])
+
+
+# What it sends no run does again: after going back it says something else under the same number.
+DICE = """i=0; while [ $i -lt 50 ]; do
+    x=$(head -c 8 /dev/urandom | od -An -tx8); yado-msg send 1 "$i$x"; echo "$i$x"
+    i=$((i+1)); usleep 100000
+done; yado-msg send 1 end"""
+LISTEN = 'while m=$(yado-msg recv) && [ "$m" != end ]; do echo "$m"; done'
+
+
+def roll_dice(g, *options):
+    """One part sends, one prints what it gets; the sender goes back to a checkpoint in between."""
+    job = g.submit("--parts", 2, "--memory", "96M", *options, "--", "sh", "-c",
+                   f"if [ $YADO_PART = 0 ]; then {DICE}; else {LISTEN}; fi")
+    running(g, job, 2)
+    wait_for("some messages", lambda: len(g.log(job).splitlines()) > 5, 60)
+    g.yado("checkpoint", job)
+    count = len(g.log(job).splitlines())
+    wait_for("more messages", lambda: len(g.log(job).splitlines()) > count + 10, 60)
+    for pid in g.pids("qemu-system", f"/{job}.0."):
+        os.kill(pid, signal.SIGKILL)
+    return job
+
+
+def test_a_program_that_is_not_deterministic():
+    with Grid(pcs=2) as g:
+        job = roll_dice(g, "--mail", "committed")
+        g.wait_state(job, "done")
+        lines = g.log(job, 0).splitlines()
+        assert [int(line.split()[0]) for line in lines] == list(range(50))
+        assert g.log(job, 1).splitlines() == lines
+        job = roll_dice(g)
+        parts = wait_for("the sender to fail", lambda: [
+            p for p in g.parts(job) if p["part"] == 0 and p["state"] == "failed"], 60)
+        assert "not deterministic: use mail: committed" in json.dumps(parts), parts
+        g.yado("cancel", job)
+
+
+def test_a_move_in_a_ring_of_eight():
+    """The others wait for the one that moves, and no longer than for that."""
+    with Grid(pcs=5, memory="300M") as g:
+        job = submit(g, 8, "ring", "--laps", 60, "--pause", 20, options=("--memory", "96M"))
+        running(g, job, 8)
+        pc = g.parts(job)[5]["pc"]
+        to = next(p for p in sorted(g.agents) if p != pc)
+        g.yado("move", f"{job}.5", to)
+        wait_for("the move", lambda: [p for p in g.parts(job) if p["part"] == 5 and
+                                      p["state"] in ("running", "done") and p["pc"] != pc], 60)
+        g.wait_state(job, "done", timeout=120)
+        line = g.log(job, 0, "out").splitlines()[-1]
+        print(line, g.moves(job))
+        median, longest = (float(x) for x in re.search(
+            r"median=([\d.]+) .*longest_lap_us=(\d+)", line).groups())
+        assert len(g.moves(job)) == 1
+        assert longest / 1000 < 8 * median / 1000 * 2 + g.moves(job)[0]["total_ms"] + 1000
