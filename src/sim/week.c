@@ -200,6 +200,7 @@ static struct world_config config_of(const struct week *w, const struct rule *ru
 
     c.grid.requeue = rule->requeue;
     c.grid.by_habit = !rule->first_fit;
+    c.grid.last_wave_max = rule->policy == WORLD_MOVE ? c.grid.last_wave_max : 0;
     c.grid.upload_slots = 16;
     return c;
 }
