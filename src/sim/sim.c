@@ -170,13 +170,13 @@ int sim_print_json(json_t *json)
     return ok ? SIM_OK : SIM_FAILED;
 }
 
-int sim_plot(const char *script)
+int sim_plot(const struct buf *script)
 {
     FILE *f = popen("gnuplot", "we");
     int status;
 
     if (f)
-        fputs(script, f);
+        fwrite(script->data, 1, script->len, f);
     status = f ? pclose(f) : -1;
     if (status == 0)
         return SIM_OK;

@@ -5,6 +5,7 @@
 #ifndef YADO_SIM_SIM_H
 #define YADO_SIM_SIM_H
 
+#include "base/buf.h"
 #include "base/str.h"
 
 #include <jansson.h>
@@ -32,7 +33,7 @@ int sim_core(const struct sim_options *o);
 /* To standard output; an exit status. */
 int sim_print_json(json_t *json);
 /* Runs gnuplot, which reads the script; SIM_FAILED with a text on standard error without it. */
-int sim_plot(const char *script);
+int sim_plot(const struct buf *script);
 
 /* Means with the half of their 95 % interval. */
 struct mean {

@@ -305,7 +305,7 @@ static int plot(const struct week *w, const struct outcome *x)
                        column ? slowdown(&x[i]) : goodput(w, &x[i]));
         buf_put_str(&b, "e\n");
     }
-    return sim_plot((const char *)b.data);
+    return sim_plot(&b);
 }
 
 int sim_grid(const struct sim_options *o)
