@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static int read_text(const char *text, size_t len, struct owners_trace *t, struct err *e)
@@ -85,6 +86,33 @@ static void test_refused(void **state)
                      -ENOENT);
 }
 
+/* It is read as far as there may be lines, in bounded memory. */
+static void test_without_an_end(void **state)
+{
+    struct owners_trace t;
+    struct err e = {""};
+    char path[32], lines[64 * 1024 / 6 * 6];
+    int ends[2];
+    pid_t child;
+
+    for (size_t i = 0; i < sizeof lines; i += 6)
+        memcpy(lines + i, "0,1,2\n", 6);
+    assert_int_equal(pipe(ends), 0);
+    child = fork();
+    if (child == 0) {
+        close(ends[0]);
+        while (write(ends[1], lines, sizeof lines) > 0) /* SIGPIPE ends it */
+            ;
+        _exit(0);
+    }
+    close(ends[1]);
+    snprintf(path, sizeof path, "/dev/fd/%d", ends[0]);
+    assert_int_equal(owners_trace_read(path, &t, &e), -EINVAL);
+    assert_non_null(strstr(e.text, "more than 10000000 lines"));
+    close(ends[0]);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+}
+
 static void test_what_is_not_text(void **state)
 {
     struct owners_trace t;
@@ -98,6 +126,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_taken),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_without_an_end),
         cmocka_unit_test(test_what_is_not_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
