@@ -11,8 +11,10 @@
 
 #include <math.h>
 
-/* A chain that nobody merges does not grow for ever. */
-enum { CHAIN_FULL = 48 };
+enum {
+    CHAIN_FULL = 48,     /* a chain that nobody merges does not grow for ever */
+    UPLOADS_AT_ONCE = 4, /* of all guests' checkpoints, in the mean: the link is the moves' */
+};
 
 double grid_daly(double cost, double mtbf)
 {
@@ -75,6 +77,15 @@ void pc_died(struct grid *g, struct pc *pc)
 
 /* ---- a part's checkpoints ------------------------------------------------------------------- */
 
+/* What stands for the time that uploading took, where so many share the link that a tenth of the
+ * time of each would be more than all of it. */
+static double upload_ms(const struct grid *g, const struct part *p)
+{
+    double share = g->config.checkpoint_link * (double)g->count_busy / UPLOADS_AT_ONCE;
+
+    return p->r.upload_ms * fmax(1, share);
+}
+
 void checkpoint_plan(struct grid *g, struct part *p)
 {
     uint64_t ms = p->job->r.checkpoint_ms;
@@ -83,7 +94,7 @@ void checkpoint_plan(struct grid *g, struct part *p)
     if (ms == GRID_CHECKPOINT_NEVER)
         ms = 0;
     else if (ms == GRID_CHECKPOINT_AUTO)
-        ms = grid_checkpoint_interval(&g->config, cost_ms, p->r.upload_ms,
+        ms = grid_checkpoint_interval(&g->config, cost_ms, upload_ms(g, p),
                                       grid_pc_mtbf_ms(&g->config, &find_pc(g, p->r.pc)->r));
     if (p->chain && p->chain->r.count >= CHAIN_FULL)
         ms = 0;

@@ -157,31 +157,41 @@ static void link_expect(struct world *w)
     agenda_add(&w->events, at_ms, EV_LINK, 0, 0);
 }
 
-void world_flow(struct world *w, double bytes, uint32_t vm)
+static uint32_t stamp_of(const struct world *w, uint32_t who)
+{
+    return w->vms[who & ~OF_CHECKPOINT].stamp;
+}
+
+void world_flow(struct world *w, double bytes, uint32_t who)
 {
     link_advance(&w->link, w->now_ms);
-    link_add(&w->link, bytes, vm, w->vms[vm].stamp);
+    link_add(&w->link, bytes, who, stamp_of(w, who));
     link_expect(w);
 }
 
-void world_no_flow(struct world *w, uint32_t vm)
+void world_no_flow(struct world *w, uint32_t who)
 {
     link_advance(&w->link, w->now_ms);
-    link_cancel(&w->link, vm, w->vms[vm].stamp);
+    link_cancel(&w->link, who, stamp_of(w, who));
     link_expect(w);
 }
 
 static void link_event(struct world *w)
 {
-    uint32_t vm, stamp;
+    uint32_t who, stamp;
 
     if (w->now_ms != w->link_due_ms)
         return; /* another has come or gone since */
     w->link_due_ms = 0;
     link_advance(&w->link, w->now_ms);
-    while (link_take(&w->link, &vm, &stamp))
-        if (w->vms[vm].stamp == stamp)
-            guest_stage_ends(w, vm);
+    while (link_take(&w->link, &who, &stamp)) {
+        if (stamp_of(w, who) != stamp)
+            continue;
+        if (who & OF_CHECKPOINT)
+            guest_checkpoint_ends(w, who & ~OF_CHECKPOINT);
+        else
+            guest_stage_ends(w, who);
+    }
     link_expect(w);
 }
 

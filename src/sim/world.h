@@ -5,8 +5,8 @@
  *
  * What is simplified, beside the core, which is not: a report or an answer says what holds when it
  * arrives, not when it was sent (what stale words do to the core is `yado sim check`'s question);
- * checkpoints while a guest runs are counted but share no link; a guest that has ended sends its
- * result even when the owner is back.
+ * a guest that has ended sends its result even when the owner is back; all transfers share the
+ * master's link alike.
  *
  *   world.c    setting up, time, the master's side        world_pc.c  PCs: owners, power, syncs
  *   world_vm.c guests: start, run, save, move, end

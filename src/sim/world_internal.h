@@ -36,6 +36,7 @@ enum stage {
 };
 
 enum { NONE = UINT32_MAX };
+#define OF_CHECKPOINT (UINT32_C(1) << 31)
 
 struct wjob {
     struct world_job r;
@@ -56,7 +57,12 @@ struct vm {
     bool has_layer, upload, leaves, seen;
     uint64_t checkpoint_ms, checkpoint, checkpoint_done;
     const char *reason;
-    uint64_t stop_ms, save_ms, upload_ms; /* what the move took so far */
+    uint64_t stop_ms, save_ms, upload_ms; /* what the move, or the checkpoint, took so far */
+    struct {
+        bool flows;
+        double done_ms, bytes; /* as it was when it was made */
+        uint64_t run_ms, start_ms, number;
+    } saved; /* a checkpoint on its way */
 };
 
 struct wpc {
@@ -95,8 +101,9 @@ struct world {
 
 /* world.c */
 void world_step(struct world *w, struct grid_event *e);
-void world_flow(struct world *w, double bytes, uint32_t vm);
-void world_no_flow(struct world *w, uint32_t vm);
+/* who: a VM, or'ed with OF_CHECKPOINT. */
+void world_flow(struct world *w, double bytes, uint32_t who);
+void world_no_flow(struct world *w, uint32_t who);
 const struct wjob *world_job_of(struct world *w, const struct grid_job *record);
 void world_digest(struct world *w, struct grid_digest *ret);
 
@@ -119,6 +126,7 @@ void guest_desired(struct world *w, uint32_t vm, const struct grid_desired *d);
 void guest_drop(struct world *w, uint32_t vm);
 void guest_stage_ends(struct world *w, uint32_t vm);
 void guest_checkpoint(struct world *w, uint32_t vm);
+void guest_checkpoint_ends(struct world *w, uint32_t vm);
 void guest_owner(struct world *w, uint32_t vm, bool present);
 void guest_fail(struct world *w, uint32_t vm, const char *reason);
 void guest_to_report(const struct world *w, const struct vm *vm, struct grid_vm_report *r);

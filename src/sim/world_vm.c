@@ -74,6 +74,9 @@ static void enter(struct world *w, uint32_t i, enum stage stage)
     count_work(w, vm);
     if (flows(vm->stage))
         world_no_flow(w, i);
+    if (vm->saved.flows)
+        world_no_flow(w, i | OF_CHECKPOINT);
+    vm->saved.flows = false;
     vm->stage = stage;
     vm->stage_ms = w->now_ms;
     vm->stamp++;
@@ -115,7 +118,8 @@ static double dirty_bytes(const struct world *w, const struct vm *vm)
     return fmin(w->c.dirty_bytes_per_s * since_ms / 1000, (double)vm->spec->r.memory_bytes / 2);
 }
 
-static void make_layer(struct world *w, struct vm *vm, bool in_layers)
+static void make_layer(struct world *w, struct vm *vm, double bytes, double done_ms,
+                       uint64_t run_ms)
 {
     const struct grid_chain *chain = grid_get_chain(w->g, vm->job, (uint32_t)vm->part);
     const struct grid_part *p = grid_get_part(w->g, vm->job, (uint32_t)vm->part);
@@ -124,10 +128,10 @@ static void make_layer(struct world *w, struct vm *vm, bool in_layers)
     world_digest(w, &vm->layer.digest);
     vm->layer.parent = chain && chain->count ? *grid_layer_name(&chain->layers[chain->count - 1])
                                              : grid_get_golden(w->g, p->golden)->layer.digest;
-    vm->layer.size_bytes = in_layers ? (uint64_t)dirty_bytes(w, vm) : vm->spec->r.memory_bytes;
-    vm->layer.output_offset = (uint64_t)vm->done_ms;
-    vm->layer.run_ms = vm->run_ms;
-    vm->saved_ms = vm->done_ms;
+    vm->layer.size_bytes = (uint64_t)bytes;
+    vm->layer.output_offset = (uint64_t)done_ms;
+    vm->layer.run_ms = run_ms;
+    vm->saved_ms = done_ms;
     vm->has_layer = true;
 }
 
@@ -138,6 +142,7 @@ static void save(struct world *w, uint32_t i, const char *reason)
 
     enter(w, i, VM_SAVING);
     vm->reason = reason;
+    vm->upload_ms = 0;
     ms = w->c.move_s ? half_move_ms(w, vm) : 10 + dirty_bytes(w, vm) / w->c.save_bytes_per_s * 1000;
     if (!w->c.move_s && ms > (double)w->c.deadline_ms)
         w->stats.late++;
@@ -214,7 +219,8 @@ void guest_stage_ends(struct world *w, uint32_t i)
         break;
     case VM_UPLOAD:
         vm->upload_ms = w->now_ms - vm->stage_ms;
-        make_layer(w, vm, !w->c.move_s);
+        make_layer(w, vm, w->c.move_s ? (double)vm->spec->r.memory_bytes : dirty_bytes(w, vm),
+                   vm->done_ms, vm->run_ms);
         enter(w, i, VM_SUSPENDED);
         break;
     default:
@@ -227,14 +233,31 @@ void guest_checkpoint(struct world *w, uint32_t i)
 {
     struct vm *vm = &w->vms[i];
 
-    if (vm->stage != VM_RUN)
+    if (vm->stage != VM_RUN || vm->saved.flows)
         return;
     count_work(w, vm);
-    w->link.bytes += dirty_bytes(w, vm);
-    make_layer(w, vm, true);
-    vm->checkpoint_done = vm->checkpoint;
+    vm->saved.flows = true;
+    vm->saved.done_ms = vm->done_ms;
+    vm->saved.run_ms = vm->run_ms;
+    vm->saved.bytes = dirty_bytes(w, vm);
+    vm->saved.start_ms = w->now_ms;
+    vm->saved.number = vm->checkpoint;
+    world_flow(w, vm->saved.bytes, i | OF_CHECKPOINT);
+}
+
+/* It is in the depot; meanwhile the guest ran on. */
+void guest_checkpoint_ends(struct world *w, uint32_t i)
+{
+    struct vm *vm = &w->vms[i];
+
+    vm->saved.flows = false;
+    vm->upload_ms = w->now_ms - vm->saved.start_ms;
+    make_layer(w, vm, vm->saved.bytes, vm->saved.done_ms, vm->saved.run_ms);
+    vm->checkpoint_done = vm->saved.number;
     expect_checkpoint(w, i);
     wpc_report(w, vm->pc);
+    if (vm->checkpoint > vm->checkpoint_done) /* asked for since */
+        guest_checkpoint(w, i);
 }
 
 void guest_fail(struct world *w, uint32_t i, const char *reason)

@@ -112,6 +112,28 @@ static void test_a_move(void **state)
     near(makespan(&c, &job), 125000, 500);
 }
 
+/* Fifty guests change more than the link carries: their checkpoints become rarer, and leave most of
+ * it to others. */
+static void test_checkpoints_share_the_link(void **state)
+{
+    struct world_pc pcs[50] = {{0}};
+    struct world_config c = plain(pcs, 50);
+    struct world_job job = {.parts = 50, .memory_bytes = 256 * MB, .work_ms = 8 * 3600000};
+    struct world *w;
+    double carried;
+
+    for (size_t i = 0; i < 50; i++)
+        pcs[i] = two_pcs[0];
+    c.checkpoints = true;
+    w = world_new(&c);
+    world_submit(w, &job);
+    assert_true(world_finish(w, LONGEST_MS));
+    carried = c.link_bytes_per_s * (double)world_now(w) / 1000;
+    assert_true(world_link(w)->bytes > 0.2 * carried && world_link(w)->bytes < carried);
+    assert_true(world_stats(w)->checkpoints > 50);
+    world_free(w);
+}
+
 /* The same seed gives the same history, another one another. */
 static void test_seeds(void **state)
 {
@@ -148,6 +170,7 @@ int main(void)
         cmocka_unit_test(test_the_link_is_shared),
         cmocka_unit_test(test_the_combining_job_comes_last),
         cmocka_unit_test(test_a_move),
+        cmocka_unit_test(test_checkpoints_share_the_link),
         cmocka_unit_test(test_seeds),
     };
 
