@@ -14,7 +14,8 @@
  * block columns with p the largest divisor of the parts that is no larger than their root.
  *
  * Memory: a part holds its columns of B, a strip of A and a strip of C: n * cols + STRIP * (n +
- * cols) doubles. combine holds one strip of C. check holds n * CHECK_COLS + CHECK_ROWS * (n + ...).
+ * cols) doubles, beside 128 MiB of addresses that OpenBLAS reserves. combine holds one strip of C.
+ * check holds n * CHECK_COLS + CHECK_ROWS * (n + ...).
  */
 #include "matrix.h"
 

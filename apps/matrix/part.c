@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 struct block {
@@ -91,6 +92,18 @@ static void settle_part(struct options *o)
         o->out = env_or("YADO_OUT", "/out");
 }
 
+/* OpenBLAS takes that much before it multiplies, of addresses rather than memory; where it may not
+ * (a guest of less), it tries for ever. */
+static void expect_room(void)
+{
+    size_t size = (size_t)128 << 20;
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (p == MAP_FAILED)
+        die("no room for OpenBLAS, which reserves 128 MiB; give the guest more memory");
+    munmap(p, size);
+}
+
 int part_main(struct options *o)
 {
     struct factor fa, fb;
@@ -102,6 +115,7 @@ int part_main(struct options *o)
     settle_n(o);
     settle_part(o);
     k = block_for(o);
+    expect_room();
     fa = factor_open(o, o->a, 'a');
     fb = factor_open(o, o->b, 'b');
     printf("part %zu of %zu: rows %zu to %zu, columns %zu to %zu of %zu\n", o->part, o->parts,

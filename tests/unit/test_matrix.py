@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import re
+import resource
 import struct
 import subprocess
 import sys
@@ -217,6 +218,15 @@ class Matrix(unittest.TestCase):
             self.assertIn(r.returncode, (0, 2), r.stderr)
         save(bad, [[1.0] * 3] * 3)
         refused("3 x 3, not 2 x 2")
+
+    def test_a_guest_that_is_too_small_is_told(self):
+        if pathlib.Path(MATRIX).name != "matrix":
+            return  # sanitizers need more than any limit
+        r = subprocess.run([MATRIX, "part", "--n", "8", "--seed", "1", "--out", self.dir],
+                           capture_output=True, text=True, timeout=60, preexec_fn=lambda:
+                           resource.setrlimit(resource.RLIMIT_AS, (100 << 20, 100 << 20)))
+        self.assertEqual(r.returncode, 2)
+        self.assertIn("more memory", r.stderr)
 
     def test_wrong_use_is_told(self):
         out = ["--out", self.dir]
