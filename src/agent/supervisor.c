@@ -385,6 +385,19 @@ static void keep_deadline(struct supervisor *s)
     supervisor_fail(s, reason, "not saved within the return deadline");
 }
 
+void supervisor_give_up(struct supervisor *s)
+{
+    char reason[sizeof s->report.reason];
+
+    if (!s->report.unsent_bytes || (s->stage != UPLOADING && s->stage != SAVING))
+        return;           /* it has just been sent */
+    saved_remove(s->dir); /* before what it names */
+    made_discard(&s->made);
+    supervisor_report_layers(s);
+    memcpy(reason, s->report.reason, sizeof reason);
+    supervisor_fail(s, reason, "not sent within the return deadline, and no room to keep it");
+}
+
 void supervisor_decide(struct supervisor *s)
 {
     if (mono_ms() - s->heard_ms > ALONE_MS)
@@ -449,6 +462,8 @@ void supervisor_upload_layer(struct supervisor *s)
 
     if (work_needs_cut(&s->work)) {
         s->stage = SAVING;
+        s->report.unsent_bytes = s->work.layer.size;
+        supervisor_tell(s);
         work_ask(&s->work, TASK_CUT);
         return;
     }

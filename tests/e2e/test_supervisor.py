@@ -579,6 +579,23 @@ def test_the_last_layer_waits_for_a_slot(world):
     vm.drop()
 
 
+def test_a_last_layer_that_may_not_stay(world):
+    vm = start(world)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    first = checkpoint(vm, 1, upload=False)
+    vm.suspend()
+    vm.wait("uploading")
+    assert vm.report["unsent_bytes"] == sum(p.stat().st_size for p in vm.dir.glob("*.layer")
+                                            if p.stem != first["digest"])
+    vm.say("give_up")
+    report = vm.wait("failed")
+    assert report["reason"] == "owner" and "deadline" in report["note"], report
+    assert [l["digest"] for l in report["layers"]] == [first["digest"]]
+    assert [p.stem for p in vm.dir.glob("*.layer")] == [first["digest"]]
+    assert not (vm.dir / "saved.json").exists() and "unsent_bytes" not in report
+    vm.drop()
+
+
 def test_a_damaged_layer_is_named(world):
     vm = start(world)
     vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
