@@ -17,7 +17,6 @@ import struct
 import subprocess
 import tarfile
 import tempfile
-import threading
 import time
 
 import pytest
@@ -27,11 +26,11 @@ from blobserver import BlobServer
 from mail_stand_in import Mail
 from grid import IMAGES, SANITIZER, YADO, wait_for
 from pressure import HOLDER, page_out
+from traced import traced
 
 MACHINE = {"machine": "pc-i440fx-7.2", "cpu": "Nehalem", "accel": "tcg"}
 MEMORY = 128 << 20
 COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 20000; done"
-PTRACE_ATTACH, WALL = 16, 0x40000000
 
 
 NEEDS_FUSE = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no FUSE here")
@@ -610,32 +609,6 @@ def test_a_damaged_layer_is_named(world):
     report = vm.wait("failed")
     assert report["reason"] == "layer damaged" and report["damaged"] == digest, report
     vm.drop()
-
-
-@contextlib.contextmanager
-def traced(pid):
-    """All threads of a process stand still, and no signal but a kill moves them: whatever its
-    supervisor does, it does not answer."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    attached, over = threading.Event(), threading.Event()
-
-    def trace():  # the tracer is a thread: with it goes the trace
-        tids = [int(tid) for tid in os.listdir(f"/proc/{pid}/task")]
-        if any(libc.ptrace(PTRACE_ATTACH, tid, None, None) for tid in tids):
-            return
-        attached.set()
-        while not over.wait(0.01):
-            for tid in tids:  # a death is told to the tracer first
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(tid, os.WNOHANG | WALL)
-    thread = threading.Thread(target=trace)
-    thread.start()
-    try:
-        assert attached.wait(5), "cannot trace it"
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def test_what_is_not_saved_by_the_deadline_is_given_up(world):
