@@ -62,7 +62,7 @@ struct layer {
 /* A part: its row, its guest, its host. */
 struct part {
     uint64_t epoch;
-    bool is_placed, is_final, has_snap;
+    bool is_placed, is_final, has_failed, has_snap;
     struct layer layers[2]; /* the newest is the last */
     unsigned count_layers;
     struct guest guest, longest;
@@ -220,7 +220,7 @@ static void tell(struct world *w, uint32_t job, uint32_t rank)
                           .rank = rank,
                           .epoch = p->epoch,
                           .is_final = p->is_final,
-                          .has_failed = p->is_final};
+                          .has_failed = p->has_failed};
 
     if (p->count_layers)
         t.top = p->layers[p->count_layers - 1].mail;
@@ -511,10 +511,23 @@ static void end_for_good(struct world *w, uint32_t job, uint32_t rank)
     if (!p->is_placed || w->kind != MAIL_WORLD_DEATH || rank == 0)
         return;
     p->is_placed = false;
-    p->is_final = true;
+    p->is_final = p->has_failed = true;
     /* It may have been further before it went back, and behaved the same. */
     if (!w->committed && p->longest.count_sent > p->guest.count_sent)
         p->guest = p->longest;
+    tell(w, job, rank);
+}
+
+/* It ends well, as soon as all that it sent is taken. */
+static void finish(struct world *w, uint32_t job, uint32_t rank)
+{
+    struct part *p = &w->parts[job][rank];
+
+    if (!p->is_placed || w->kind != MAIL_WORLD_DEATH || p->guest.count_window ||
+        p->guest.step < STEPS / 2)
+        return;
+    p->is_placed = false;
+    p->is_final = true;
     tell(w, job, rank);
 }
 
@@ -627,6 +640,7 @@ static void happen(struct world *w, uint32_t job, uint32_t rank)
     case 95:
         if (chance(w, 10))
             end_for_good(w, job, rank);
+        finish(w, job, rank);
         lie(w, job, rank);
         break;
     default:
@@ -706,9 +720,9 @@ static void compare(struct world *w, uint32_t job, uint32_t from, uint32_t to)
         at++;
     if (b->is_final || w->kind == MAIL_WORLD_NEVER_READS)
         return;
-    if (gone != a->is_final)
+    if (gone != a->has_failed)
         fail(w, "job %u: rank %u was told %u times that %u is gone", job, to, gone, from);
-    if (!a->is_final && at < a->guest.count_sent)
+    if (!a->has_failed && at < a->guest.count_sent)
         fail(w, "job %u: a message of rank %u to %u is lost", job, from, to);
 }
 
