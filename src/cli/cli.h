@@ -30,9 +30,9 @@ struct command {
 };
 
 extern const struct command cmd_cancel, cmd_checkpoint, cmd_demo, cmd_depot, cmd_drain, cmd_events,
-    cmd_history, cmd_hold, cmd_image, cmd_job, cmd_jobs, cmd_local, cmd_login, cmd_logs, cmd_mail, cmd_move,
-    cmd_moves, cmd_pcs, cmd_release, cmd_results, cmd_split, cmd_status, cmd_submit, cmd_user,
-    cmd_vms, cmd_whoami;
+    cmd_history, cmd_hold, cmd_image, cmd_job, cmd_jobs, cmd_local, cmd_login, cmd_logs, cmd_mail,
+    cmd_move, cmd_moves, cmd_pcs, cmd_release, cmd_results, cmd_split, cmd_status, cmd_submit,
+    cmd_user, cmd_vms, cmd_whoami;
 
 /* argv[0] is the command; none of them: an overview. */
 int yado_cli_main(int argc, char **argv);

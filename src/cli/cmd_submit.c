@@ -267,7 +267,7 @@ const struct command cmd_submit = {
     "  -i, --input PATH   a file or folder, found in the guest as /in/NAME; may be repeated\n"
     "  --env NAME=VALUE   in the program's environment; may be repeated\n"
     "  --network nat      lets it reach the network (none)\n"
-    "  --mail WHEN        messages between parts leave: immediate, or committed: with a save (immediate)\n"
+    "  --mail WHEN        immediate: messages leave at once; committed: with a save (immediate)\n"
     "  --on-part-failure WHAT\n"
     "                     the other parts continue, or fail (continue)\n"
     "  --retries N        starts a part anew after a failure of its own, N times (0)\n"
