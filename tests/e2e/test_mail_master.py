@@ -277,6 +277,29 @@ def test_a_mailbox_that_nobody_reads_fills_up(g):
     assert re.search(rf"^ +2 +0 +0 +{seq} +0 ", g.yado("mail", str(w.job)), re.M)
 
 
+def test_a_reader_that_keeps_too_much_is_saved(g):
+    """256 MiB that were read are kept for going back; then a checkpoint is asked for, and nobody
+    waits."""
+    w = World(g)
+    a, _, c = (w.rank(i) for i in range(3))
+    body, seq = os.urandom(MIB), 0
+    while seq < 270:
+        assert a.post(seq + 1, *[(2, body)] * 6) == seq + 6
+        assert c.get(seq + 1, size=8 * MIB) == [(seq + 1 + i, 0, 0, body) for i in range(6)]
+        seq += 6
+        if seq == 240:
+            w.sync()
+            assert not w.pc.desired[c.key].get("checkpoint")
+    c.get(seq + 1, status=204)
+    assert w.mailboxes()[2]["kept_bytes"] > 256 * MIB
+    for at in (seq - 1, seq + 1):  # what the second newest layer reads on from is kept
+        wait_for("a checkpoint of the reader",
+                 lambda: w.pc.sync() and w.pc.desired[c.key].get("checkpoint"))
+        c.layer(0, at)
+    wait_for("the rest to be dropped", lambda: w.mailboxes()[2]["kept_bytes"] < 3 * MIB)
+    assert not w.pc.desired[a.key].get("checkpoint")
+
+
 def test_blobs_belong_to_the_job(g):
     w = World(g)
     a, b = w.rank(0), w.rank(1)
