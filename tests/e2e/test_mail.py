@@ -17,10 +17,10 @@ APPS = pathlib.Path(YADO).resolve().parent / "apps/talk"
 
 
 def undisturbed(parts, program, *args):
-    """The last line of rank 0 under `yado local`, where nothing happens."""
+    """The last line of the program under `yado local`, where nothing happens."""
     r = subprocess.run([YADO, "local", "-n", str(parts), "--", str(APPS / program), *map(str, args)],
                        capture_output=True, text=True, timeout=120, check=True)
-    return [line[3:] for line in r.stdout.splitlines() if line.startswith("0: ")][-1]
+    return re.findall(rf"^\d+: ({program}: .*)$", r.stdout, re.M)[-1]
 
 
 def submit(g, parts, program, *args, options=()):

@@ -65,15 +65,18 @@ class Rank:
             bodies += [m[3] for m in got]
         return bodies
 
-    def layer(self, sent, read, **more):
+    def layer(self, sent, read):
         """A checkpoint that is durable and recorded."""
         pc = self.world.pc
         run_ms = self.world.run_ms = self.world.run_ms + 1000
-        pc.vm(self.key, "running", layers=[pc.layer(self.key, os.urandom(100), mail_sent=sent,
-                                                    mail_read=read, run_ms=run_ms, **more)])
+        below = self.world.tops.get(self.number)
+        layer = pc.layer(self.key, os.urandom(100), mail_sent=sent, mail_read=read, run_ms=run_ms,
+                         **({"parent": below} if below else {}))
+        pc.vm(self.key, "running", layers=[layer])
         pc.sync()
         pc.vm(self.key, "running")
         pc.sync()
+        self.world.tops[self.number] = layer["digest"]
 
     def again(self):
         """It dies, and is placed again."""
@@ -85,7 +88,7 @@ class Rank:
 
 class World:
     def __init__(self, g, parts=3, **spec):
-        self.g, self.run_ms = g, 0
+        self.g, self.run_ms, self.tops = g, 0, {}
         self.pc = FakePC(g, "pc-1")
         self.pc.sync()
         self.job = g.submit_api(parts=parts, **spec)
