@@ -682,6 +682,9 @@ static void happen(struct world *w, uint32_t job, uint32_t rank)
         finish(w, job, rank);
         lie(w, job, rank);
         break;
+    case 96:
+        tell(w, job, rank); /* once more what its rows say */
+        break;
     default:
         w->now_ms += 50;
         hear_wishes(w);
