@@ -437,6 +437,13 @@ static void on_sigterm(uv_signal_t *signal, int number)
     stop_now(a);
 }
 
+/* What the master could not take by the owner's deadline takes a share of his disk, no more. */
+static void limit_unsent(struct agent *a)
+{
+    if (a->return_until_ms && agent_now_ms() >= return_until(a))
+        agent_vm_limit_unsent(a, a->config.keep_unsent_bytes);
+}
+
 static void check_ends(struct agent *a)
 {
     uint64_t now = agent_now_ms();
@@ -465,6 +472,7 @@ static void on_tick(uv_timer_t *timer)
 
     agent_vm_tick(a);
     agent_decide(a, owner_now_us());
+    limit_unsent(a);
     check_ends(a);
     if (a->answered)
         prove_class(a);

@@ -44,6 +44,7 @@ struct agent_config {
     uint64_t visit_ms; /* an owner who stays no longer only interrupts the guests; 0: never */
     /* From the owner's return to his memory given back; and how long a shutdown waits. */
     uint64_t return_deadline_ms;
+    uint64_t keep_unsent_bytes; /* of layers that could not be sent by then; what is more is lost */
 };
 
 struct agent {
@@ -112,6 +113,8 @@ void agent_vm_suspend_all(struct agent *a, const char *reason, uint64_t event_us
 void agent_vm_pause_all(struct agent *a, const char *reason, uint64_t event_us);
 void agent_vm_unpause_all(struct agent *a);
 void agent_vm_tick(struct agent *a);
+/* Of layers that only this PC has, no more than so many bytes stay: the largest are given up. */
+void agent_vm_limit_unsent(struct agent *a, uint64_t max_bytes);
 /* Appends what is reported of the VMs; *ret_vms is owned by the caller (free). */
 size_t agent_vm_reports(struct agent *a, struct sync_vm **ret_vms);
 /* True when every VM has given its memory back (its layer is whole here or at the master). */

@@ -30,6 +30,9 @@ static const char help[] =
     "  --priority idle|normal   class of CPU and I/O that guests run in (default idle)\n"
     "  --return-deadline TIME   by when the guests' memory is the owner's again, and how long a\n"
     "                           shutdown may wait for them to be handed over (default 15s)\n"
+    "  --keep-unsent SIZE       layers that cannot be sent by then stay on this PC's disk up to "
+    "so\n"
+    "                           many bytes; what is more is lost (default 4G)\n"
     "  --guest-silence TIME     a guest that runs and does not answer for so long is given up\n"
     "                           (default 1m)\n"
     "  --qemu BINARY            default: qemu-system-x86_64 in PATH\n"
@@ -46,6 +49,7 @@ enum {
     CPU,
     PRIORITY,
     DEADLINE,
+    UNSENT,
     SILENCE,
     QEMU,
     IMAGES
@@ -69,6 +73,7 @@ int yado_agent_main(int argc, char **argv)
         {"cpu-share", required_argument, NULL, CPU},
         {"priority", required_argument, NULL, PRIORITY},
         {"return-deadline", required_argument, NULL, DEADLINE},
+        {"keep-unsent", required_argument, NULL, UNSENT},
         {"guest-silence", required_argument, NULL, SILENCE},
         {"qemu", required_argument, NULL, QEMU},
         {"images", required_argument, NULL, IMAGES},
@@ -83,6 +88,7 @@ int yado_agent_main(int argc, char **argv)
                              .grace_ms = 15 * 60000,
                              .visit_ms = 5 * 60000,
                              .return_deadline_ms = 15000,
+                             .keep_unsent_bytes = 4ull << 30,
                              .guest_silence_ms = GUEST_LINK_SILENCE_MS};
     struct err err = {0};
     int o;
@@ -120,6 +126,10 @@ int yado_agent_main(int argc, char **argv)
         case DEADLINE:
             if (num_parse_duration(optarg, &c.return_deadline_ms) < 0)
                 return bad("--return-deadline", optarg, "a time such as 15s");
+            break;
+        case UNSENT:
+            if (num_parse_size(optarg, &c.keep_unsent_bytes) < 0)
+                return bad("--keep-unsent", optarg, "a size such as 4G, or 0");
             break;
         case SILENCE:
             if (num_parse_duration(optarg, &c.guest_silence_ms) < 0 || !c.guest_silence_ms)

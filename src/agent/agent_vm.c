@@ -598,6 +598,29 @@ void agent_vm_tick(struct agent *a)
     }
 }
 
+static uint64_t unsent_bytes(const struct agent_vm *vm)
+{
+    return vm->dropping || vm->stage != LIVE || is_final(&vm->report) ? 0 : vm->report.unsent_bytes;
+}
+
+void agent_vm_limit_unsent(struct agent *a, uint64_t max_bytes)
+{
+    for (;;) {
+        struct agent_vm *largest = a->vms;
+        uint64_t sum = 0;
+
+        for (struct agent_vm *vm = a->vms; vm; vm = vm->next) {
+            sum += unsent_bytes(vm);
+            if (unsent_bytes(vm) > unsent_bytes(largest))
+                largest = vm;
+        }
+        if (sum <= max_bytes)
+            return;
+        send_cmd(largest, "give_up");
+        largest->report.unsent_bytes = 0; /* its next report says what is so */
+    }
+}
+
 /* What one guest may have of the CPUs when all that run want theirs, in thousandths. */
 static uint32_t cpu_share(const struct agent *a)
 {
@@ -618,6 +641,7 @@ size_t agent_vm_reports(struct agent *a, struct sync_vm **ret_vms)
         struct sync_vm *r = &(*ret_vms)[n++];
 
         sync_vm_copy(r, &vm->report);
+        r->unsent_bytes = 0;
         if (r->cpu_due_millis > share)
             r->cpu_due_millis = share;
     }

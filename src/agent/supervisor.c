@@ -246,6 +246,7 @@ static int begin_live(struct supervisor *s)
     guest_link_init(&s->link, vm_guest_fd(s->work.vm), &events, s->start_json,
                     s->config.desired.output_have);
     s->link.silence_ms = s->config.guest_silence_ms;
+    s->link.group = s->config.desired.job;
     atomic_store(&s->work.output_received, s->config.desired.output_have);
     s->stage = LIVE;
     return 0;
@@ -262,7 +263,8 @@ void supervisor_serve_guest(struct supervisor *s, short events)
         r = guest_link_flush(&s->link);
     }
     if (r && s->stage == LIVE && !s->suspend)
-        supervisor_fail(s, "QEMU died", "");
+        supervisor_fail(s, r == -EBADMSG ? "guest broken" : "QEMU died",
+                        r == -EBADMSG ? "its memory is that of another job" : "");
 }
 
 /* ---- QEMU's events ---- */
@@ -385,6 +387,19 @@ static void keep_deadline(struct supervisor *s)
     supervisor_fail(s, reason, "not saved within the return deadline");
 }
 
+void supervisor_give_up(struct supervisor *s)
+{
+    char reason[sizeof s->report.reason];
+
+    if (!s->report.unsent_bytes || (s->stage != UPLOADING && s->stage != SAVING))
+        return;           /* it has just been sent */
+    saved_remove(s->dir); /* before what it names */
+    made_discard(&s->made);
+    supervisor_report_layers(s);
+    memcpy(reason, s->report.reason, sizeof reason);
+    supervisor_fail(s, reason, "not sent within the return deadline, and no room to keep it");
+}
+
 void supervisor_decide(struct supervisor *s)
 {
     if (mono_ms() - s->heard_ms > ALONE_MS)
@@ -449,6 +464,8 @@ void supervisor_upload_layer(struct supervisor *s)
 
     if (work_needs_cut(&s->work)) {
         s->stage = SAVING;
+        s->report.unsent_bytes = s->work.layer.size;
+        supervisor_tell(s);
         work_ask(&s->work, TASK_CUT);
         return;
     }

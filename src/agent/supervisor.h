@@ -199,12 +199,18 @@ bool made_update(struct made *m);
 /* The master has recorded this layer and those below it: they are no longer ours to keep. */
 void made_recorded(struct made *m, const char *digest);
 bool made_all_durable(const struct made *m);
+/* Of those that are not durable. */
+uint64_t made_unsent_bytes(const struct made *m);
 /* What is not durable yet is no longer sent; the uploader is free for the result. */
 void made_abandon(struct made *m);
+/* The same, and its files are removed. */
+void made_discard(struct made *m);
 
 /* saved.json: what a supervisor before us had saved. 0, -ENOENT, or -errno. */
 int saved_load(const char *dir, struct sync_vm *ret_report, struct err *ret_err);
 int saved_store(const char *dir, const struct sync_vm *report, struct err *ret_err);
+/* Nothing is saved any more. */
+void saved_remove(const char *dir);
 
 uint64_t clock_ms(clockid_t clock);
 

@@ -6,6 +6,7 @@
 #include "agent/supervisor.h"
 #include "base/buf.h"
 #include "base/cleanup.h"
+#include "base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -88,6 +89,14 @@ int saved_load(const char *dir, struct sync_vm *ret_report, struct err *ret_err)
     r = sync_vm_from_json(json, ret_report, ret_err);
     json_decref(json);
     return r;
+}
+
+void saved_remove(const char *dir)
+{
+    AUTO_FREE char *path = xasprintf("%s/" SUPERVISOR_SAVED_FILE, dir);
+
+    if (unlink(path) && errno != ENOENT)
+        log_warn("cannot remove %s: %s", path, strerror(errno));
 }
 
 int saved_store(const char *dir, const struct sync_vm *report, struct err *ret_err)

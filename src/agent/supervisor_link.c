@@ -16,11 +16,12 @@ enum { PING_MS = 2000 };
 
 /* ---- reports ---- */
 
-/* The layers that are durable at the master, which has not recorded them yet. */
+/* The layers that are durable at the master, which has not recorded them yet, and what is not. */
 void supervisor_report_layers(struct supervisor *s)
 {
     s->report.layers = s->made.layers;
     s->report.count_layers = s->made.count_durable;
+    s->report.unsent_bytes = made_unsent_bytes(&s->made);
 }
 
 void supervisor_tell(struct supervisor *s)
@@ -138,6 +139,8 @@ static void obey(struct supervisor *s, json_t *json)
         s->told_run = true;
     else if (strcmp(cmd, "lease") == 0)
         obey_lease(s, json);
+    else if (strcmp(cmd, "give_up") == 0)
+        supervisor_give_up(s);
     else if (strcmp(cmd, "drop") == 0)
         s->drop = true;
     else

@@ -44,12 +44,17 @@ bool made_update(struct made *m)
     return done > before;
 }
 
-static void forget_first(struct made *m)
+static void remove_file(const struct made *m, size_t i)
 {
-    AUTO_FREE char *path = made_path(m->dir, m->layers[0].digest);
+    AUTO_FREE char *path = made_path(m->dir, m->layers[i].digest);
 
     if (unlink(path) && errno != ENOENT)
         log_warn("cannot remove %s: %s", path, strerror(errno));
+}
+
+static void forget_first(struct made *m)
+{
+    remove_file(m, 0);
     m->count--;
     m->count_durable--;
     m->count_before++;
@@ -72,10 +77,26 @@ bool made_all_durable(const struct made *m)
     return m->count_durable == m->count;
 }
 
+uint64_t made_unsent_bytes(const struct made *m)
+{
+    uint64_t bytes = 0;
+
+    for (size_t i = m->count_durable; i < m->count; i++)
+        bytes += m->layers[i].size;
+    return bytes;
+}
+
 void made_abandon(struct made *m)
 {
     uploader_free(m->uploader);
     m->uploader = uploader_new(m->source, m->wake_fd);
     m->count = m->count_durable;
     m->abandoned = true;
+}
+
+void made_discard(struct made *m)
+{
+    for (size_t i = m->count_durable; i < m->count; i++)
+        remove_file(m, i);
+    made_abandon(m);
 }

@@ -100,6 +100,8 @@ void supervisor_pause(struct supervisor *s, const char *reason, uint64_t event_u
 /* Stop, save, upload. until_ms: CLOCK_BOOTTIME by which the memory is given back; 0: none. */
 void supervisor_suspend(struct supervisor *s, const char *reason, uint64_t event_us,
                         uint64_t until_ms);
+/* The last layer, which only this PC has, is dropped: what the master has counts. */
+void supervisor_give_up(struct supervisor *s);
 /* The VM is lost, by the grid's fault. */
 void supervisor_fail(struct supervisor *s, const char *reason, const char *note);
 void supervisor_serve_guest(struct supervisor *s, short events);

@@ -48,11 +48,13 @@ int str_unhex(const char *s, uint8_t *ret_data, size_t len)
 {
     if (strlen(s) != 2 * len)
         return -EINVAL;
-    for (size_t i = 0; i < 2 * len; i++)
-        if (nibble(s[i]) < 0)
+    for (size_t i = 0; i < len; i++) {
+        int high = nibble(s[2 * i]), low = nibble(s[2 * i + 1]);
+
+        if (high < 0 || low < 0)
             return -EINVAL;
-    for (size_t i = 0; i < len; i++)
-        ret_data[i] = (uint8_t)(nibble(s[2 * i]) << 4 | nibble(s[2 * i + 1]));
+        ret_data[i] = (uint8_t)(high << 4 | low);
+    }
     return 0;
 }
 

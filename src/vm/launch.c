@@ -3,8 +3,9 @@
  * Starts QEMU: opens what it needs, forks, gives up rights, executes. QEMU gets descriptors, not
  * paths, and dies with the thread that launched it.
  *
- * Numbered stages of the child: 1 cgroup, 2 I/O class, 3 limits, 4 user and group, 5 death
- * signal, 6 seccomp, 7 exec. A failure is told to the parent through a pipe that exec closes.
+ * Numbered stages of the child: 1 I/O class, 2 limits, 3 user and group, 4 death signal, 5 seccomp,
+ * 6 exec. A failure is told to the parent through a pipe that exec closes. The parent moves it into
+ * its cgroups while it links: a group is joined in 5 to 20 ms, most of them the kernel's waiting.
  */
 #include "vm/vm.h"
 
@@ -42,7 +43,6 @@ enum { START_MS = 30000, FILTER_MAX = 64, VM_CGROUPS_MAX = 3 };
 
 static const char *const stages[] = {
     "?",
-    "join its cgroup",
     "lower its I/O class",
     "limit it",
     "change its user",
@@ -57,7 +57,6 @@ struct child {
     const int *keep; /* descriptors that stay open */
     size_t count_keep;
     struct sock_fprog filter;
-    const int *cgroups; /* VM_CGROUPS_MAX, -1 for none */
     int log_fd, report_fd;
     pid_t parent;
 };
@@ -99,33 +98,23 @@ static int set_descriptors(const struct child *c)
     return 0;
 }
 
-static int join_cgroups(const struct child *c)
-{
-    for (size_t i = 0; i < VM_CGROUPS_MAX; i++)
-        if (c->cgroups[i] >= 0 && write(c->cgroups[i], "0", 1) != 1)
-            return -1;
-    return 0;
-}
-
 static int child_stage(const struct child *c, int stage)
 {
     switch (stage) {
     case 1:
-        return join_cgroups(c);
-    case 2:
         return c->config->idle_priority && syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0,
                                                    IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0)) < 0;
-    case 3:
+    case 2:
         return set_limits() || set_descriptors(c);
-    case 4:
+    case 3:
         return set_user(c->config);
-    case 5: /* a change of user clears the death signal, so after it */
+    case 4: /* a change of user clears the death signal, so after it */
         if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
             return -1;
         if (getppid() != c->parent)
             _exit(1);
         return 0;
-    case 6:
+    case 5:
         return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
                prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &c->filter) < 0;
     default:
@@ -142,7 +131,7 @@ _Noreturn static void child_run(const struct child *c)
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
-    for (int stage = 1; stage <= 7; stage++) {
+    for (int stage = 1; stage <= 6; stage++) {
         errno = 0;
         if (child_stage(c, stage) != 0) {
             report = (struct report){stage, errno};
@@ -345,7 +334,6 @@ static int fork_qemu(const struct vm_config *c, const char *qemu, uint32_t versi
     struct child child = {.config = c,
                           .keep = (const int *)&e->theirs,
                           .count_keep = sizeof e->theirs / sizeof(int),
-                          .cgroups = e->cgroups,
                           .log_fd = e->log,
                           .parent = getpid()};
     struct vm_args args;
@@ -377,6 +365,15 @@ static int fork_qemu(const struct vm_config *c, const char *qemu, uint32_t versi
                        qemu, stages[report.stage], strerror(report.error));
     }
     *ret_pid = pid;
+    return 0;
+}
+
+static int join_cgroups(const struct ends *e, pid_t pid, struct err *err)
+{
+    for (size_t i = 0; i < VM_CGROUPS_MAX;
+         i++) /* of one that has just ended the monitor will tell */
+        if (e->cgroups[i] >= 0 && dprintf(e->cgroups[i], "%d", pid) < 0 && errno != ESRCH)
+            return err_set(err, -errno, "cannot move QEMU into its cgroup: %s", strerror(errno));
     return 0;
 }
 
@@ -487,8 +484,10 @@ int vm_launch(const struct vm_config *config, struct vm **ret_vm, struct err *re
     }
     struct vm *vm = vm_new(config, &e, pid);
     int qmp = take_fd(&e.qmp);
-    ends_close(&e);
     r = qmp_open(qmp, vm_on_qmp_event, vm, &vm->qmp);
+    if (!r)
+        r = join_cgroups(&e, pid, ret_err);
+    ends_close(&e);
     if (!r)
         r = greet(vm, ret_err);
     if (!r)

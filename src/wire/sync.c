@@ -89,6 +89,7 @@ static const struct record_field vm_fields[] = {
     U64(sync_vm, output_bytes),
     U64(sync_vm, run_ms),
     U64(sync_vm, peak_bytes),
+    U64(sync_vm, unsent_bytes),
     U32(sync_vm, stop_ms),
     U32(sync_vm, save_ms),
     U32(sync_vm, upload_ms),

@@ -61,6 +61,7 @@ struct sync_vm {
     uint64_t output_bytes;
     uint64_t run_ms;
     uint64_t peak_bytes;
+    uint64_t unsent_bytes; /* of layers that only the PC has; for its agent alone */
     uint32_t stop_ms, save_ms, upload_ms, resume_ms;
 };
 

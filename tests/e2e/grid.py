@@ -173,6 +173,16 @@ class Grid:
                 found.append(int(p.name))
         return found
 
+    def cut_power(self, pc):
+        """All of a PC at once; its disk stays."""
+        end = time.monotonic() + 5
+        while pids := self.pids(str(self.dir / pc)):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            assert time.monotonic() < end
+        self.agents[pc].kill()
+
     def kill_all(self):
         for _ in range(20):
             pids = self.pids()

@@ -11,7 +11,11 @@ MANAGER = "org.freedesktop.login1.Manager"
 
 
 class Logind:
-    """A logind of our own: agents started meanwhile talk to it."""
+    """A logind of our own: agents started meanwhile talk to it. patience_s: how long it waits for
+    those that delay a shutdown."""
+
+    def __init__(self, patience_s=20):
+        self.patience_s = patience_s
 
     def __enter__(self):
         dbusmock.DBusTestCase.setUpClass()
@@ -19,7 +23,7 @@ class Logind:
         self.bus = dbusmock.DBusTestCase.get_dbus(system_bus=True)
         self.proc, self.manager = dbusmock.DBusTestCase.spawn_server_template(
             "logind", {}, stdout=subprocess.DEVNULL)
-        self.manager.AddProperty(MANAGER, "InhibitDelayMaxUSec", dbus.UInt64(20000000),
+        self.manager.AddProperty(MANAGER, "InhibitDelayMaxUSec", dbus.UInt64(self.patience_s * 10**6),
                                  dbus_interface=dbusmock.MOCK_IFACE)
         self.manager.AddSession("c1", "seat0", 1000, "owner", True,
                                 dbus_interface=dbusmock.MOCK_IFACE)

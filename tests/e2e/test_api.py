@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import pathlib
 import re
 import socket
 import ssl
 import subprocess
 import threading
 import time
+import urllib.parse
 
 import pytest
 import requests
@@ -325,6 +327,21 @@ def test_certificates_that_are_not_or_no_longer_known(grid, tmp_path):
     r = again.post()
     assert r.status_code == 403 and "yado enroll" in r.json()["error"]["message"]
     grid.admin.error("DELETE", "/v1/pcs/pc-f", 404, "pc-f")
+
+
+def test_a_handshake_that_stops_half_way_costs_nothing(grid):
+    def cpu_s():
+        words = pathlib.Path(f"/proc/{grid.master.proc.pid}/stat").read_text().rsplit(")", 1)[1]
+        return sum(map(int, words.split()[11:13])) / os.sysconf("SC_CLK_TCK")
+    url = urllib.parse.urlparse(grid.url)
+    peers = [socket.create_connection((url.hostname, url.port)) for _ in range(4)]
+    for p in peers:
+        p.sendall(b"\x16\x03\x01\x02\x00\x01")  # begins a ClientHello of 512 bytes
+    before = cpu_s()
+    time.sleep(1)  # is measured
+    assert cpu_s() - before < 0.3
+    for p in peers:
+        p.close()
 
 
 @pytest.mark.parametrize("change", [{"colour": 1}, {"version": 99}, {"vms": [{"state": "odd"}]},

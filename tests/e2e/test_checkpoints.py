@@ -21,19 +21,6 @@ LEASE = ["--lease", "8s"]
 COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 50000; done"
 
 
-def cut_power(grid, pc):
-    """All of a PC at once, as a power cut does; its disk stays."""
-    end = time.monotonic() + 5
-    while pids := grid.pids(str(grid.dir / pc)):
-        for pid in pids:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        assert time.monotonic() < end
-    grid.agents[pc].kill()
-
-
 def layers(grid, job):
     return grid.parts(job)[0]["layers"]
 
@@ -58,7 +45,7 @@ def test_a_part_goes_on_from_its_last_checkpoint():
         seen = len(ticks(g, job))
         wait_for("more ticks", lambda: len(ticks(g, job)) > seen + 20)
         part = g.parts(job)[0]
-        cut_power(g, part["pc"])
+        g.cut_power(part["pc"])
         g.wait_state(job, "running", timeout=40)
         wait_for("another PC", lambda: g.parts(job)[0]["pc"] not in (None, part["pc"]), 40)
         seen = len(ticks(g, job))
@@ -111,7 +98,7 @@ def test_power_cuts_at_random_moments(tmp_path):
             if not part["pc"]:
                 continue
             print(f"cut {cut}: {part['pc']}, {part['layers']} layers, run {part['run_ms']} ms")
-            cut_power(g, part["pc"])
+            g.cut_power(part["pc"])
             g.agents[part["pc"]].start()
             for pc in g.json("pcs")["pcs"]:
                 if pc["draining"]:

@@ -17,7 +17,6 @@ import struct
 import subprocess
 import tarfile
 import tempfile
-import threading
 import time
 
 import pytest
@@ -27,11 +26,11 @@ from blobserver import BlobServer
 from mail_stand_in import Mail
 from grid import IMAGES, SANITIZER, YADO, wait_for
 from pressure import HOLDER, page_out
+from traced import traced
 
 MACHINE = {"machine": "pc-i440fx-7.2", "cpu": "Nehalem", "accel": "tcg"}
 MEMORY = 128 << 20
 COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 20000; done"
-PTRACE_ATTACH, WALL = 16, 0x40000000
 
 
 NEEDS_FUSE = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no FUSE here")
@@ -579,6 +578,23 @@ def test_the_last_layer_waits_for_a_slot(world):
     vm.drop()
 
 
+def test_a_last_layer_that_may_not_stay(world):
+    vm = start(world)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    first = checkpoint(vm, 1, upload=False)
+    vm.suspend()
+    vm.wait("uploading")
+    assert vm.report["unsent_bytes"] == sum(p.stat().st_size for p in vm.dir.glob("*.layer")
+                                            if p.stem != first["digest"])
+    vm.say("give_up")
+    report = vm.wait("failed")
+    assert report["reason"] == "owner" and "deadline" in report["note"], report
+    assert [l["digest"] for l in report["layers"]] == [first["digest"]]
+    assert [p.stem for p in vm.dir.glob("*.layer")] == [first["digest"]]
+    assert not (vm.dir / "saved.json").exists() and "unsent_bytes" not in report
+    vm.drop()
+
+
 def test_a_damaged_layer_is_named(world):
     vm = start(world)
     vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
@@ -593,32 +609,6 @@ def test_a_damaged_layer_is_named(world):
     report = vm.wait("failed")
     assert report["reason"] == "layer damaged" and report["damaged"] == digest, report
     vm.drop()
-
-
-@contextlib.contextmanager
-def traced(pid):
-    """All threads of a process stand still, and no signal but a kill moves them: whatever its
-    supervisor does, it does not answer."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    attached, over = threading.Event(), threading.Event()
-
-    def trace():  # the tracer is a thread: with it goes the trace
-        tids = [int(tid) for tid in os.listdir(f"/proc/{pid}/task")]
-        if any(libc.ptrace(PTRACE_ATTACH, tid, None, None) for tid in tids):
-            return
-        attached.set()
-        while not over.wait(0.01):
-            for tid in tids:  # a death is told to the tracer first
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(tid, os.WNOHANG | WALL)
-    thread = threading.Thread(target=trace)
-    thread.start()
-    try:
-        assert attached.wait(5), "cannot trace it"
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def test_what_is_not_saved_by_the_deadline_is_given_up(world):
