@@ -174,6 +174,12 @@ static void make_load(struct week *w)
 
 /* ---- one rule -------------------------------------------------------------------------------- */
 
+/* 1 Gbit/s; a larger grid's master has as much for each 1000 PCs. */
+static double link_bytes_per_s(const struct week *w)
+{
+    return 125e6 * fmax(1, (double)w->count_pcs / 1000);
+}
+
 static struct world_config config_of(const struct week *w, const struct rule *rule)
 {
     struct world_config c = {.seed = w->o->seed,
@@ -182,7 +188,7 @@ static struct world_config config_of(const struct week *w, const struct rule *ru
                              .count_pcs = w->count_pcs,
                              .policy = rule->policy,
                              .pause_here_ms = 300000,
-                             .link_bytes_per_s = 125e6,
+                             .link_bytes_per_s = link_bytes_per_s(w),
                              .latency_ms = 20,
                              .loss = 0.001,
                              .duplicates = 0.001,
@@ -271,8 +277,8 @@ static int show_json(const struct week *w, const struct outcome *x)
 static void show_table(const struct week *w, const struct outcome *x)
 {
     printf("%zu PCs for %" PRIu64 " days; %zu jobs, %" PRIu64
-           " %% of what idle PCs could do; a link of 1 Gbit/s\n\n",
-           w->count_pcs, w->end_ms / DAY_MS, w->load.count, w->demand);
+           " %% of what idle PCs could do; a link of %g Gbit/s\n\n",
+           w->count_pcs, w->end_ms / DAY_MS, w->load.count, w->demand, link_bytes_per_s(w) / 125e6);
     printf("%-11s %8s %9s %8s %9s %9s %8s %8s %6s\n", "rule", "goodput", "slowdown", "moves",
            "restarts", "GB", "wait s", "visits", "late");
     for (size_t i = 0; i < COUNT_RULES; i++)

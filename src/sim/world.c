@@ -358,6 +358,7 @@ void world_free(struct world *w)
     link_deinit(&w->link);
     free(w->pcs);
     free(w->vms);
+    free(w->reports);
     free(w);
 }
 

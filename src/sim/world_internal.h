@@ -89,6 +89,8 @@ struct world {
     struct vm *vms;
     size_t count_vms, cap_vms;
     uint32_t free_vms;
+    struct grid_vm_report *reports; /* of the PC that says something */
+    size_t cap_reports;
     struct table jobs; /* of wjob, by id */
     size_t renewed;    /* PCs, round and round */
     uint64_t next_blob;

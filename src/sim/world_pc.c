@@ -3,12 +3,12 @@
  * PCs of the world: their owners, their power, their syncs; see world.h.
  */
 #include "sim/world_internal.h"
-#include "base/must.h"
+#include "base/buf.h"
 
 #include <math.h>
 #include <stdio.h>
 
-enum { VMS_MAX = 64, SYNC_MS = 15000 };
+enum { SYNC_MS = 15000 };
 
 static bool chance(struct wpc *pc, double p)
 {
@@ -128,14 +128,12 @@ void wpc_report_arrives(struct world *w, size_t i)
 {
     struct wpc *pc = &w->pcs[i];
     const struct grid_pc *record = grid_get_pc(w->g, pc->id);
-    struct grid_vm_report vms[VMS_MAX];
     struct grid_report r = {.seen_epoch = pc->seen_epoch,
                             .available = !pc->owner_present,
                             .memory_bytes = pc->r.memory_bytes,
                             .cpus = pc->r.cpus,
                             .speed = record->speed,
-                            .cls = record->cls,
-                            .vms = vms};
+                            .cls = record->cls};
     struct grid_event e = {.kind = GRID_EV_REPORT, .pc = pc->id, .report = &r};
 
     pc->report_due = false;
@@ -143,9 +141,13 @@ void wpc_report_arrives(struct world *w, size_t i)
         return;
     snprintf(r.reason, sizeof r.reason, "%s", pc->owner_present ? "owner" : "");
     for (uint32_t vm = pc->vms; vm != NONE; vm = w->vms[vm].next) {
-        MUST(r.count_vms < VMS_MAX);
-        guest_to_report(w, &w->vms[vm], &vms[r.count_vms++]);
+        if (r.count_vms == w->cap_reports) {
+            w->cap_reports = w->cap_reports ? w->cap_reports * 2 : 16;
+            w->reports = xreallocarray(w->reports, w->cap_reports, sizeof *w->reports);
+        }
+        guest_to_report(w, &w->vms[vm], &w->reports[r.count_vms++]);
     }
+    r.vms = w->reports;
     take_layers(w, &r);
     if (grid_report_is_news(w->g, pc->id, &r))
         world_step(w, &e);
