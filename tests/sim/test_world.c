@@ -129,7 +129,8 @@ static void test_checkpoints_share_the_link(void **state)
     world_submit(w, &job);
     assert_true(world_finish(w, LONGEST_MS));
     carried = c.link_bytes_per_s * (double)world_now(w) / 1000;
-    assert_true(world_link(w)->bytes > 0.2 * carried && world_link(w)->bytes < carried);
+    if (world_link(w)->bytes < 0.05 * carried || world_link(w)->bytes > 0.5 * carried)
+        fail_msg("%.0f MB of %.0f", world_link(w)->bytes / 1e6, carried / 1e6);
     assert_true(world_stats(w)->checkpoints > 50);
     world_free(w);
 }
