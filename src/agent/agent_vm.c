@@ -56,6 +56,7 @@ struct agent_vm {
     /* What the master wants of it, as the last answer said. */
     char recorded[65]; /* digest of the newest layer that it has recorded; "" none */
     uint64_t checkpoint, checkpoint_ms;
+    char key[65]; /* only in memory: the disk is not to have it */
     bool upload;
     bool named;   /* in the last answer */
     bool may_run; /* it was wanted running, and was never told to suspend */
@@ -187,7 +188,7 @@ static void send_lease(struct agent_vm *vm)
 
     if (!vm->named || !a->lease_until_ms)
         return;
-    send_json(vm, json_pack("{s:s, s:I, s:s, s:I, s:I, s:b}", "cmd", "lease", "until_ms",
+    send_json(vm, json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:b}", "cmd", "lease", "key", vm->key, "until_ms",
                             (json_int_t)a->lease_until_ms, "recorded", vm->recorded, "checkpoint",
                             (json_int_t)vm->checkpoint, "checkpoint_ms",
                             (json_int_t)vm->checkpoint_ms, "upload", vm->upload));
@@ -283,7 +284,7 @@ static bool try_connect(struct agent_vm *vm)
         send_suspend(vm);
     else if (vm->pause_reason[0])
         send_pause(vm);
-    if (!vm->dropping && !vm->suspend_reason[0])
+    if (!vm->dropping)
         send_lease(vm);
     set_poll(vm);
     return true;
@@ -414,6 +415,7 @@ static json_t *make_config(struct agent_vm *vm, const struct sync_desired *d)
         user_id(a->users.pager_gid, a->users.pager_gid == (gid_t)-1), "idle_priority",
         a->config.idle_priority, "guest_silence_ms", (json_int_t)a->config.guest_silence_ms);
     MUST(json);
+    (void)json_object_del(json_object_get(json, "desired"), "key"); /* the lease brings it */
     return json;
 }
 
@@ -528,6 +530,7 @@ static void note_wish(struct agent_vm *vm, const struct sync_desired *d)
 {
     snprintf(vm->recorded, sizeof vm->recorded, "%s",
              d->count_chain ? d->chain[d->count_chain - 1].digest : "");
+    memcpy(vm->key, d->key, sizeof vm->key);
     vm->checkpoint = d->checkpoint;
     vm->checkpoint_ms = d->checkpoint_ms;
     vm->upload = d->upload;
