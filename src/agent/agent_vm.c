@@ -188,9 +188,9 @@ static void send_lease(struct agent_vm *vm)
 
     if (!vm->named || !a->lease_until_ms)
         return;
-    send_json(vm, json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:b}", "cmd", "lease", "key", vm->key, "until_ms",
-                            (json_int_t)a->lease_until_ms, "recorded", vm->recorded, "checkpoint",
-                            (json_int_t)vm->checkpoint, "checkpoint_ms",
+    send_json(vm, json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:b}", "cmd", "lease", "key", vm->key,
+                            "until_ms", (json_int_t)a->lease_until_ms, "recorded", vm->recorded,
+                            "checkpoint", (json_int_t)vm->checkpoint, "checkpoint_ms",
                             (json_int_t)vm->checkpoint_ms, "upload", vm->upload));
     if (vm->may_run && !vm->suspend_reason[0] && !vm->pause_reason[0])
         send_cmd(vm, "cont");

@@ -129,8 +129,8 @@ static int start_pager(struct work *w, struct err *ret_err)
     AUTO_FREE char *hot = xasprintf("%s/" SUPERVISOR_HOT_FILE, w->dir);
     json_t *json =
         json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:o}", "url", c->url, "ca_file", c->ca_file,
-                  "grant", c->desired.grant, "cache_dir", c->cache_dir, "hot_file", hot, "key", c->desired.key,
-                  "allow_other", (int)(c->uid >= 0 || c->pager_uid >= 0), "files",
+                  "grant", c->desired.grant, "cache_dir", c->cache_dir, "hot_file", hot, "key",
+                  c->desired.key, "allow_other", (int)(c->uid >= 0 || c->pager_uid >= 0), "files",
                   part_pager_files(&c->desired, VM_INPUT_BYTES));
     int r;
 

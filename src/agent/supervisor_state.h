@@ -26,7 +26,7 @@ struct supervisor {
     enum stage stage;
     struct sync_vm report; /* its layers are those of `made` */
     char final[16];        /* state that the upload leads to */
-    bool begun; /* the agent has said what it needs for that */
+    bool begun;            /* the agent has said what it needs for that */
     bool drop, dropped, asked_finish;
 
     /* the agent */

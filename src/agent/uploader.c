@@ -188,7 +188,8 @@ void uploader_add(struct uploader *u, const char *path, const char *digest, uint
 {
     struct file *f = xcalloc(1, sizeof *f);
 
-    *f = (struct file){.path = xstrdup(path), .digest = xstrdup(digest), .key = xstrdup(key), .size = size};
+    *f = (struct file){
+        .path = xstrdup(path), .digest = xstrdup(digest), .key = xstrdup(key), .size = size};
     pthread_mutex_lock(&u->lock);
     *u->last = f;
     u->last = &f->next;

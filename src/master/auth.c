@@ -49,8 +49,8 @@ void auth_grant(const struct master *m, uint64_t job, uint64_t part, uint64_t ep
 {
     char text[80];
 
-    snprintf(text, sizeof text, "%llu.%llu.%llu", (unsigned long long)job,
-             (unsigned long long)part, (unsigned long long)epoch);
+    snprintf(text, sizeof text, "%llu.%llu.%llu", (unsigned long long)job, (unsigned long long)part,
+             (unsigned long long)epoch);
     sign(m, text, ret_grant);
 }
 

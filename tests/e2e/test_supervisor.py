@@ -688,6 +688,8 @@ def test_master_away(world):
     vm.proc.wait()
     vm.sock.close()
     vm.start()
+    vm.wait("saved")
+    vm.lease()  # with it comes what the layer is opened with
     vm.wait("uploading")
     world.server.start()
     report = vm.wait("suspended")
