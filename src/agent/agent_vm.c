@@ -31,9 +31,9 @@
 
 enum stage { LAUNCHING, CONNECTING, LIVE, CLEANING, ENDED };
 enum {
-    CONNECT_EVERY_MS = 5,
-    CONNECT_MS = 20000, /* a supervisor that was started */
-    ADOPT_MS = 2000,    /* one that may just have been started by the agent before us */
+    CONNECT_EVERY_MS = 1, /* nothing is begun before */
+    CONNECT_MS = 20000,   /* a supervisor that was started */
+    ADOPT_MS = 2000,      /* one that may just have been started by the agent before us */
     DROP_MS = 5000,
     STUCK_MS = 10000,
     RELAUNCHES_MAX = 5,
