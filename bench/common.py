@@ -91,10 +91,11 @@ def plot(name, title, unit, series):
                 for label, values in series.items()}, "steps")
 
 
-def plot_lines(name, title, xlabel, ylabel, series):
-    """Points of each series, {label: [(x, y), ...]}, over several orders of magnitude of y."""
-    write_plot(name, title, xlabel, ylabel,
-               ["set logscale y", "set xrange [0:]", "set key outside right"], series, "linespoints")
+def plot_lines(name, title, xlabel, ylabel, series, settings=("set logscale y", "set xrange [0:]")):
+    """Points of each series, {label: [(x, y), ...]}; by default over several orders of magnitude
+    of y."""
+    write_plot(name, title, xlabel, ylabel, [*settings, "set key outside right"], series,
+               "linespoints")
 
 
 class Bounds:

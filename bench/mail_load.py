@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pathlib
 import re
+import statistics
 import struct
 import time
 
@@ -14,13 +15,15 @@ import requests
 from api import ApiGrid, FakePC
 
 MIB = 1 << 20
-SECONDS = 6
+TURNS, SECONDS = 6, 4
 PC_GUESTS = 1000  # a sync holds 1024
 
 
+HEAD = struct.Struct(">QII")
+
+
 def batch(seq, to, count, body):
-    head = struct.Struct(">QII")
-    return b"".join(head.pack(seq + i, to, len(body)) + body for i in range(count))
+    return b"".join(HEAD.pack(seq + i, to, len(body)) + body for i in range(count))
 
 
 def session(ca, grant):
@@ -160,9 +163,9 @@ def measure():
         pcs = []
         load = Load(g, pcs, 2)
         pairs = [((j, 0), (j, 1)) for j in load.jobs]
-        rss = [resident_mb(g.master.pid)]
-        for _ in range(3):
-            small = load.run(pairs, 2000, 64)
+        small, rss = [], []
+        for _ in range(TURNS):
+            small.append(load.run(pairs, 2000, 64))
             rss.append(resident_mb(g.master.pid))
         load.end()
         disk = [disk_bytes_per_s(g.dir)]
@@ -170,21 +173,61 @@ def measure():
         large = load.run([((load.jobs[0], 0), (load.jobs[0], 1))], 7, MIB)
         load.end()
         disk.append(disk_bytes_per_s(g.dir))
-    return {"messages_per_s": round(small[0]), "messages_read_per_s": round(small[1]),
+    sent, read = (statistics.median(turn) for turn in zip(*small))
+    return {"messages_per_s": round(sent), "messages_read_per_s": round(read),
             "bytes_per_s": round(large[0] * MIB), "bytes_read_per_s": round(large[1] * MIB),
             "disk_bytes_per_s": round(sum(disk) / 2), "master_rss_mb": [round(m, 1) for m in rss]}
 
 
-def scaling(groups=1000, ranks=10000):
-    """The same load beside many others: jobs that each have mail, and one job of many parts."""
-    figures = {}
-    for name, jobs, parts in (("alone", 1, 2), ("groups", groups, 2), ("ranks", 1, ranks)):
-        with ApiGrid() as g:
-            load = Load(g, [], jobs, parts)
-            for job in load.jobs[1:]:  # each of them has sent something
-                url, ca, grant = load.place(job, 0)
-                assert session(ca, grant).post(url, data=batch(1, 1, 1, b"x"),
-                                               timeout=60).status_code == 200
-            job = load.jobs[0]
-            figures[name] = round(load.run([((job, 0), (job, 1))], 500, 64, 1)[0])
+# ---- beside many others ---------------------------------------------------------------------------
+
+SIZES = {"groups": (1, 10, 100, 1000), "ranks": (2, 100, 1000, 10000)}
+SAMPLES, BATCHES, BATCH = 3, 60, 1000
+
+
+def cpu_s(pid):
+    """What all its threads have used, to the nanosecond."""
+    return sum(int(p.read_text().split()[0])
+               for p in pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
+def message_us(load, job, spread):
+    """The master's CPU time for a message of 64 bytes from rank 0: to all others by turns, or to
+    rank 1, which reads them as well."""
+    url, ca, grant = load.place(job, 0)
+    sender, parts = session(ca, grant), sum(k[0] == job for k in load.keys)
+    read_url, _, read_grant = load.place(job, 1)
+    reader, body = session(ca, read_grant), os.urandom(64)
+    seq, took = 1, []
+    for i in range(SAMPLES + 1):
+        begin, first = cpu_s(load.g.master.pid), seq
+        for _ in range(BATCHES):
+            to = [1 + n % (parts - 1) if spread else 1 for n in range(seq, seq + BATCH)]
+            data = b"".join(HEAD.pack(seq + n, to[n], len(body)) + body for n in range(BATCH))
+            assert sender.post(url, data=data, timeout=60).json()["have"] == seq + BATCH - 1
+            if not spread:
+                r = reader.get(read_url, params={"from": seq, "bytes": 8 * MIB}, timeout=60)
+                assert len(r.content) == BATCH * (20 + len(body))
+            seq += BATCH
+        took.append((cpu_s(load.g.master.pid) - begin) * 1e6 / (seq - first))
+    return min(took[1:])  # the first one makes the group
+
+
+def scaling():
+    """The same beside many others: jobs that each have mail, or parts of one job."""
+    figures = {"groups": [], "ranks": [], "spread": []}
+    for kind, sizes in SIZES.items():
+        for size in sizes:
+            with ApiGrid() as g:
+                load = Load(g, [], size if kind == "groups" else 1, size if kind == "ranks" else 2)
+                for job in load.jobs[1:]:  # each of them has sent something
+                    url, ca, grant = load.place(job, 0)
+                    assert session(ca, grant).post(url, data=batch(1, 1, 1, b"x"),
+                                                   timeout=60).status_code == 200
+                figures[kind].append([size, round(message_us(load, load.jobs[0], False), 2)])
+            if kind == "ranks":
+                with ApiGrid() as g:
+                    load = Load(g, [], 1, size)
+                    figures["spread"].append(
+                        [size, round(message_us(load, load.jobs[0], True), 2)])
     return figures

@@ -5,6 +5,7 @@
  *
  *   --laps N   how often it goes round (100)     --bytes N  size of the token (64, at least 24)
  *   --pause N  milliseconds that each rank keeps it (0)
+ *   --slow N   rank 0 tells of laps that take N milliseconds or more (none)
  */
 #include "talk.h"
 
@@ -65,17 +66,18 @@ static void report(uint64_t *lap_us, uint64_t laps, unsigned ranks, uint64_t byt
 
 int main(int argc, char **argv)
 {
-    uint64_t laps = 100, bytes = 64, pause = 0, *lap_us;
+    uint64_t laps = 100, bytes = 64, pause = 0, slow_ms = UINT64_MAX / 1000, *lap_us;
     const struct option_number options[] = {
         {"laps", &laps, 1, 1000000},
         {"bytes", &bytes, sizeof(struct token), YADO_MESSAGE_MAX},
-        {"pause", &pause, 0, 60000}};
+        {"pause", &pause, 0, 60000},
+        {"slow", &slow_ms, 1, 1000000}};
     struct token t;
     struct yado *y;
     unsigned rank, ranks;
     uint8_t *data;
 
-    read_options(argc, argv, options, 3);
+    read_options(argc, argv, options, 4);
     y = talk_open();
     rank = yado_rank(y);
     ranks = yado_ranks(y);
@@ -105,6 +107,8 @@ int main(int argc, char **argv)
             check(data, bytes, &t);
         }
         lap_us[lap] = now_us() - start;
+        if (rank == 0 && lap_us[lap] >= slow_ms * 1000)
+            printf("ring: lap %" PRIu64 " took %.1f ms\n", lap, (double)lap_us[lap] / 1000);
     }
     if (rank == 0)
         report(lap_us, laps, ranks, bytes);

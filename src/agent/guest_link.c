@@ -126,6 +126,9 @@ static void handle_state(struct guest_link *l, const struct guest_frame *f)
     if (!l->synced) {
         if (state.nonce != l->nonce)
             return;
+        l->is_foreign = l->group && state.group && state.group != l->group;
+        if (l->is_foreign)
+            return;
         l->synced = true;
         l->bad_seen = l->reader.bad;
         l->ack_due = l->mail_anew = true;
@@ -269,6 +272,8 @@ int guest_link_receive(struct guest_link *l)
         guest_reader_feed(&l->reader, data, (size_t)n);
         while (guest_reader_next(&l->reader, &frame))
             handle_frame(l, &frame);
+        if (l->is_foreign)
+            return -EBADMSG;
     }
     return 0;
 }

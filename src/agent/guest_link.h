@@ -49,8 +49,12 @@ struct guest_link {
     char *start; /* JSON of START; NULL for a golden build */
     bool synced, start_sent, ack_due;
     uint64_t nonce;
-    uint64_t bad_seen;   /* reader.bad when the SYNC was answered */
-    uint64_t silence_ms; /* so long may a guest not answer; may be set after the init */
+    uint64_t bad_seen; /* reader.bad when the SYNC was answered */
+    /* May be set after the init: */
+    uint64_t silence_ms; /* so long may a guest not answer */
+    uint64_t group;      /* the job whose state the guest is to hold; 0: any */
+    bool is_foreign;     /* it holds another one's */
+
     uint64_t last_tick_ms;
     uint64_t quiet_ms;        /* running time since the last frame */
     uint64_t unanswered_ms;   /* running time since the first SYNC that nobody answered */
@@ -71,7 +75,8 @@ void guest_link_deinit(struct guest_link *l);
 
 /* The vCPUs are about to run (again): asks for everything anew. */
 void guest_link_sync(struct guest_link *l, uint64_t now_ms);
-/* Reads and handles what is there. 0, -EPIPE when the other end is gone, or -errno. */
+/* Reads and handles what is there. 0, -EPIPE when the other end is gone, -EBADMSG when the guest
+ * holds the state of another job (nothing of it is handed out), or -errno. */
 int guest_link_receive(struct guest_link *l);
 /* Sends what the descriptor takes. */
 int guest_link_flush(struct guest_link *l);

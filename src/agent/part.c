@@ -66,11 +66,12 @@ char *part_start_json(const struct sync_desired *d)
     argv = json_array();
     for (size_t i = 0; i < spec->count_argv; i++)
         json_array_append_new(argv, json_string(spec->argv[i]));
-    root = json_pack("{s:o, s:o, s:s, s:I, s:I, s:s, s:b, s:I, s:I, s:s, s:o}", "argv", argv, "env",
-                     env_json(d), "hostname", hostname, "memory_bytes", (json_int_t)d->memory_bytes,
-                     "time_limit_ms", (json_int_t)spec->time_limit_ms, "network",
-                     spec->network_nat ? "nat" : "none", "disk", spec->disk_bytes != 0, "part",
-                     (json_int_t)d->part, "parts", (json_int_t)spec->parts, "mail",
+    root = json_pack("{s:o, s:o, s:s, s:I, s:I, s:s, s:b, s:I, s:I, s:I, s:s, s:o}", "argv", argv,
+                     "env", env_json(d), "hostname", hostname, "memory_bytes",
+                     (json_int_t)d->memory_bytes, "time_limit_ms", (json_int_t)spec->time_limit_ms,
+                     "network", spec->network_nat ? "nat" : "none", "disk", spec->disk_bytes != 0,
+                     "group", (json_int_t)d->job, "part", (json_int_t)d->part, "parts",
+                     (json_int_t)spec->parts, "mail",
                      spec->mail_committed ? "committed" : "immediate", "inputs", inputs_json(spec));
     MUST(root);
     text = json_dumps(root, JSON_COMPACT);

@@ -246,6 +246,7 @@ static int begin_live(struct supervisor *s)
     guest_link_init(&s->link, vm_guest_fd(s->work.vm), &events, s->start_json,
                     s->config.desired.output_have);
     s->link.silence_ms = s->config.guest_silence_ms;
+    s->link.group = s->config.desired.job;
     atomic_store(&s->work.output_received, s->config.desired.output_have);
     s->stage = LIVE;
     return 0;
@@ -262,7 +263,8 @@ void supervisor_serve_guest(struct supervisor *s, short events)
         r = guest_link_flush(&s->link);
     }
     if (r && s->stage == LIVE && !s->suspend)
-        supervisor_fail(s, "QEMU died", "");
+        supervisor_fail(s, r == -EBADMSG ? "guest broken" : "QEMU died",
+                        r == -EBADMSG ? "its memory is that of another job" : "");
 }
 
 /* ---- QEMU's events ---- */

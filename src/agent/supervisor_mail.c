@@ -55,6 +55,9 @@ void supervisor_begin_mail(struct supervisor *s, struct guest_link_events *event
     s->blobs =
         mail_blob_new(&s->work.source, s->dir, 2 * s->config.desired.memory_bytes, s->wake_fd);
     s->mail = mail_link_new(&s->work.source, s->wake_fd);
+    if (layer && layer->mail_read)
+        /* What it will ask for is fetched while it resumes; it takes none before its first word. */
+        mail_link_want(s->mail, layer->mail_read, 0, true);
     atomic_store(&s->work.mail_sent, layer ? layer->mail_sent : 0);
     atomic_store(&s->work.mail_read, layer ? layer->mail_read : 0);
     events->mail_sent = on_sent;

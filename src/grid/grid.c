@@ -31,6 +31,7 @@ struct grid_config grid_config_default(void)
         .starve_wait_ms = 120000,
         .upload_slots = 4,
         .by_habit = true,
+        .last_wave_max = 64,
         .chain_max = 4,
     };
 }

@@ -559,7 +559,9 @@ struct grid_config {
                                  that lasts; default 2 min; 0: never */
     uint32_t upload_slots;    /* suspended guests that may upload at once; default 4 */
     bool by_habit;            /* PCs that are likely to stay free are preferred; default true */
-    uint32_t chain_max;       /* longer chains are merged to three layers; default 4 */
+    uint32_t last_wave_max; /* a job with no more unfinished parts has the one that lags moved to a
+                               faster PC; default 64; 0: never */
+    uint32_t chain_max;     /* longer chains are merged to three layers; default 4 */
     /* Parts do not start while the layers of all parts take nine tenths of it; 0: no limit. */
     uint64_t depot_quota_bytes;
 };

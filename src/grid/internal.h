@@ -313,7 +313,7 @@ bool move_is_wanted(const struct grid *g, const struct part *p);
 void move_leave(struct grid *g, struct part *p);
 void move_stay(struct grid *g, struct part *p);
 /* A part of that job has ended, or begun to run. */
-void move_laggards(struct grid *g, struct job *j);
+void move_laggard(struct grid *g, struct job *j);
 /* A checkpoint was committed: whether it took so long that the guest is better re-based. */
 void move_rebase(struct grid *g, struct part *p, uint64_t layer_bytes);
 /* The reservation is over: it was placed, or will not be. */

@@ -11,8 +11,9 @@
  * was started only grows, and all of it is looked at for each checkpoint; over its newest layer, in
  * a fresh process, a guest begins with nothing written.
  *
- * In the last wave of a job, when none of its parts waits any more, one that would be done sooner
- * on a faster PC that has become free moves there. There is never a second copy of it.
+ * In the last wave of a job, when none of its parts waits any more, the one that will be the last
+ * moves to a faster PC that has become free when it would be done sooner there. There is never a
+ * second copy of it.
  *
  * A reservation (move_to) holds the guest's memory and CPUs on the target from the asking until
  * the part is placed, wherever, or no longer waits for a place. Before the guest is stopped the
@@ -148,9 +149,9 @@ bool move_is_wanted(const struct grid *g, const struct part *p)
 
 /* ---- parts that lag -------------------------------------------------------------------------- */
 
-/* A move is worth it when it saves as much, and that share of what is left. */
-enum { LAST_WAVE_MAX = 64, GAIN_LEAST_MS = 30000 };
-#define GAIN_LEAST 0.25
+/* A move is worth it when it saves as much, and that share of what is left (decision 0008). */
+enum { GAIN_LEAST_MS = 30000 };
+#define GAIN_LEAST 0.4
 
 /* What is left of it where it is: parts of a job are alike. */
 static double left_ms(const struct grid *g, const struct part *p)
@@ -166,8 +167,8 @@ static void hurry(struct grid *g, struct part *p)
     struct pc *to = room_for_move(g, p), *from = find_pc(g, p->r.pc);
     double left, gain;
 
-    if (!to || !to->r.speed || !from->r.speed)
-        return; /* nobody knows which one is faster */
+    if (!to || to->r.speed <= from->r.speed)
+        return; /* it is not faster, or nobody knows */
     left = left_ms(g, p);
     gain = left - g->move_mean_ms - left * from->r.speed / to->r.speed;
     if (gain < GAIN_LEAST_MS || gain < GAIN_LEAST * left || move_check(g, p, to, NULL) != GRID_OK)
@@ -179,12 +180,12 @@ static void hurry(struct grid *g, struct part *p)
 
 /* Those of its parts that have not ended, which are few, in order. They are looked for once; what
  * has ended stays so. */
-static void look_at_last(struct job *j)
+static void look_at_last(const struct grid *g, struct job *j)
 {
     uint32_t open = 0;
 
     if (!j->last) {
-        j->last = xcalloc(LAST_WAVE_MAX, sizeof *j->last);
+        j->last = xcalloc(g->config.last_wave_max, sizeof *j->last);
         for (uint32_t i = 0; i < j->r.parts; i++)
             if (!grid_part_is_final(j->parts[i].r.state))
                 j->last[j->count_last++] = i;
@@ -195,22 +196,35 @@ static void look_at_last(struct job *j)
     j->count_last = open;
 }
 
-void move_laggards(struct grid *g, struct job *j)
+/* The one of them that the job will have to wait for, as far as one knows; or NULL. */
+static struct part *last_to_end(const struct grid *g, const struct job *j)
 {
+    struct part *last = NULL;
+
+    for (uint32_t i = 0; i < j->count_last; i++) {
+        struct part *p = &j->parts[j->last[i]];
+
+        if (p->r.state == GRID_RUNNING && find_pc(g, p->r.pc)->r.speed &&
+            (!last || left_ms(g, p) > left_ms(g, last)))
+            last = p;
+    }
+    return last;
+}
+
+void move_laggard(struct grid *g, struct job *j)
+{
+    struct part *last;
     const uint32_t *count = j->r.count;
     uint32_t ended = count[GRID_DONE] + count[GRID_FAILED] + count[GRID_CANCELLED];
 
     /* What a move costs here must be known. */
     if (!j->count_work || g->move_mean_ms <= 0 || j->r.held || count[GRID_QUEUED] ||
-        count[GRID_SUSPENDED] || j->r.parts - ended > LAST_WAVE_MAX)
+        count[GRID_SUSPENDED] || j->r.parts - ended > g->config.last_wave_max)
         return;
-    look_at_last(j);
-    for (uint32_t i = 0; i < j->count_last; i++) {
-        struct part *p = &j->parts[j->last[i]];
-
-        if (p->r.state == GRID_RUNNING && !p->r.move_to && !p->r.leave_after_ms && !p->bucket)
-            hurry(g, p);
-    }
+    look_at_last(g, j);
+    last = last_to_end(g, j);
+    if (last && !last->r.move_to && !last->r.leave_after_ms && !last->bucket)
+        hurry(g, last);
 }
 
 void move_leave(struct grid *g, struct part *p)

@@ -87,7 +87,7 @@ void part_ran(struct grid *g, struct part *p)
     part_move(g, p, GRID_RUNNING);
     if (!p->r.started_ms)
         p->r.started_ms = g->now_ms;
-    move_laggards(g, p->job);
+    move_laggard(g, p->job);
     if (!p->r.move_started_ms)
         return;
     note_move(g, p, pc->r.id);
@@ -319,7 +319,7 @@ static void finish(struct grid *g, struct part *p, const struct pc *pc, enum gri
     note(g, GRID_LOG_PART, p->job, p, pc, "%s on %s%s%s", how == GRID_FAILED ? "failed" : "done",
          pc->r.name, p->r.reason[0] ? ": " : "", p->r.reason);
     chain_clear(g, p);
-    move_laggards(g, p->job);
+    move_laggard(g, p->job);
     if (how == GRID_FAILED)
         job_part_failed(g, p->job, p);
     job_part_final(g, p->job);

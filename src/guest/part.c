@@ -101,6 +101,7 @@ void part_start(struct part *p, const uint8_t *payload, uint32_t len)
         enter(p, GUEST_BROKEN);
         return;
     }
+    p->state.group = p->start.group;
     enter(p, GUEST_STARTING);
     prepare(p);
 }

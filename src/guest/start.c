@@ -174,6 +174,8 @@ int start_parse(const char *json, size_t len, struct start *ret, struct err *ret
         } else if (strcmp(key, "mail") == 0) {
             free(json_string(&j)); /* which kind is the master's affair */
             s->mail = true;
+        } else if (strcmp(key, "group") == 0) {
+            s->group = json_u64(&j);
         } else if (strcmp(key, "part") == 0) {
             s->part = read_rank(&j);
         } else if (strcmp(key, "parts") == 0) {

@@ -32,6 +32,7 @@ struct start {
     bool disk; /* the network drive goes to /disk */
     bool mail;
     uint32_t part, parts; /* with mail: this one, of so many */
+    uint64_t group;       /* the job; 0: the host is an older one */
     struct start_input *inputs;
     size_t count_inputs;
 };

@@ -8,12 +8,13 @@
  * Frames, big endian: u32 bytes of what follows, u8 type, payload. The program begins with HELLO;
  * it has at most one SEND, one PUT or GET and one RECV open at a time.
  *
- *   HELLO u8 version                                    -> HELLO   u8 version, u32 rank, u32 ranks
- *   SEND  u32 to, u8 tag, bytes                         -> SENT    u32 errno, 0 when it is taken
- *   RECV  u32 ask, u8 tag, u32 from                     -> MESSAGE u32 ask, u32 from, u8 kind,
- * bytes TAKE  u32 ask                                          (no answer) PUT   u64 total, u64 at,
- * u8 name bytes, name, bytes -> BLOB    u8 status, u64 total, u64 at, GET   u64 total 0, u64 at, u8
- * name bytes, name      ->           bytes
+ *   HELLO u8 version                -> HELLO   u8 version, u32 rank, u32 ranks
+ *   SEND  u32 to, u8 tag, bytes     -> SENT    u32 errno, 0 when it is taken
+ *   RECV  u32 ask, u8 tag, u32 from -> MESSAGE u32 ask, u32 from, u8 kind, bytes
+ *   TAKE  u32 ask                      (no answer)
+ *   PUT   u64 total, u64 at, name, bytes ->
+ *   GET   u64 0, u64 at, name            -> BLOB u8 status, u64 total, u64 at, bytes
+ * with a name as u8 bytes of it, and these.
  *
  * A MESSAGE is lent until its TAKE; when the program closes, or asks anew, it goes back to its
  * place. An ask replaces the one before. PUT and GET go piece by piece, from `at` 0 on; after

@@ -65,6 +65,8 @@ int mailroom_open(struct master *m, const char *folder, struct mailroom **ret_ro
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&x->news, &attr);
     pthread_condattr_destroy(&attr);
+    if (m->config.mailbox_bytes)
+        config.unread_max = m->config.mailbox_bytes;
     x->mail = mail_new(&config);
     int r = mail_log_open(folder, MAIL_LOG_FILE_BYTES, load_record, x, &x->log, ret_err);
     if (r < 0) {

@@ -66,6 +66,7 @@ static const char usage[] =
     "  --upload-slots N    how many suspended guests are uploaded at once (4)\n"
     "  --depot-quota SIZE  nothing new starts while layers of guests take nine tenths of it "
     "(none)\n"
+    "  --mailbox SIZE      unread mail that a part may have before who sends to it waits (64M)\n"
     "  --history TIME      how long finished jobs are kept (30d)\n"
     "  --cpu MODEL         the pool's CPU model (Nehalem)\n"
     "  --machine TYPE      the pool's machine type (pc-i440fx-7.2)\n"
@@ -123,6 +124,7 @@ enum option_code {
     OPT_REPLAN,
     OPT_UPLOAD_SLOTS,
     OPT_DEPOT_QUOTA,
+    OPT_MAILBOX,
     OPT_HISTORY,
     OPT_CPU,
     OPT_MACHINE,
@@ -141,6 +143,7 @@ static const struct option long_options[] = {
     {"replan", required_argument, NULL, OPT_REPLAN},
     {"upload-slots", required_argument, NULL, OPT_UPLOAD_SLOTS},
     {"depot-quota", required_argument, NULL, OPT_DEPOT_QUOTA},
+    {"mailbox", required_argument, NULL, OPT_MAILBOX},
     {"history", required_argument, NULL, OPT_HISTORY},
     {"cpu", required_argument, NULL, OPT_CPU},
     {"machine", required_argument, NULL, OPT_MACHINE},
@@ -212,6 +215,11 @@ static int take_option(struct options *o, enum option_code code, const char *val
     case OPT_DEPOT_QUOTA:
         return num_parse_size(value, &o->config.grid.depot_quota_bytes) < 0
                    ? bad_use("--depot-quota: a size such as \"200G\", not \"%s\"", value)
+                   : 0;
+    case OPT_MAILBOX:
+        return num_parse_size(value, &o->config.mailbox_bytes) < 0 ||
+                       o->config.mailbox_bytes < 2 << 20
+                   ? bad_use("--mailbox: a size from 2M on, not \"%s\"", value)
                    : 0;
     case OPT_HISTORY:
         return take_time("--history", value, &o->config.history_ms);

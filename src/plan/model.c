@@ -23,7 +23,7 @@
 
 /* As in the grid's move.c. */
 enum { GAIN_LEAST_MS = 30000, LAST_WAVE_MAX = 64 };
-#define GAIN_LEAST 0.25
+#define GAIN_LEAST 0.4
 
 enum kind { OWNER, STAGE, LEFT, LINK };
 enum stage { IDLE, START, INPUT, RUN, OUTPUT, RESUME };
@@ -171,22 +171,27 @@ static void leave(struct model *m, uint32_t i)
     enter(m, i, IDLE);
 }
 
-/* As the grid does in the last wave of a job: what lags moves to a faster PC that has become free.
- */
+static double left_ms(const struct model *m, uint32_t i)
+{
+    return m->pcs[i].left_ms / speed(m, i) - (double)(m->now_ms - m->pcs[i].since_ms);
+}
+
+/* As the grid does in the last wave of a job: what will be the last moves to a faster PC that has
+ * become free. */
 static void hurry(struct model *m)
 {
-    for (uint32_t i = 0; i < m->pool->count; i++) {
-        const struct mpc *pc = &m->pcs[i];
-        double ms, gain;
-        uint32_t to;
+    uint32_t last = UINT32_MAX, to;
+    double ms, gain;
 
-        if (pc->stage != RUN || m->leaving || (to = free_pc(m, i)) == UINT32_MAX)
-            continue;
-        ms = pc->left_ms / speed(m, i) - (double)(m->now_ms - pc->since_ms);
-        gain = ms - 2 * m->half_move_ms - ms * speed(m, i) / speed(m, to);
-        if (gain >= GAIN_LEAST_MS && gain >= GAIN_LEAST * ms)
-            leave(m, i);
-    }
+    for (uint32_t i = 0; i < m->pool->count; i++)
+        if (m->pcs[i].stage == RUN && (last == UINT32_MAX || left_ms(m, i) > left_ms(m, last)))
+            last = i;
+    if (m->leaving || last == UINT32_MAX || (to = free_pc(m, last)) == UINT32_MAX)
+        return;
+    ms = left_ms(m, last);
+    gain = ms - 2 * m->half_move_ms - ms * speed(m, last) / speed(m, to);
+    if (gain >= GAIN_LEAST_MS && gain >= GAIN_LEAST * ms)
+        leave(m, last);
 }
 
 static void place(struct model *m)

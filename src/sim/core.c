@@ -3,8 +3,8 @@
  * yado sim core: how many events a second the core takes by itself, for pools of several sizes.
  * Every PC holds a part, ten times as many wait, in a hundred jobs of ten users; then, PC after PC
  * at random, a guest begins to run, ends, or is suspended because its owner came, who leaves again;
- * each is one report, and one step with all its rows. Every size is measured in a process of its
- * own.
+ * each is one report, and one step with all its rows. Every size is measured in processes of their
+ * own; the fastest of three counts, as the least disturbed one.
  */
 #include "sim/sim.h"
 #include "base/buf.h"
@@ -22,7 +22,15 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PARTS_A_PC = 10, JOBS = 100, USERS = 10, SIZES_MAX = 3, IMAGE = 1, MEMORY = 256 << 20 };
+enum {
+    RUNS = 3,
+    PARTS_A_PC = 10,
+    JOBS = 100,
+    USERS = 10,
+    SIZES_MAX = 3,
+    IMAGE = 1,
+    MEMORY = 256 << 20
+};
 #define EVENTS 400000
 
 #define PC_MEMORY (2ull * MEMORY)
@@ -211,16 +219,27 @@ static void measure(uint64_t pcs, uint64_t seed, struct row *row)
     free(b.owner);
 }
 
-static bool measure_apart(uint64_t pcs, uint64_t seed, struct row *row)
+static bool measure_apart(uint64_t pcs, uint64_t seed, struct row *shared)
 {
     int status = 1;
     pid_t child = fork();
 
     if (child == 0) {
-        measure(pcs, seed, row);
+        measure(pcs, seed, shared);
         _exit(0);
     }
     return child > 0 && waitpid(child, &status, 0) == child && status == 0;
+}
+
+static bool measure_best(uint64_t pcs, uint64_t seed, struct row *shared, struct row *best)
+{
+    for (int i = 0; i < RUNS; i++) {
+        if (!measure_apart(pcs, seed, shared))
+            return false;
+        if (i == 0 || shared->events_per_s > best->events_per_s)
+            *best = *shared;
+    }
+    return true;
 }
 
 static json_t *row_json(const struct row *r)
@@ -234,10 +253,10 @@ int sim_core(const struct sim_options *o)
 {
     uint64_t sizes[SIZES_MAX] = {1000, 10000, 100000};
     size_t count = o->pcs ? 1 : SIZES_MAX;
-    struct row *rows = mmap(NULL, sizeof *rows * SIZES_MAX, PROT_READ | PROT_WRITE,
-                            MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct row row, *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
+                                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     json_t *list = json_array();
-    int r = rows == MAP_FAILED ? SIM_FAILED : SIM_OK;
+    int r = shared == MAP_FAILED ? SIM_FAILED : SIM_OK;
 
     if (o->pcs)
         sizes[0] = o->pcs;
@@ -245,18 +264,18 @@ int sim_core(const struct sim_options *o)
         printf("%9s %10s %12s %10s\n", "PCs", "parts", "events/s", "MB");
     for (size_t i = 0; i < count && r == SIM_OK; i++) {
         fflush(NULL);
-        if (!measure_apart(sizes[i], o->seed, &rows[i])) {
+        if (!measure_best(sizes[i], o->seed, shared, &row)) {
             fprintf(stderr, "yado: sim: %" PRIu64 " PCs: out of memory, or failed\n", sizes[i]);
             r = SIM_FAILED;
             break;
         }
-        json_array_append_new(list, row_json(&rows[i]));
+        json_array_append_new(list, row_json(&row));
         if (!o->json)
-            printf("%9" PRIu64 " %10" PRIu64 " %12.0f %10.0f\n", rows[i].pcs, rows[i].parts,
-                   rows[i].events_per_s, (double)rows[i].rss_bytes / 1e6);
+            printf("%9" PRIu64 " %10" PRIu64 " %12.0f %10.0f\n", row.pcs, row.parts,
+                   row.events_per_s, (double)row.rss_bytes / 1e6);
     }
-    if (rows != MAP_FAILED)
-        (void)munmap(rows, sizeof *rows * SIZES_MAX);
+    if (shared != MAP_FAILED)
+        (void)munmap(shared, sizeof *shared);
     if (r != SIM_OK || !o->json) {
         json_decref(list);
         return r;

@@ -297,7 +297,7 @@ static int plot(const struct point *points, size_t count, const char *svg)
         }
         buf_put_str(&b, "e\n");
     }
-    return sim_plot((const char *)b.data);
+    return sim_plot(&b);
 }
 
 int sim_fig3(const struct sim_options *o)

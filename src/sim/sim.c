@@ -5,10 +5,12 @@
 #include "sim/sim.h"
 #include "sim/commands.h"
 #include "base/num.h"
+#include "grid/grid.h"
 
 #include <getopt.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 
@@ -19,6 +21,8 @@ static const char help[] =
     "       yado sim check [--seed S] [--count N]\n"
     "       yado sim replay [--json] FILE\n"
     "       yado sim plan  [--json] [--seed S] [--count N]\n"
+    "       yado sim job   [--json] --pcs N --parts N --work S [--move S] [--dispatch S]\n"
+    "                      --trace FILE\n"
     "       yado sim core  [--json] [--seed S] [--pcs N]\n"
     "\n"
     "The grid's real core under a virtual clock; the same seed gives the same run.\n"
@@ -28,6 +32,7 @@ static const char help[] =
     "check  random faults against the promises; the shortest history that breaks one\n"
     "replay a master's events (STATE/events.ring) once more: the same digests?\n"
     "plan   random jobs and pools: how good the planner's choice is\n"
+    "job    how long one job takes when owners come as a trace says\n"
     "core   events a second of the core alone, for pools of several sizes\n"
     "\n"
     "  --seed S          of everything that is random (1)\n"
@@ -38,13 +43,17 @@ static const char help[] =
     "  --days D          (7)\n"
     "  --demand PERCENT  work that comes in, of what idle PCs could do (50)\n"
     "  --owners KIND     weekly, poisson or weibull (weekly)\n"
-    "  --trace FILE      when owners are there: lines of pc,start,end in seconds\n";
+    "  --trace FILE      when owners are there: lines of pc,start,end in seconds\n"
+    "  --parts N         of the job, each on a PC of its own\n"
+    "  --work S          seconds that a part runs; --move S: that a move takes (2);\n"
+    "  --dispatch S      from placed to running (0)\n";
 
 static const struct {
     const char *name;
     int (*run)(const struct sim_options *o);
 } subcommands[] = {{"fig3", sim_fig3},     {"grid", sim_grid}, {"check", sim_check},
-                   {"replay", sim_replay}, {"plan", sim_plan}, {"core", sim_core}};
+                   {"replay", sim_replay}, {"plan", sim_plan}, {"job", sim_job},
+                   {"core", sim_core}};
 
 static const struct option options[] = {
     {"json", no_argument, NULL, 'j'},
@@ -56,6 +65,10 @@ static const struct option options[] = {
     {"demand", required_argument, NULL, 'D'},
     {"owners", required_argument, NULL, 'o'},
     {"trace", required_argument, NULL, 't'},
+    {"parts", required_argument, NULL, 'P'},
+    {"work", required_argument, NULL, 'w'},
+    {"move", required_argument, NULL, 'm'},
+    {"dispatch", required_argument, NULL, 'x'},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
@@ -66,6 +79,17 @@ static bool number(const char *name, uint64_t max, uint64_t *ret)
         return true;
     fprintf(stderr, "yado: sim: --%s: \"%s\" is no number up to %llu\n", name, optarg,
             (unsigned long long)max);
+    return false;
+}
+
+static bool seconds(const char *name, double *ret)
+{
+    char *end;
+
+    *ret = strtod(optarg, &end);
+    if (end != optarg && !*end && *ret >= 0 && *ret <= 1e9)
+        return true;
+    fprintf(stderr, "yado: sim: --%s: \"%s\" is no number of seconds\n", name, optarg);
     return false;
 }
 
@@ -86,6 +110,14 @@ static bool take(struct sim_options *o, int c)
         return number("days", 3650, &o->days);
     case 'D':
         return number("demand", 1000, &o->demand);
+    case 'P':
+        return number("parts", GRID_PARTS_MAX, &o->parts);
+    case 'w':
+        return seconds("work", &o->work_s);
+    case 'm':
+        return seconds("move", &o->move_s);
+    case 'x':
+        return seconds("dispatch", &o->dispatch_s);
     case 'g':
         o->svg = optarg;
         return true;
@@ -104,7 +136,7 @@ static bool take(struct sim_options *o, int c)
 
 int yado_sim_main(int argc, char **argv)
 {
-    struct sim_options o = {.seed = 1};
+    struct sim_options o = {.seed = 1, .move_s = 2};
     int c;
 
     while ((c = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
@@ -138,13 +170,13 @@ int sim_print_json(json_t *json)
     return ok ? SIM_OK : SIM_FAILED;
 }
 
-int sim_plot(const char *script)
+int sim_plot(const struct buf *script)
 {
     FILE *f = popen("gnuplot", "we");
     int status;
 
     if (f)
-        fputs(script, f);
+        fwrite(script->data, 1, script->len, f);
     status = f ? pclose(f) : -1;
     if (status == 0)
         return SIM_OK;

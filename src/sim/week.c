@@ -200,6 +200,7 @@ static struct world_config config_of(const struct week *w, const struct rule *ru
 
     c.grid.requeue = rule->requeue;
     c.grid.by_habit = !rule->first_fit;
+    c.grid.last_wave_max = rule->policy == WORLD_MOVE ? c.grid.last_wave_max : 0;
     c.grid.upload_slots = 16;
     return c;
 }
@@ -304,7 +305,7 @@ static int plot(const struct week *w, const struct outcome *x)
                        column ? slowdown(&x[i]) : goodput(w, &x[i]));
         buf_put_str(&b, "e\n");
     }
-    return sim_plot((const char *)b.data);
+    return sim_plot(&b);
 }
 
 int sim_grid(const struct sim_options *o)

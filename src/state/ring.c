@@ -227,6 +227,7 @@ static void walk_config(struct io *io, struct grid_config *c)
     u64(io, &c->starve_wait_ms);
     u32(io, &c->upload_slots);
     boolean(io, &c->by_habit);
+    u32(io, &c->last_wave_max);
     u32(io, &c->chain_max);
     u64(io, &c->depot_quota_bytes);
 }

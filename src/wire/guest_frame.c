@@ -239,6 +239,7 @@ void guest_state_put(struct buf *out, const struct guest_state *s)
     buf_put_u64(out, s->peak_bytes);
     buf_put_u64(out, s->run_ms);
     buf_put(out, text, sizeof text);
+    buf_put_u64(out, s->group);
 }
 
 int guest_state_get(const uint8_t *payload, uint32_t len, struct guest_state *ret_state)
@@ -264,6 +265,8 @@ int guest_state_get(const uint8_t *payload, uint32_t len, struct guest_state *re
     memcpy(text, cursor_bytes(&c, sizeof text), sizeof text);
     text[sizeof text - 1] = 0;
     str_sanitize(text, s.text, sizeof s.text);
+    if (cursor_left(&c) >= sizeof s.group)
+        s.group = cursor_u64(&c);
     *ret_state = s;
     return 0;
 }

@@ -126,10 +126,12 @@ struct guest_state {
     uint64_t peak_bytes; /* high-water mark of the guest's used memory since START */
     uint64_t run_ms;     /* guest monotonic time since the program started, until it ended */
     char text[200];      /* for people; read as printable characters only */
+    uint64_t group;      /* of START: whose state this is; 0: none yet, or an older guest's */
 };
 
 /* The payload of STATE: u8 phase, u8 oom, u8 out_full, u8 0, u32 wait_status, u64 nonce,
- * u64 output_end, u64 result_end, u64 peak_bytes, u64 run_ms, 200 bytes text with NULs behind. */
+ * u64 output_end, u64 result_end, u64 peak_bytes, u64 run_ms, 200 bytes text with NULs behind,
+ * u64 group (older guests end before it). */
 void guest_state_put(struct buf *out, const struct guest_state *s);
 /* 0 or -EINVAL (too short, or a phase that is none). */
 int guest_state_get(const uint8_t *payload, uint32_t len, struct guest_state *ret_state);

@@ -60,6 +60,7 @@ class State:
         (self.phase, self.oom, self.out_full, _, self.wait_status, self.nonce, self.output_end,
          self.result_end, self.peak_bytes, self.run_ms) = struct.unpack_from(">BBBBiQQQQQ", payload)
         self.text = payload[48:248].split(b"\0")[0].decode()
+        self.group, = struct.unpack_from(">Q", payload, 248)
 
     def __repr__(self):
         return str(self.__dict__)

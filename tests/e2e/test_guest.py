@@ -54,7 +54,7 @@ def test_program(ready):
                   "hostname; grep -E 'NoNewPrivs|CapEff' /proc/self/status; cat /dev/vda 2>&1;"
                   "mkdir /out/d; echo hello >/out/d/b; : >/out/a; ln -s a /out/d-x; touch -d @77 /out/a;"
                   "sleep 100 & exit 7")
-        m.start(["sh", "-c", script], env=env, hostname="job-9-3")
+        m.start(["sh", "-c", script], env=env, hostname="job-9-3", group=9)
         m.start(["sh", "-c", "echo never"])
         s = m.finish()
         assert s.phase == FINISHED and os.waitstatus_to_exitcode(s.wait_status) == 7, s
@@ -67,6 +67,7 @@ def test_program(ready):
             assert t.extractfile("d/b").read() == b"hello\n" and t.getmember("a").mtime == 77
             assert t.getmember("d-x").linkname == "a" and t.getmember("d").isdir()
         assert 10 << 20 < s.peak_bytes < 128 << 20 and s.run_ms > 0 and s.text == ""
+        assert s.group == 9
 
 
 def test_not_found(ready):

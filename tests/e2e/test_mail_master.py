@@ -65,15 +65,18 @@ class Rank:
             bodies += [m[3] for m in got]
         return bodies
 
-    def layer(self, sent, read, **more):
+    def layer(self, sent, read):
         """A checkpoint that is durable and recorded."""
         pc = self.world.pc
         run_ms = self.world.run_ms = self.world.run_ms + 1000
-        pc.vm(self.key, "running", layers=[pc.layer(self.key, os.urandom(100), mail_sent=sent,
-                                                    mail_read=read, run_ms=run_ms, **more)])
+        below = self.world.tops.get(self.number)
+        layer = pc.layer(self.key, os.urandom(100), mail_sent=sent, mail_read=read, run_ms=run_ms,
+                         **({"parent": below} if below else {}))
+        pc.vm(self.key, "running", layers=[layer])
         pc.sync()
         pc.vm(self.key, "running")
         pc.sync()
+        self.world.tops[self.number] = layer["digest"]
 
     def again(self):
         """It dies, and is placed again."""
@@ -85,7 +88,7 @@ class Rank:
 
 class World:
     def __init__(self, g, parts=3, **spec):
-        self.g, self.run_ms = g, 0
+        self.g, self.run_ms, self.tops = g, 0, {}
         self.pc = FakePC(g, "pc-1")
         self.pc.sync()
         self.job = g.submit_api(parts=parts, **spec)
@@ -275,6 +278,29 @@ def test_a_mailbox_that_nobody_reads_fills_up(g):
     assert held == [seq] and c.get(seq + 1, status=204) == []
     assert not w.mailboxes()[2]["full"]
     assert re.search(rf"^ +2 +0 +0 +{seq} +0 ", g.yado("mail", str(w.job)), re.M)
+
+
+def test_a_reader_that_keeps_too_much_is_saved(g):
+    """256 MiB that were read are kept for going back; then a checkpoint is asked for, and nobody
+    waits."""
+    w = World(g)
+    a, _, c = (w.rank(i) for i in range(3))
+    body, seq = os.urandom(MIB), 0
+    while seq < 270:
+        assert a.post(seq + 1, *[(2, body)] * 6) == seq + 6
+        assert c.get(seq + 1, size=8 * MIB) == [(seq + 1 + i, 0, 0, body) for i in range(6)]
+        seq += 6
+        if seq == 240:
+            w.sync()
+            assert not w.pc.desired[c.key].get("checkpoint")
+    c.get(seq + 1, status=204)
+    assert w.mailboxes()[2]["kept_bytes"] > 256 * MIB
+    for at in (seq - 1, seq + 1):  # what the second newest layer reads on from is kept
+        wait_for("a checkpoint of the reader",
+                 lambda: w.pc.sync() and w.pc.desired[c.key].get("checkpoint"))
+        c.layer(0, at)
+    wait_for("the rest to be dropped", lambda: w.mailboxes()[2]["kept_bytes"] < 3 * MIB)
+    assert not w.pc.desired[a.key].get("checkpoint")
 
 
 def test_blobs_belong_to_the_job(g):

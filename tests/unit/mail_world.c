@@ -62,7 +62,7 @@ struct layer {
 /* A part: its row, its guest, its host. */
 struct part {
     uint64_t epoch;
-    bool is_placed, is_final, has_snap;
+    bool is_placed, is_final, has_failed, has_snap;
     struct layer layers[2]; /* the newest is the last */
     unsigned count_layers;
     struct guest guest, longest;
@@ -89,8 +89,10 @@ struct world {
     struct mail_config config;
     struct mail_sink sink;
     bool committed;
+    bool together; /* on_part_failure: fail */
     uint32_t ranks;
     struct part parts[JOBS][RANKS];
+    bool is_over[JOBS];
     struct request requests[REQUESTS];
     uint32_t count_requests;
     struct answer answers[REQUESTS * 8]; /* that wait for the disk */
@@ -220,8 +222,12 @@ static void tell(struct world *w, uint32_t job, uint32_t rank)
                           .rank = rank,
                           .epoch = p->epoch,
                           .is_final = p->is_final,
-                          .has_failed = p->is_final};
+                          .has_failed = p->has_failed};
 
+    if (w->is_over[job]) {
+        mail_forget(w->mail, t.job);
+        return;
+    }
     if (p->count_layers)
         t.top = p->layers[p->count_layers - 1].mail;
     if (p->count_layers > 1)
@@ -504,17 +510,44 @@ static void damage(struct world *w, uint32_t job, uint32_t rank)
     tell(w, job, rank);
 }
 
-static void end_for_good(struct world *w, uint32_t job, uint32_t rank)
+static void stop_for_good(struct world *w, uint32_t job, uint32_t rank, bool fails)
 {
     struct part *p = &w->parts[job][rank];
 
-    if (!p->is_placed || w->kind != MAIL_WORLD_DEATH || rank == 0)
+    if (p->is_final)
         return;
     p->is_placed = false;
     p->is_final = true;
+    p->has_failed = fails;
     /* It may have been further before it went back, and behaved the same. */
     if (!w->committed && p->longest.count_sent > p->guest.count_sent)
         p->guest = p->longest;
+    tell(w, job, rank);
+}
+
+static void end_for_good(struct world *w, uint32_t job, uint32_t rank)
+{
+    if (!w->parts[job][rank].is_placed || w->kind != MAIL_WORLD_DEATH || rank == 0)
+        return;
+    stop_for_good(w, job, rank, true);
+    if (!w->together)
+        return;
+    for (uint32_t i = 0; i < w->ranks; i++)
+        stop_for_good(w, job, i, false);
+    w->is_over[job] = true;
+    tell(w, job, rank);
+}
+
+/* It ends well, as soon as all that it sent is taken. */
+static void finish(struct world *w, uint32_t job, uint32_t rank)
+{
+    struct part *p = &w->parts[job][rank];
+
+    if (!p->is_placed || w->kind != MAIL_WORLD_DEATH || p->guest.count_window ||
+        p->guest.step < STEPS / 2)
+        return;
+    p->is_placed = false;
+    p->is_final = true;
     tell(w, job, rank);
 }
 
@@ -542,6 +575,23 @@ static void hear_wishes(struct world *w)
         ;
 }
 
+/* A batch with one more byte than a message may have, all of which are there. */
+static void lie_large(struct world *w, uint64_t seq)
+{
+    enum { BYTES = MAIL_BODY_MAX + 1 };
+    AUTO_BUF struct buf batch = {0};
+    struct mail_out out;
+
+    buf_put_u64(&batch, seq);
+    buf_put_u32(&batch, 0);
+    buf_put_u32(&batch, BYTES);
+    memset(buf_reserve(&batch, BYTES), 0, BYTES);
+    batch.len += BYTES;
+    struct cursor c = cursor_of(batch.data, batch.len);
+    if (mail_out_get(&c, &out) == 0)
+        fail(w, "a body that is too large was taken");
+}
+
 /* What a hostile guest may say is refused, and changes nothing. */
 static void lie(struct world *w, uint32_t job, uint32_t rank)
 {
@@ -560,6 +610,8 @@ static void lie(struct world *w, uint32_t job, uint32_t rank)
     out = (struct mail_out){have + 1, w->ranks + (uint32_t)rng_below(&w->rng, 5000), BODY, body};
     if (mail_send(w->mail, r, &out, w->now_ms, &w->sink) != MAIL_NO_RANK)
         fail(w, "a message to nobody was taken");
+    if (chance(w, 5))
+        lie_large(w, have + 1);
     if (mail_read(w->mail, r, INT64_MAX, 100, found, 2, &count) != MAIL_LOST)
         fail(w, "the future was read");
     if (mail_find(w->mail, job + 1, rank, p->epoch + 1000) ||
@@ -627,7 +679,11 @@ static void happen(struct world *w, uint32_t job, uint32_t rank)
     case 95:
         if (chance(w, 10))
             end_for_good(w, job, rank);
+        finish(w, job, rank);
         lie(w, job, rank);
+        break;
+    case 96:
+        tell(w, job, rank); /* once more what its rows say */
         break;
     default:
         w->now_ms += 50;
@@ -706,9 +762,9 @@ static void compare(struct world *w, uint32_t job, uint32_t from, uint32_t to)
         at++;
     if (b->is_final || w->kind == MAIL_WORLD_NEVER_READS)
         return;
-    if (gone != a->is_final)
+    if (gone != a->has_failed)
         fail(w, "job %u: rank %u was told %u times that %u is gone", job, to, gone, from);
-    if (!a->is_final && at < a->guest.count_sent)
+    if (!a->has_failed && at < a->guest.count_sent)
         fail(w, "job %u: a message of rank %u to %u is lost", job, from, to);
 }
 
@@ -737,6 +793,7 @@ const char *mail_world_run(uint64_t seed, enum mail_world_kind kind, struct mail
                                      .repeat_ms = 2000};
     w->sink = (struct mail_sink){append, w};
     w->committed = rng_below(&w->rng, 2);
+    w->together = seed % 4 == 3;
     w->ranks = 2 + (uint32_t)rng_below(&w->rng, RANKS - 1);
     w->next_epoch = w->next_layer = 1;
     w->now_ms = 1000;

@@ -350,10 +350,34 @@ static void test_what_lags_moves_to_a_faster_pc(void **state)
           "1.1 is resuming on b\n");
 }
 
+/* It takes longer than parts usually do, and nobody knows for how long yet. */
+static void test_what_is_on_the_fastest_pc_stays_there(void **state)
+{
+    trace("pc a builder cpus=1 speed=4000\n"
+          "pc b cpus=1 speed=1000\n"
+          "image tiny\n"
+          "submit parts=3\n"
+          "a says 0.1 done layer=9\n"
+          "1.0 is starting on a\n"
+          "a says 1.0 running\n"
+          "b says 1.1 running\n"
+          "b busy owner                     # one move, so that what it costs is known\n"
+          "b says 1.1 suspended reason=owner layer=1\n"
+          "+60s\n"
+          "b free\n"
+          "b says 1.2 running\n"
+          "b says 1.2 done run=1000\n"
+          "b says 1.1 running\n"
+          "b says 1.1 done run=1000\n"
+          "1.0 is running on a\n"
+          "a wants 1.0 run checkpoint=0\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_lags_moves_to_a_faster_pc),
+        cmocka_unit_test(test_what_is_on_the_fastest_pc_stays_there),
         cmocka_unit_test(test_a_part_runs),
         cmocka_unit_test(test_it_moves_when_the_owner_comes),
         cmocka_unit_test(test_search_is_the_wait_for_a_place),

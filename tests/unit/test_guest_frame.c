@@ -178,7 +178,8 @@ static void test_records(void **unused)
                             .wait_status = -5,
                             .peak_bytes = 9,
                             .run_ms = 10,
-                            .text = "evil \033[2J text"};
+                            .text = "evil \033[2J text",
+                            .group = 77};
     struct guest_state t = {0};
     struct guest_sync sync = {.wall_ns = 1, .output_have = 2, .result_have = 3, .nonce = 4}, sync2;
     struct buf b = {0};
@@ -186,9 +187,12 @@ static void test_records(void **unused)
 
     memset(sync.entropy, 0x5a, sizeof sync.entropy);
     guest_state_put(&b, &s);
-    assert_int_equal(guest_state_get(b.data, (uint32_t)b.len - 1, &t), -EINVAL);
+    assert_int_equal(guest_state_get(b.data, (uint32_t)b.len - 9, &t), -EINVAL);
     assert_int_equal(t.phase, 0);
+    assert_int_equal(guest_state_get(b.data, (uint32_t)b.len - 8, &t), 0); /* an older guest's */
+    assert_int_equal(t.group, 0);
     assert_int_equal(guest_state_get(b.data, (uint32_t)b.len, &t), 0);
+    assert_int_equal(t.group, 77);
     assert_string_equal(t.text, "evil ?[2J text");
     assert_int_equal(t.nonce, s.nonce);
     assert_int_equal(t.wait_status, -5);

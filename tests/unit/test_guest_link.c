@@ -341,6 +341,35 @@ static void test_other_end_gone(void **state)
     end(&w);
 }
 
+/* A layer that is not this job's: nothing that the guest sends gets through. */
+static void test_state_of_another_job(void **state)
+{
+    struct guest_state s = {.phase = GUEST_RUNNING, .group = 8};
+    struct buf payload = {0};
+    struct world w;
+
+    begin(&w, NULL, 0);
+    w.link.group = 7;
+    guest_link_sync(&w.link, w.now_ms);
+    assert_int_equal(guest_link_flush(&w.link), 0);
+    (void)guest_reads(&w);
+    s.nonce = w.sync.nonce;
+    guest_state_put(&payload, &s);
+    guest_sends(&w, GUEST_STATE, &payload);
+    buf_deinit(&payload);
+    buf_put_u64(&payload, 0);
+    buf_put_str(&payload, "secret");
+    guest_sends(&w, GUEST_OUTPUT, &payload);
+    buf_deinit(&payload);
+    assert_int_equal(guest_link_receive(&w.link), -EBADMSG);
+    assert_true(!w.link.synced && w.states == 0 && w.output.len == 0);
+    end(&w);
+    begin(&w, NULL, 0);
+    w.link.group = 7;
+    sync_up(&w, GUEST_RUNNING); /* an older guest, which says nothing of it */
+    end(&w);
+}
+
 /* ---- mail ---- */
 
 static int on_sent(void *arg, const struct mail_out *m)
@@ -501,6 +530,7 @@ int main(void)
         cmocka_unit_test(test_result_waits_for_our_disk),
         cmocka_unit_test(test_guest_that_never_reads),
         cmocka_unit_test(test_other_end_gone),
+        cmocka_unit_test(test_state_of_another_job),
         cmocka_unit_test(test_mail),
         cmocka_unit_test(test_mail_for_the_guest),
         cmocka_unit_test(test_mail_that_makes_no_sense),

@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """`yado local`, libyado by the programs in apps/talk, yado-msg and the Python module, from the
-outside. Usage: test_local.py YADO YADO_MSG LIBYADO_FOLDER RING HEAT FARM BLOCKS"""
+outside; the first programs of docs/messages.md.
+Usage: test_local.py YADO YADO_MSG LIBYADO_FOLDER LIBYADO RING HEAT FARM BLOCKS"""
 import os
 import pathlib
 import re
@@ -12,7 +13,8 @@ import tempfile
 import time
 import unittest
 
-YADO, MSG, FOLDER, RING, HEAT, FARM, BLOCKS = map(os.path.abspath, sys.argv[1:8])
+YADO, MSG, FOLDER, LIBYADO, RING, HEAT, FARM, BLOCKS = map(os.path.abspath, sys.argv[1:9])
+DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs/messages.md"
 ENV = {**{k: v for k, v in os.environ.items() if not k.startswith("YADO_")}, "MSG": MSG,
        "PYTHONPATH": FOLDER, "PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -237,6 +239,34 @@ try:
 except yado.Gone:
     print("no barrier")''', status=1, options=("--on-part-failure", "continue"))
         self.assertEqual(lines[:2], [["gone 2", "no barrier"], ["no barrier"]])
+
+
+class Document(unittest.TestCase):
+    """What docs/messages.md shows is what runs."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def first(self, language):
+        text = re.search(rf"```{language}\n(.*?)```", DOCUMENT.read_text(), re.S)[1]
+        path = self.folder / f"first.{language}"
+        path.write_text(text)
+        return path
+
+    def test_c(self):
+        subprocess.run(["cc", "-Wall", "-Wextra", "-Werror", "-I", FOLDER, "-o",
+                        self.folder / "first", self.first("c"), LIBYADO], check=True, timeout=60)
+        self.assertEqual(local(4, self.folder / "first")[0], ["sum 6"])
+
+    def test_shell(self):
+        (self.folder / "yado-msg").symlink_to(MSG)
+        self.assertEqual(local(4, "env", f"PATH={self.folder}:{os.environ['PATH']}", "sh",
+                               self.first("sh"))[0], ["sum 6"])
+
+    def test_python(self):
+        self.assertEqual(local(4, "/usr/bin/python3", self.first("python"))[0], ["sum 6"])
 
 
 class Command(unittest.TestCase):

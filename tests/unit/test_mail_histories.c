@@ -23,7 +23,7 @@ static uint64_t number(const char *name, uint64_t fallback)
 
 static void run(enum mail_world_kind kind)
 {
-    uint64_t first = number("YADO_SEED", 1), count = number("YADO_COUNT", 250);
+    uint64_t first = number("YADO_SEED", 1), count = number("YADO_COUNT", 1000);
     struct mail_world_sum sum = {0};
 
     printf("# seeds %llu to %llu\n", (unsigned long long)first,
