@@ -31,9 +31,9 @@
 
 enum stage { LAUNCHING, CONNECTING, LIVE, CLEANING, ENDED };
 enum {
-    CONNECT_EVERY_MS = 5,
-    CONNECT_MS = 20000, /* a supervisor that was started */
-    ADOPT_MS = 2000,    /* one that may just have been started by the agent before us */
+    CONNECT_EVERY_MS = 1, /* nothing is begun before */
+    CONNECT_MS = 20000,   /* a supervisor that was started */
+    ADOPT_MS = 2000,      /* one that may just have been started by the agent before us */
     DROP_MS = 5000,
     STUCK_MS = 10000,
     RELAUNCHES_MAX = 5,
@@ -56,6 +56,7 @@ struct agent_vm {
     /* What the master wants of it, as the last answer said. */
     char recorded[65]; /* digest of the newest layer that it has recorded; "" none */
     uint64_t checkpoint, checkpoint_ms;
+    char key[65]; /* only in memory: the disk is not to have it */
     bool upload;
     bool named;   /* in the last answer */
     bool may_run; /* it was wanted running, and was never told to suspend */
@@ -187,9 +188,9 @@ static void send_lease(struct agent_vm *vm)
 
     if (!vm->named || !a->lease_until_ms)
         return;
-    send_json(vm, json_pack("{s:s, s:I, s:s, s:I, s:I, s:b}", "cmd", "lease", "until_ms",
-                            (json_int_t)a->lease_until_ms, "recorded", vm->recorded, "checkpoint",
-                            (json_int_t)vm->checkpoint, "checkpoint_ms",
+    send_json(vm, json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:b}", "cmd", "lease", "key", vm->key,
+                            "until_ms", (json_int_t)a->lease_until_ms, "recorded", vm->recorded,
+                            "checkpoint", (json_int_t)vm->checkpoint, "checkpoint_ms",
                             (json_int_t)vm->checkpoint_ms, "upload", vm->upload));
     if (vm->may_run && !vm->suspend_reason[0] && !vm->pause_reason[0])
         send_cmd(vm, "cont");
@@ -283,7 +284,7 @@ static bool try_connect(struct agent_vm *vm)
         send_suspend(vm);
     else if (vm->pause_reason[0])
         send_pause(vm);
-    if (!vm->dropping && !vm->suspend_reason[0])
+    if (!vm->dropping)
         send_lease(vm);
     set_poll(vm);
     return true;
@@ -414,6 +415,7 @@ static json_t *make_config(struct agent_vm *vm, const struct sync_desired *d)
         user_id(a->users.pager_gid, a->users.pager_gid == (gid_t)-1), "idle_priority",
         a->config.idle_priority, "guest_silence_ms", (json_int_t)a->config.guest_silence_ms);
     MUST(json);
+    (void)json_object_del(json_object_get(json, "desired"), "key"); /* the lease brings it */
     return json;
 }
 
@@ -528,6 +530,7 @@ static void note_wish(struct agent_vm *vm, const struct sync_desired *d)
 {
     snprintf(vm->recorded, sizeof vm->recorded, "%s",
              d->count_chain ? d->chain[d->count_chain - 1].digest : "");
+    memcpy(vm->key, d->key, sizeof vm->key);
     vm->checkpoint = d->checkpoint;
     vm->checkpoint_ms = d->checkpoint_ms;
     vm->upload = d->upload;

@@ -59,7 +59,8 @@ static int add(struct chain_blobs *b, const struct sync_layer *l, struct err *er
     int r;
 
     one->all = b;
-    r = blob_open(b->config.cache_dir, l->digest, l->size, &one->blob, err);
+    r = blob_open_sealed(b->config.cache_dir, l->digest, l->size, b->count ? b->config.key : "",
+                         &one->blob, err);
     if (r)
         return r;
     b->count++;

@@ -15,6 +15,7 @@ struct chain_blobs;
 
 struct chain_blobs_config {
     const char *cache_dir;
+    const char *key;   /* of layers above golden on the disk (host/seal.h) */
     struct http *http; /* borrowed; used by whoever calls */
     const char *url;
     struct retry retry;

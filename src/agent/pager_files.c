@@ -27,7 +27,7 @@ static int add_blob(struct pager_config *c, const char *digest, uint64_t size, s
     c->blobs = xreallocarray(c->blobs, c->count_blobs + 1, sizeof *c->blobs);
     memcpy(c->blobs[c->count_blobs].digest, digest, DIGEST_HEX_BYTES);
     c->blobs[c->count_blobs].size = size;
-    c->blobs[c->count_blobs].layer = false;
+    c->blobs[c->count_blobs].layer = c->blobs[c->count_blobs].is_own = false;
     *ret_index = c->count_blobs++;
     return 0;
 }
@@ -98,6 +98,7 @@ static int parse_chain(struct pager_config *c, struct pager_file *f, json_t *lis
         if (!l->name)
             l->name = digest;
         c->blobs[l->blob].layer = true;
+        c->blobs[l->blob].is_own = i > 0;
         f->count_chain++;
     }
     return 0;
@@ -129,15 +130,15 @@ int pager_config_parse(json_t *json, struct pager_config *ret, struct err *ret_e
     int allow_other = 0;
     size_t i;
 
-    *ret = (struct pager_config){.json = json_incref(json)};
-    if (json_unpack(json, "{s:s, s:s, s:s, s:s, s:s, s?b, s?I, s?I, s?s, s:o !}", "mount",
+    *ret = (struct pager_config){.json = json_incref(json), .key = ""};
+    if (json_unpack(json, "{s:s, s:s, s:s, s:s, s:s, s?b, s?I, s?I, s?s, s?s, s:o !}", "mount",
                     &ret->mount, "url", &ret->url, "ca_file", &ret->ca_file, "grant", &ret->grant,
                     "cache_dir", &ret->cache_dir, "allow_other", &allow_other, "uid", &uid, "gid",
-                    &gid, "hot_file", &ret->hot_file, "files", &files) ||
+                    &gid, "hot_file", &ret->hot_file, "key", &ret->key, "files", &files) ||
         !json_is_array(files))
         return err_set(ret_err, -EINVAL,
                        "the pager needs {mount, url, ca_file, grant, cache_dir, allow_other, "
-                       "files} and nothing else but uid, gid and hot_file");
+                       "files} and nothing else but uid, gid, hot_file and key");
     ret->allow_other = allow_other;
     ret->uid = uid;
     ret->gid = gid;

@@ -45,12 +45,14 @@ struct pager_layer {
 struct pager_blob_name {
     char digest[65];
     uint64_t size;
-    bool layer; /* part of a chain */
+    bool layer;  /* part of a chain */
+    bool is_own; /* a layer of this guest, not golden: sealed on the disk */
 };
 
 struct pager_config {
     json_t *json; /* owns the strings */
     const char *mount, *url, *ca_file, *grant, *cache_dir;
+    const char *key;      /* of what is sealed, "" for none */
     const char *hot_file; /* where the list of what was read first goes, or NULL */
     bool allow_other;
     int64_t uid, gid; /* -1: stay */

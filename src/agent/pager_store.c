@@ -113,8 +113,8 @@ int pager_store_new(const struct pager_config *config, struct pager_store **ret_
     for (size_t i = 0; r == 0 && i < config->count_blobs; i++) {
         struct store_blob *b = &s->blobs[i];
 
-        r = blob_open(config->cache_dir, config->blobs[i].digest, config->blobs[i].size, &b->blob,
-                      ret_err);
+        r = blob_open_sealed(config->cache_dir, config->blobs[i].digest, config->blobs[i].size,
+                             config->blobs[i].is_own ? config->key : "", &b->blob, ret_err);
         if (r == 0) {
             b->count = blob_count_blocks(b->blob);
             b->states = xcalloc(b->count + 1, 1);
@@ -257,20 +257,7 @@ int pager_store_fetch(struct pager_store *s, size_t blob, uint64_t offset, void 
 
 int pager_store_pread(struct pager_store *s, size_t blob, uint64_t offset, void *data, size_t len)
 {
-    uint8_t *p = data;
-
-    while (len) {
-        ssize_t n = pread(blob_fd(s->blobs[blob].blob), p, len, (off_t)offset);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n ? -errno : -EIO;
-        p += n;
-        offset += (uint64_t)n;
-        len -= (size_t)n;
-    }
-    return 0;
+    return blob_pread(s->blobs[blob].blob, offset, data, len);
 }
 
 int pager_store_copy(struct pager_store *s, const struct pager_read *read, uint8_t *data)

@@ -487,7 +487,7 @@ void supervisor_upload_result(struct supervisor *s)
     s->stage = UPLOADING;
     supervisor_allow_upload(s);
     if (s->report.result[0])
-        uploader_add(s->made.uploader, path, s->report.result, s->report.result_bytes);
+        uploader_add(s->made.uploader, path, s->report.result, s->report.result_bytes, "");
     check_uploads(s);
 }
 

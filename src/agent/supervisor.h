@@ -182,6 +182,7 @@ void work_end_pager(struct work *w);
 /* Oldest first. A layer is DIR/DIGEST.layer until the master has recorded it. */
 struct made {
     const char *dir;
+    const char *key; /* by which its files are sealed (host/seal.h) */
     const struct blob_source *source;
     int wake_fd;
     struct uploader *uploader;
@@ -191,7 +192,9 @@ struct made {
     bool abandoned;
 };
 
-void made_init(struct made *m, const char *dir, const struct blob_source *source, int wake_fd);
+/* All of them are borrowed; key is looked at when a layer is added. */
+void made_init(struct made *m, const char *dir, const char *key, const struct blob_source *source,
+               int wake_fd);
 char *made_path(const char *dir, const char *digest);
 void made_add(struct made *m, const struct sync_layer *layer);
 /* Looks what the uploader has done; true when more became durable. */

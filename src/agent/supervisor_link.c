@@ -105,6 +105,7 @@ static uint64_t number(const json_t *json, const char *key)
 static void obey_lease(struct supervisor *s, const json_t *json)
 {
     const char *recorded = json_string_value(json_object_get(json, "recorded"));
+    const char *key = json_string_value(json_object_get(json, "key"));
 
     if (number(json, "until_ms"))
         set_lease(s, number(json, "until_ms"));
@@ -115,6 +116,10 @@ static void obey_lease(struct supervisor *s, const json_t *json)
     if (recorded) {
         made_recorded(&s->made, recorded);
         supervisor_report_layers(s);
+    }
+    if (!s->begun) {
+        snprintf(s->config.desired.key, sizeof s->config.desired.key, "%s", key ? key : "");
+        supervisor_begin(s);
     }
 }
 

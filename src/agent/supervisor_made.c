@@ -13,9 +13,10 @@
 #include <string.h>
 #include <unistd.h>
 
-void made_init(struct made *m, const char *dir, const struct blob_source *source, int wake_fd)
+void made_init(struct made *m, const char *dir, const char *key, const struct blob_source *source,
+               int wake_fd)
 {
-    *m = (struct made){.dir = dir, .source = source, .wake_fd = wake_fd};
+    *m = (struct made){.dir = dir, .key = key, .source = source, .wake_fd = wake_fd};
     m->uploader = uploader_new(source, wake_fd);
 }
 
@@ -30,7 +31,7 @@ void made_add(struct made *m, const struct sync_layer *layer)
 
     m->layers = xreallocarray(m->layers, m->count + 1, sizeof *m->layers);
     m->layers[m->count++] = *layer;
-    uploader_add(m->uploader, path, layer->digest, layer->size);
+    uploader_add(m->uploader, path, layer->digest, layer->size, m->key);
 }
 
 bool made_update(struct made *m)

@@ -122,7 +122,7 @@ static int open_all(struct supervisor *s, struct err *ret_err)
     s->work.source =
         (struct blob_source){s->config.url, s->config.ca_file, s->config.desired.grant};
     hide_mounts();
-    made_init(&s->made, s->dir, &s->work.source, s->wake_fd);
+    made_init(&s->made, s->dir, s->config.desired.key, &s->work.source, s->wake_fd);
     r = work_start(&s->work);
     if (r)
         return err_set(ret_err, r, "cannot start a thread: %s", strerror(-r));
@@ -148,8 +148,18 @@ static void resume_upload(struct supervisor *s)
     supervisor_upload_layer(s);
 }
 
-/* From the beginning, or from a layer or result that a supervisor before us had saved. */
-static void begin(struct supervisor *s)
+void supervisor_begin(struct supervisor *s)
+{
+    s->begun = true;
+    if (s->stage == PREPARING)
+        work_ask(&s->work, TASK_PREPARE);
+    else if (s->stage == SAVING)
+        resume_upload(s);
+}
+
+/* What is to be done as soon as there is a lease: to prepare a guest, or to go on with the upload
+ * of what a supervisor before us had saved. */
+static void get_ready(struct supervisor *s)
 {
     const struct sync_desired *d = &s->config.desired;
     struct err err = {""};
@@ -161,7 +171,8 @@ static void begin(struct supervisor *s)
     snprintf(s->final, sizeof s->final, "suspended");
     if (r == 0) {
         log_info("going on with an upload");
-        resume_upload(s);
+        s->stage = SAVING;
+        supervisor_set_state(s, "saved");
         return;
     }
     if (r != -ENOENT) {
@@ -169,7 +180,6 @@ static void begin(struct supervisor *s)
         return;
     }
     supervisor_set_state(s, "preparing");
-    work_ask(&s->work, TASK_PREPARE);
 }
 
 /* By the worker where it is free soon. What it is in the midst of dies with us: QEMU by its death
@@ -216,7 +226,7 @@ int yado_supervisor_main(int argc, char **argv)
         log_error("%s", err.text);
         return 1;
     }
-    begin(&s);
+    get_ready(&s);
     while (!s.drop) {
         wait_and_serve(&s);
         supervisor_decide(&s);

@@ -92,6 +92,7 @@ static int open_chain(struct work *w, char *ret_reason, struct err *ret_err)
 {
     const struct sync_desired *d = &w->config->desired;
     struct chain_blobs_config config = {.cache_dir = w->config->cache_dir,
+                                        .key = d->key,
                                         .http = w->http,
                                         .url = w->source.url,
                                         .retry = {pause_work, w}};
@@ -127,9 +128,9 @@ static int start_pager(struct work *w, struct err *ret_err)
     const struct supervisor_config *c = w->config;
     AUTO_FREE char *hot = xasprintf("%s/" SUPERVISOR_HOT_FILE, w->dir);
     json_t *json =
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:o}", "url", c->url, "ca_file", c->ca_file,
-                  "grant", c->desired.grant, "cache_dir", c->cache_dir, "hot_file", hot,
-                  "allow_other", (int)(c->uid >= 0 || c->pager_uid >= 0), "files",
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:o}", "url", c->url, "ca_file", c->ca_file,
+                  "grant", c->desired.grant, "cache_dir", c->cache_dir, "hot_file", hot, "key",
+                  c->desired.key, "allow_other", (int)(c->uid >= 0 || c->pager_uid >= 0), "files",
                   part_pager_files(&c->desired, VM_INPUT_BYTES));
     int r;
 

@@ -12,11 +12,13 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/must.h"
+#include "host/seal.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -63,6 +65,8 @@ void task_learn(struct work *w)
 
 struct saving {
     char *draft; /* DIR/layer.draft */
+    struct seal seal;
+    uint8_t nonce[SEAL_NONCE_BYTES];
     struct vm_save *save;
     uint64_t output_offset, mail_sent, mail_read;
 };
@@ -73,6 +77,13 @@ static int capture(struct work *w, struct saving *s, char *ret_reason, struct er
     struct vm_save_info info = {
         .run_ms = w->run_ms, .disk_cut = w->layer.cut, .parent = w->top[0] ? w->top : NULL};
     int r;
+
+    MUST(getrandom(s->nonce, sizeof s->nonce, 0) == sizeof s->nonce);
+    if (seal_init(&s->seal, w->config->desired.key, s->nonce))
+        return err_set(ret_err, fail_save(-EINVAL, ret_reason), "the key of its layers is none");
+    if (s->seal.on)
+        info.seal = seal_apply;
+    info.seal_arg = &s->seal;
 
     /* All of it came before the stop, and nothing beyond it is acknowledged to the guest. */
     info.output_offset = s->output_offset = atomic_load(&w->output_received);
@@ -125,6 +136,16 @@ static void describe(struct work *w, const struct saving *s, const struct vm_cla
     l->cls.qemu_version = c->qemu_version;
 }
 
+/* Behind the layer's bytes: whoever opens the seal looks there. 0, or -1 with errno. */
+static int append_nonce(const struct saving *s)
+{
+    AUTO_CLOSE int fd = open(s->draft, O_WRONLY | O_APPEND | O_CLOEXEC);
+
+    if (!s->seal.on)
+        return 0;
+    return fd >= 0 && write(fd, s->nonce, sizeof s->nonce) == sizeof s->nonce ? 0 : -1;
+}
+
 /* Compresses and writes; the layer then stands in DIR under its name. */
 static int write_layer(struct work *w, struct saving *s, const struct vm_class *cls,
                        char *ret_reason, struct err *ret_err)
@@ -139,7 +160,7 @@ static int write_layer(struct work *w, struct saving *s, const struct vm_class *
     if (r)
         return fail_save(r, ret_reason);
     AUTO_FREE char *path = made_path(w->dir, stats.digest);
-    if (rename(s->draft, path)) {
+    if (append_nonce(s) || rename(s->draft, path)) {
         r = fail_save(-errno, ret_reason);
         if (w->prints)
             forget_all(w);

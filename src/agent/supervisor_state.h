@@ -26,6 +26,7 @@ struct supervisor {
     enum stage stage;
     struct sync_vm report; /* its layers are those of `made` */
     char final[16];        /* state that the upload leads to */
+    bool begun;            /* the agent has said what it needs for that */
     bool drop, dropped, asked_finish;
 
     /* the agent */
@@ -80,6 +81,10 @@ bool supervisor_has_agent(const struct supervisor *s);
 void supervisor_allow_upload(struct supervisor *s);
 void supervisor_accept_agent(struct supervisor *s);
 void supervisor_serve_agent(struct supervisor *s);
+
+/* ---- supervisor_main.c ---- */
+/* The first lease is here, and with it the key. */
+void supervisor_begin(struct supervisor *s);
 
 /* ---- supervisor_mail.c ---- */
 /* Before the guest's link: what of its mail is to be done. */

@@ -7,6 +7,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/must.h"
+#include "host/seal.h"
 #include "host/wait.h"
 
 #include <errno.h>
@@ -19,7 +20,7 @@
 enum { RETRY_MIN_MS = 200, RETRY_MAX_MS = 5000, QUIET_MS = 60000 };
 
 struct file {
-    char *path, *digest;
+    char *path, *digest, *key;
     uint64_t size;
     struct file *next;
 };
@@ -51,6 +52,16 @@ static int head(struct uploader *u, const char *url, struct err *ret_err)
                    answer.status);
 }
 
+/* The nonce stands behind the bytes. */
+static int open_seal(const struct file *f, int fd, struct seal *ret_seal)
+{
+    uint8_t nonce[SEAL_NONCE_BYTES] = {0};
+
+    if (f->key[0] && pread(fd, nonce, sizeof nonce, (off_t)f->size) != sizeof nonce)
+        return -EIO;
+    return seal_init(ret_seal, f->key, nonce);
+}
+
 static int put(struct uploader *u, const char *url, const struct file *f, struct err *ret_err)
 {
     AUTO_CLOSE int fd = open(f->path, O_RDONLY | O_CLOEXEC);
@@ -61,11 +72,14 @@ static int put(struct uploader *u, const char *url, const struct file *f, struct
                              .body_bytes = f->size,
                              .quiet_ms = QUIET_MS};
     AUTO_HTTP_RESPONSE struct http_response answer = {0};
+    struct seal seal;
     struct err why;
-    int r;
+    int r = fd < 0 ? -errno : open_seal(f, fd, &seal);
 
-    if (fd < 0)
-        return err_set(ret_err, -errno, "cannot open %s: %s", f->path, strerror(errno));
+    if (r)
+        return err_set(ret_err, r, "cannot open %s: %s", f->path, strerror(-r));
+    q.body_filter = seal_apply;
+    q.body_filter_arg = &seal;
     r = http_do(u->http, &q, &answer, ret_err);
     if (r || (answer.status >= 200 && answer.status < 300))
         return r;
@@ -94,6 +108,7 @@ static void file_free(struct file *f)
 {
     free(f->path);
     free(f->digest);
+    free(f->key);
     free(f);
 }
 
@@ -168,11 +183,13 @@ struct uploader *uploader_new(const struct blob_source *source, int event_fd)
     return u;
 }
 
-void uploader_add(struct uploader *u, const char *path, const char *digest, uint64_t size)
+void uploader_add(struct uploader *u, const char *path, const char *digest, uint64_t size,
+                  const char *key)
 {
     struct file *f = xcalloc(1, sizeof *f);
 
-    *f = (struct file){.path = xstrdup(path), .digest = xstrdup(digest), .size = size};
+    *f = (struct file){
+        .path = xstrdup(path), .digest = xstrdup(digest), .key = xstrdup(key), .size = size};
     pthread_mutex_lock(&u->lock);
     *u->last = f;
     u->last = &f->next;

@@ -18,8 +18,10 @@ struct uploader;
 /* event_fd (borrowed, an eventfd) is written when uploader_count_done() or uploader_result()
  * changed. */
 struct uploader *uploader_new(const struct blob_source *source, int event_fd);
-/* The file must stay until it is done. */
-void uploader_add(struct uploader *u, const char *path, const char *digest, uint64_t size);
+/* The file must stay until it is done. key: by which it is sealed (host/seal.h), its nonce behind
+ * its bytes; "": it is not. */
+void uploader_add(struct uploader *u, const char *path, const char *digest, uint64_t size,
+                  const char *key);
 /* Whether it may send: an upload slot was granted. Not at first. One file that is under way is
  * sent to its end. */
 void uploader_allow(struct uploader *u, bool allowed);

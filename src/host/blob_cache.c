@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/must.h"
 #include "host/digest.h"
+#include "host/seal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,6 +30,7 @@ struct blob {
     char *path;
     uint64_t size;
     uint64_t count;
+    struct seal seal;
     int data_fd;
     int have_fd;   /* bears the lock */
     uint8_t *have; /* shared mapping, a byte and then a sum a block; NULL when count is 0 */
@@ -139,6 +141,12 @@ static int open_files(struct blob *b, const char *have_path)
 int blob_open(const char *cache_dir, const char *digest, uint64_t size, struct blob **ret_blob,
               struct err *ret_err)
 {
+    return blob_open_sealed(cache_dir, digest, size, "", ret_blob, ret_err);
+}
+
+int blob_open_sealed(const char *cache_dir, const char *digest, uint64_t size, const char *key,
+                     struct blob **ret_blob, struct err *ret_err)
+{
     AUTO_FREE char *have_path = NULL;
     struct blob *b;
     int r;
@@ -156,7 +164,9 @@ int blob_open(const char *cache_dir, const char *digest, uint64_t size, struct b
     b->data_fd = b->have_fd = -1;
     MUST(pthread_mutex_init(&b->list_lock, NULL) == 0);
     have_path = xasprintf("%s/%s.have", cache_dir, digest);
-    r = open_files(b, have_path);
+    r = seal_init_blob(&b->seal, key, digest);
+    if (r == 0)
+        r = open_files(b, have_path);
     if (r) {
         blob_close(b);
         return err_set(ret_err, r, "cache %s: blob %s: %s", cache_dir, digest, strerror(-r));
@@ -211,6 +221,15 @@ static int write_full(int fd, const uint8_t *data, size_t len, uint64_t offset)
         offset += (uint64_t)n;
     }
     return 0;
+}
+
+int blob_pread(const struct blob *b, uint64_t offset, void *data, size_t len)
+{
+    int r = read_full(b->data_fd, data, len, offset);
+
+    if (r == 0)
+        seal_apply(&b->seal, offset, data, len);
+    return r;
 }
 
 /* The file's digest has been made, so its blocks are what their sums must be. */
@@ -352,7 +371,7 @@ static bool check_block(struct blob *b, uint64_t block)
     if (!b->have[block])
         return false;
     data = xmalloc(len);
-    if (read_full(b->data_fd, data, len, block * BLOB_BLOCK_BYTES) == 0 &&
+    if (blob_pread(b, block * BLOB_BLOCK_BYTES, data, len) == 0 &&
         sum_matches(kept_sum(b, block), data, len))
         return true;
     log_debug("cache: block %llu of %s is damaged", (unsigned long long)block, b->digest);
@@ -377,6 +396,7 @@ static int intake_block(struct intake *in, size_t len)
 
     if (!sum_matches(sum, in->data, len))
         return -EBADMSG;
+    seal_apply(&b->seal, in->block * BLOB_BLOCK_BYTES, in->data, len);
     r = write_full(b->data_fd, in->data, len, in->block * BLOB_BLOCK_BYTES);
     if (r)
         return r;
@@ -472,6 +492,6 @@ int blob_read(struct blob *b, struct http *h, const char *url, uint64_t offset, 
                           (offset + len - 1) / BLOB_BLOCK_BYTES + 1, ret_err);
     if (r)
         return r;
-    r = read_full(b->data_fd, data, len, offset);
+    r = blob_pread(b, offset, data, len);
     return r ? err_set(ret_err, r, "blob %s: %s", b->digest, strerror(-r)) : 0;
 }

@@ -34,10 +34,13 @@ struct blob;
 /* Makes the cache's files when they are missing. cache_dir exists. */
 int blob_open(const char *cache_dir, const char *digest, uint64_t size, struct blob **ret_blob,
               struct err *ret_err);
+/* The same; what the disk has of it is sealed with this key (seal.h), "" for none. */
+int blob_open_sealed(const char *cache_dir, const char *digest, uint64_t size, const char *key,
+                     struct blob **ret_blob, struct err *ret_err);
 void blob_close(struct blob *b);
 uint64_t blob_size(const struct blob *b);
 uint64_t blob_count_blocks(const struct blob *b);
-/* Of the .data file. The path lives as long as the blob. */
+/* Of the .data file, for blobs that are not sealed. The path lives as long as the blob. */
 int blob_fd(const struct blob *b);
 const char *blob_path(const struct blob *b);
 
@@ -46,6 +49,9 @@ const char *blob_path(const struct blob *b);
 int blob_status_error(int status);
 /* True when trying again later may help. */
 bool blob_may_retry(int result);
+
+/* Bytes of it, as they are on the disk. 0 or -errno. */
+int blob_pread(const struct blob *b, uint64_t offset, void *data, size_t len);
 
 /* True when the block was fetched at some time; it may be damaged since. */
 bool blob_has_block(const struct blob *b, uint64_t block);

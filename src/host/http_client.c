@@ -167,6 +167,8 @@ static size_t on_send(char *to, size_t size, size_t count, void *arg)
             x->failed = -EIO;
             return CURL_READFUNC_ABORT;
         }
+        if (q->body_filter)
+            q->body_filter(q->body_filter_arg, q->body_offset + x->sent, to, (size_t)n);
     } else if (len) {
         memcpy(to, (const char *)q->body + x->sent, len);
     }

@@ -56,6 +56,9 @@ struct http_request {
     int body_fd;
     uint64_t body_offset;
     uint64_t body_bytes;
+    /* What body_fd holds becomes what is sent, in place; offset is that in the file. */
+    void (*body_filter)(const void *arg, uint64_t offset, void *data, size_t len);
+    const void *body_filter_arg;
     const char *content_type; /* default: application/octet-stream */
     /* Under the same key the server does the same request once, however often it is sent. */
     const char *idempotency_key;

@@ -27,16 +27,31 @@ void auth_hash(const char *token, uint8_t ret_hash[AUTH_HASH_BYTES])
     MUST(gnutls_hash_fast(GNUTLS_DIG_SHA256, secret, strlen(secret), ret_hash) == 0);
 }
 
+static void sign(const struct master *m, const char *text, char ret_secret[AUTH_SECRET_MAX])
+{
+    uint8_t mac[32];
+
+    MUST(gnutls_hmac_fast(GNUTLS_MAC_SHA256, m->secret, sizeof m->secret, text, strlen(text),
+                          mac) == 0);
+    str_hex(mac, sizeof mac, ret_secret);
+}
+
+void auth_layer_key(const struct master *m, uint64_t job, char ret_key[AUTH_SECRET_MAX])
+{
+    char text[80];
+
+    snprintf(text, sizeof text, "layers %llu", (unsigned long long)job);
+    sign(m, text, ret_key);
+}
+
 void auth_grant(const struct master *m, uint64_t job, uint64_t part, uint64_t epoch,
                 char ret_grant[AUTH_SECRET_MAX])
 {
     char text[80];
-    uint8_t mac[32];
-    int n = snprintf(text, sizeof text, "%llu.%llu.%llu", (unsigned long long)job,
-                     (unsigned long long)part, (unsigned long long)epoch);
-    MUST(gnutls_hmac_fast(GNUTLS_MAC_SHA256, m->secret, sizeof m->secret, text, (size_t)n, mac) ==
-         0);
-    str_hex(mac, sizeof mac, ret_grant);
+
+    snprintf(text, sizeof text, "%llu.%llu.%llu", (unsigned long long)job, (unsigned long long)part,
+             (unsigned long long)epoch);
+    sign(m, text, ret_grant);
 }
 
 static const char *bearer(struct req *r)

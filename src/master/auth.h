@@ -20,4 +20,7 @@ void auth_new_secret(char ret_secret[AUTH_SECRET_MAX]);
 void auth_hash(const char *token, uint8_t ret_hash[AUTH_HASH_BYTES]);
 void auth_grant(const struct master *m, uint64_t job, uint64_t part, uint64_t epoch,
                 char ret_grant[AUTH_SECRET_MAX]);
+/* By which PCs seal the layers of a job on their disks: HMAC-SHA256(master's secret, "layers JOB").
+ */
+void auth_layer_key(const struct master *m, uint64_t job, char ret_key[AUTH_SECRET_MAX]);
 #endif

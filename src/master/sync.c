@@ -123,6 +123,8 @@ static void add_desired(void *arg, const struct grid_desired *d)
     vm->checkpoint = d->checkpoint;
     vm->upload = d->upload;
     auth_grant(core_master(a->c), d->job, d->part, d->epoch, vm->grant);
+    if (d->job)
+        auth_layer_key(core_master(a->c), d->job, vm->key);
     if (d->golden)
         put_image(a->c, d->golden->image, &vm->image);
     if (d->record) {

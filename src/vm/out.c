@@ -14,19 +14,22 @@
 
 enum { WRITE_BYTES = 1 << 20, DIGEST_BYTES = 32 };
 
-int vm_out_open(struct vm_out *o, const char *path, struct err *ret_err)
+int vm_out_open(struct vm_out *o, const char *path, vm_out_seal seal, const void *seal_arg,
+                struct err *ret_err)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
     if (fd < 0)
         return err_set(ret_err, -errno, "cannot make %s: %s", path, strerror(errno));
-    *o = (struct vm_out){.fd = fd, .path = xstrdup(path)};
+    *o = (struct vm_out){.fd = fd, .path = xstrdup(path), .seal = seal, .seal_arg = seal_arg};
     MUST(gnutls_hash_init(&o->hash, GNUTLS_DIG_SHA256) == 0);
     return 0;
 }
 
 static int flush(struct vm_out *o)
 {
+    if (o->seal)
+        o->seal(o->seal_arg, o->written, o->pending.data, o->pending.len);
     for (size_t at = 0; at < o->pending.len;) {
         ssize_t n = write(o->fd, o->pending.data + at, o->pending.len - at);
 
@@ -34,6 +37,7 @@ static int flush(struct vm_out *o)
             return -errno;
         at += n > 0 ? (size_t)n : 0;
     }
+    o->written += o->pending.len;
     buf_clear(&o->pending);
     return 0;
 }

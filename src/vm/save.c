@@ -221,7 +221,7 @@ int vm_save_begin(struct vm *vm, struct layer_prints *prints, const char *path,
     if (!r)
         r = vm_stop_drain(vm, DRAIN_MS, ret_err);
     if (!r)
-        r = vm_out_open(&s->out, path, ret_err);
+        r = vm_out_open(&s->out, path, info->seal, info->seal_arg, ret_err);
     if (r) {
         save_free(s);
         return r;

@@ -157,6 +157,7 @@ static const struct record_field desired_fields[] = {
     U64(sync_desired, checkpoint),
     FLAG(sync_desired, upload),
     TEXT(sync_desired, grant),
+    TEXT(sync_desired, key),
     SUB(sync_desired, image, "image", &image_type),
     SUB(sync_desired, golden, "golden", &layer_type),
     LIST(sync_desired, chain, count_chain, SYNC_LAYERS_MAX, &layer_type),

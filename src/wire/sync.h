@@ -101,6 +101,7 @@ struct sync_desired {
     uint64_t checkpoint;       /* make one at once when it is larger than what was reported */
     bool upload;               /* the last layer of a suspended guest may go to the depot */
     char grant[65];            /* bearer token of this placement's data requests */
+    char key[65]; /* by which the PC seals layers on its disk; "": it does not; never stored */
     struct sync_image image;
     struct sync_layer golden; /* digest "" for a golden build */
     struct sync_layer *chain; /* above golden, oldest first; owned */

@@ -688,6 +688,8 @@ def test_master_away(world):
     vm.proc.wait()
     vm.sock.close()
     vm.start()
+    vm.wait("saved")
+    vm.lease()  # with it comes what the layer is opened with
     vm.wait("uploading")
     world.server.start()
     report = vm.wait("suspended")
@@ -818,6 +820,30 @@ def test_memory_is_read_again_under_pressure(world):
         seen = len(world.text())
         vm.wait_until("a digest", lambda: digest in world.text()[seen:])
     assert set(w for w in world.text().split() if len(w) == 64) == {digest}
+    vm.drop()
+
+
+@NEEDS_FUSE
+def test_owner_returns_while_memory_reads_hang(world):
+    """Nothing may fail them, so nothing is saved; but the memory is given back by the deadline."""
+    layer, _ = suspended_holder(world)
+    have = len(world.server.output)
+    vm = start(world, name="1.0.2", argv=["sh", "-c", HOLDER], chain=[layer], have=have)
+    vm.wait_until("ticks", lambda: len(world.server.output) > have)
+    world.server.stall.set()
+    data = world.dir / "cache" / f"{layer['digest']}.data"
+    with open(data, "r+b") as f:
+        f.write(bytes(data.stat().st_size))  # what is read again must come from the master
+    page_out(next(p for n, p in vm.processes().items() if n.startswith("qemu")), vm.proc.pid, vm.dir)
+    vm.wait_until("the guest to hang", lambda: stands(vm, world), 20)
+    begin = time.monotonic()
+    vm.say("suspend", reason="owner", event_us=time.monotonic_ns() // 1000,
+           until_ms=boottime_ms() + 1000)
+    report = vm.wait("failed", timeout=10)
+    assert report["reason"] == "owner" and "deadline" in report["note"], report
+    vm.wait_until("everything to be given back", lambda: not vm.processes(), timeout=10)
+    assert time.monotonic() - begin < (3 if not SANITIZER else 5)
+    world.server.stall.clear()
     vm.drop()
 
 

@@ -42,7 +42,7 @@ static struct file write_file(const char *folder, const struct buf *data)
     struct file f = {.size = data->len, .stands_for = "-"};
     struct vm_out out;
 
-    check(vm_out_open(&out, draft, &err));
+    check(vm_out_open(&out, draft, NULL, NULL, &err));
     check(vm_out_put(&out, data->data, data->len));
     check(vm_out_finish(&out, f.digest, &err));
     snprintf(f.path, sizeof f.path, "%.400s/%s", folder, f.digest);
