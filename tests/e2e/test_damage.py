@@ -5,31 +5,16 @@ that is whole, and the log is that of one run.
 Seed: YADO_SEED, printed first."""
 import os
 import random
-import re
 import sqlite3
 import subprocess
 
 import pytest
 
 import layer_file
+from counter import COUNTER, check_ticks, wait_ticks
 from grid import Grid, wait_for
 
 SEED = int(os.environ.get("YADO_SEED", random.SystemRandom().randrange(1 << 32)))
-COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 50000; done"
-
-
-def ticks(grid, job):
-    return [int(n) for n in re.findall(r"^tick (\d+)$", grid.log(job), re.M)]
-
-
-def wait_ticks(grid, job):
-    seen = len(ticks(grid, job))
-    wait_for("ticks", lambda: len(ticks(grid, job)) > seen + 5)
-
-
-def check_ticks(grid, job):
-    seen = ticks(grid, job)
-    assert seen == list(range(1, len(seen) + 1))
 
 
 def chain(grid, job):

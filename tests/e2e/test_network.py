@@ -3,31 +3,16 @@
 short cut changes nothing, a long one costs what ran since the last checkpoint, and of a part there
 is never a second copy that counts."""
 import os
-import re
 
 import pytest
 
+from counter import COUNTER, check_ticks, wait_ticks
 from grid import Grid, wait_for
 from netns import Net
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="not root here")
 
 LEASE = ["--lease", "8s"]
-COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 50000; done"
-
-
-def ticks(grid, job):
-    return [int(n) for n in re.findall(r"^tick (\d+)$", grid.log(job), re.M)]
-
-
-def wait_ticks(grid, job):
-    seen = len(ticks(grid, job))
-    wait_for("ticks", lambda: len(ticks(grid, job)) > seen + 10)
-
-
-def check_ticks(grid, job):
-    seen = ticks(grid, job)
-    assert seen == list(range(1, len(seen) + 1))
 
 
 def supervisor_says(grid, pc):
