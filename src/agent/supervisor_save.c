@@ -250,11 +250,29 @@ static int sync_file(const char *path)
     return fd < 0 || fsync(fd) ? -errno : 0;
 }
 
+/* Those below the last one may be here only, too; what the master has recorded meanwhile is gone.
+ */
+static int sync_layers(const struct work *w)
+{
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < w->report.count_layers; i++) {
+        AUTO_FREE char *path = made_path(w->dir, w->report.layers[i].digest);
+
+        r = sync_file(path);
+        if (r == -ENOENT)
+            r = 0;
+    }
+    if (r)
+        return r;
+    AUTO_FREE char *path = made_path(w->dir, w->layer.digest);
+    return sync_file(path);
+}
+
 int work_store_layer(struct work *w, char *ret_reason, struct err *ret_err)
 {
-    AUTO_FREE char *path = made_path(w->dir, w->layer.digest);
     struct sync_vm report = w->report;
-    int r = sync_file(path);
+    int r = sync_layers(w);
 
     report.layers = xcalloc(w->report.count_layers + 1, sizeof *report.layers);
     if (w->report.count_layers)

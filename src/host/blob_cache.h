@@ -50,7 +50,7 @@ int blob_status_error(int status);
 /* True when trying again later may help. */
 bool blob_may_retry(int result);
 
-/* Bytes of it, as they are on the disk. 0 or -errno. */
+/* Bytes of it that the disk has, unsealed, whether damaged or not. 0 or -errno. */
 int blob_pread(const struct blob *b, uint64_t offset, void *data, size_t len);
 
 /* True when the block was fetched at some time; it may be damaged since. */
