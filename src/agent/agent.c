@@ -82,6 +82,15 @@ static bool same_class(const struct sync_class *a, const struct sync_class *b)
            strcmp(a->cpu, b->cpu) == 0 && strcmp(a->accel, b->accel) == 0;
 }
 
+/* Guests that are to stop share the cores with what we do meanwhile, and to tell the master alone
+ * is a TLS handshake: all that waits until they stand, or so long. */
+enum { HUSH_MS = 25 };
+
+static void on_hush(uv_timer_t *timer)
+{
+    agent_publish(timer->data);
+}
+
 void agent_publish(struct agent *a)
 {
     static struct sync_report last; /* of the one agent of this process */
@@ -95,6 +104,9 @@ void agent_publish(struct agent *a)
         .speed = a->speed,
     };
 
+    if (uv_is_active((uv_handle_t *)&a->hush) && agent_vm_stopping(a))
+        return; /* the last of them, or the timer, comes back here */
+    uv_timer_stop(&a->hush);
     snprintf(r.agent, sizeof r.agent, "%s", a->id);
     snprintf(r.reason, sizeof r.reason, "%s", a->reason);
     if (a->cls.ok) {
@@ -158,8 +170,11 @@ void agent_decide(struct agent *a, uint64_t event_us)
         v = (struct policy_verdict){.reason = a->cls_known ? "class not proven" : "starting"};
     bool news = before != v.available || strcmp(a->reason, v.reason) != 0;
     set_available(a, v.available, v.reason);
-    if (news)
-        agent_publish(a);
+    if (!news)
+        return;
+    if (before && !v.available)
+        uv_timer_start(&a->hush, on_hush, HUSH_MS, 0);
+    agent_publish(a);
 }
 
 static void on_owner_event(struct agent *a, const struct owner_event *e)
@@ -583,7 +598,9 @@ static int start(struct agent *a, struct err *ret_err)
     a->link_async.data = a;
     uv_timer_init(&a->loop, &a->connect);
     uv_timer_init(&a->loop, &a->tick);
-    a->tick.data = a;
+    uv_timer_init(&a->loop, &a->hush);
+    uv_timer_init(&a->loop, &a->store);
+    a->tick.data = a->hush.data = a->store.data = a;
     agent_vm_adopt_all(a);
     a->link = sync_link_start(&a->identity, wake_loop, a);
     agent_decide(a, owner_now_us());

@@ -61,7 +61,7 @@ struct agent {
     bool urgent;               /* see limits_set_urgent() */
     bool answered;             /* an answer was applied since the start */
     bool leaving;              /* SIGPWR, or a shutdown was announced: hand over and end */
-    bool storing, store_again; /* owner.json is being written; and is out of date */
+    bool storing;              /* owner.json is being written */
     bool cls_proving, cls_known;
     char cls_machine[64], cls_cpu[64]; /* what the master's pool wants */
     struct class_verdict cls;
@@ -76,7 +76,7 @@ struct agent {
 
     struct agent_vm *vms;
     size_t count_vms;
-    uv_timer_t tick, connect;
+    uv_timer_t tick, connect, hush, store;
     uint64_t ticks;
 
     struct sync_link *link;
@@ -117,6 +117,8 @@ void agent_vm_tick(struct agent *a);
 void agent_vm_limit_unsent(struct agent *a, uint64_t max_bytes);
 /* Appends what is reported of the VMs; *ret_vms is owned by the caller (free). */
 size_t agent_vm_reports(struct agent *a, struct sync_vm **ret_vms);
+/* True while one that was told to stop has not said that it stands. */
+bool agent_vm_stopping(const struct agent *a);
 /* True when every VM has given its memory back (its layer is whole here or at the master). */
 bool agent_vm_all_saved(const struct agent *a);
 /* True when there is no VM left that a shutdown would lose. */
@@ -126,7 +128,7 @@ bool agent_vm_all_gone(const struct agent *a);
 int owner_socket_open(struct agent *a, struct err *ret_err);
 void owner_socket_close(struct agent *a);
 /* The owner's word and the last activity, over a restart of the agent. load: before the loop;
- * last: now, behind the loop. */
+ * last: now, behind the loop; otherwise soon. */
 void owner_memory_load(struct agent *a);
 void owner_memory_store(struct agent *a, bool last);
 

@@ -504,6 +504,15 @@ void agent_vm_suspend_all(struct agent *a, const char *reason, uint64_t event_us
         suspend(vm, reason, event_us, until_ms);
 }
 
+bool agent_vm_stopping(const struct agent *a)
+{
+    for (const struct agent_vm *vm = a->vms; vm; vm = vm->next)
+        if (vm->stage == LIVE && (vm->suspend_reason[0] || vm->pause_reason[0]) &&
+            strcmp(vm->report.state, "running") == 0)
+            return true;
+    return false;
+}
+
 void agent_vm_pause_all(struct agent *a, const char *reason, uint64_t event_us)
 {
     for (struct agent_vm *vm = a->vms; vm; vm = vm->next) {

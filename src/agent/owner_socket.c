@@ -27,7 +27,7 @@ enum {
     CLIENTS_MAX = 16,
     EVENT_AGE_MAX_US = 1000000, /* a client's time of its event is not believed beyond that */
     MEMORY_AGE_MAX_MS = 120000, /* owner.json counts when the agent was away for no longer */
-
+    STORE_DELAY_MS = 50,        /* after a return, when the guests stand */
 };
 
 #define SNOOZE_MAX_MS (366 * 86400000ull)
@@ -251,27 +251,17 @@ static void after_store(uv_work_t *work, int done)
 {
     struct memory *m = work->data;
 
-    struct agent *a = m->agent;
-    bool again = a->store_again;
-
-    a->storing = a->store_again = false;
+    m->agent->storing = false;
     free(m->state);
     free(m->text);
     free(m);
-    if (again)
-        owner_memory_store(a, false);
 }
 
-void owner_memory_store(struct agent *a, bool last)
+static struct memory *memory_of(struct agent *a)
 {
     uint64_t mono = agent_now_ms(), now = realtime_ms(), until = 0;
-    struct memory *m;
+    struct memory *m = xcalloc(1, sizeof *m);
 
-    if (a->storing && !last) {
-        a->store_again = true;
-        return;
-    }
-    m = xcalloc(1, sizeof *m);
     if (a->policy.word == POLICY_SNOOZE && a->policy.snooze_until_ms > mono)
         until = now + (a->policy.snooze_until_ms - mono);
     json_t *json = json_pack("{s:s, s:I, s:I, s:I}", "word", words[a->policy.word],
@@ -282,10 +272,25 @@ void owner_memory_store(struct agent *a, bool last)
     json_decref(json);
     m->work.data = m;
     m->agent = a;
-    if (last) {
-        do_store(&m->work);
-    } else {
-        a->storing = true;
-        uv_queue_work(&a->loop, &m->work, do_store, after_store);
+    return m;
+}
+
+static void on_store(uv_timer_t *timer)
+{
+    struct agent *a = timer->data;
+
+    if (a->storing) {
+        owner_memory_store(a, false); /* again, with what is so by then */
+        return;
     }
+    a->storing = true;
+    uv_queue_work(&a->loop, &memory_of(a)->work, do_store, after_store);
+}
+
+void owner_memory_store(struct agent *a, bool last)
+{
+    if (last)
+        do_store(&memory_of(a)->work);
+    else if (!uv_is_active((uv_handle_t *)&a->store))
+        uv_timer_start(&a->store, on_store, STORE_DELAY_MS, 0);
 }
