@@ -395,9 +395,9 @@ int vm_fail_with_log(const struct vm *vm, int code, struct err *err, const char 
 }
 
 /* The vCPUs get the lowest class, each by itself: QEMU's own thread keeps its place. While they are
- * being stopped they are ordinary threads, or each stop would wait for a core to fall idle, and
- * QEMU's own thread stands above them: it must hear of the stop, which vCPUs that are preferred as
- * much would keep it from (4 to 10 times slower). */
+ * being stopped they stand above ordinary threads, or each stop would wait for a core to fall idle,
+ * and QEMU's own thread stands above them: it must hear of the stop, which vCPUs that are preferred
+ * as much would keep it from (4 to 10 times slower). */
 void vm_set_urgent(const struct vm *vm, bool urgent)
 {
     struct sched_param param = {0};
@@ -407,7 +407,7 @@ void vm_set_urgent(const struct vm *vm, bool urgent)
     (void)sched_set_prompt(vm->pid, urgent ? SCHED_NICE_PROMPT : 0); /* not a must */
     for (size_t i = 0; i < vm->count_vcpus; i++)
         if (urgent) /* needs a right that we may lack */
-            (void)sched_set_prompt(vm->vcpus[i], 0);
+            (void)sched_set_prompt(vm->vcpus[i], SCHED_NICE_PROMPT + 1);
         else
             (void)sched_setscheduler(vm->vcpus[i], SCHED_IDLE, &param);
 }
