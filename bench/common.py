@@ -18,6 +18,10 @@ os.environ.setdefault("YADO", str(BUILD / "yado"))
 os.environ.setdefault("YADO_IMAGES", str(BUILD / "images"))
 sys.path.insert(0, str(ROOT / "tests/e2e"))
 
+from grid import Grid  # noqa: E402  the environment above is read when it is imported
+
+Grid.priority = "idle"
+
 
 def end(number, _):
     raise TimeoutError("the bench took longer than 15 minutes" if number == signal.SIGALRM

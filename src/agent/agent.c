@@ -93,6 +93,10 @@ static void on_hush(uv_timer_t *timer)
 
 void agent_publish(struct agent *a)
 {
+    if (uv_is_active((uv_handle_t *)&a->hush) && agent_vm_stopping(a))
+        return; /* the last of them, or the timer, comes back here */
+    uv_timer_stop(&a->hush);
+
     static struct sync_report last; /* of the one agent of this process */
     struct sync_report r = {
         .version = SYNC_VERSION,
@@ -104,9 +108,6 @@ void agent_publish(struct agent *a)
         .speed = a->speed,
     };
 
-    if (uv_is_active((uv_handle_t *)&a->hush) && agent_vm_stopping(a))
-        return; /* the last of them, or the timer, comes back here */
-    uv_timer_stop(&a->hush);
     snprintf(r.agent, sizeof r.agent, "%s", a->id);
     snprintf(r.reason, sizeof r.reason, "%s", a->reason);
     if (a->cls.ok) {

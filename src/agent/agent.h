@@ -96,7 +96,8 @@ int agent_run(const struct agent_config *config, struct err *ret_err);
 /* The owner said or did something: asks the policy and acts on it. event_us: CLOCK_MONOTONIC at
  * the source. Supervisors are told before anything else happens. */
 void agent_decide(struct agent *a, uint64_t event_us);
-/* Makes the report for the master from what is so now. */
+/* Makes the report for the master from what is so now; while guests are being stopped, when they
+ * stand. */
 void agent_publish(struct agent *a);
 
 /* ---- agent_vm.c ---- */

@@ -27,7 +27,7 @@ enum {
     CLIENTS_MAX = 16,
     EVENT_AGE_MAX_US = 1000000, /* a client's time of its event is not believed beyond that */
     MEMORY_AGE_MAX_MS = 120000, /* owner.json counts when the agent was away for no longer */
-    STORE_DELAY_MS = 50,        /* after a return, when the guests stand */
+    STORE_DELAY_MS = 50,        /* while guests are being stopped, or a store is under way */
 };
 
 #define SNOOZE_MAX_MS (366 * 86400000ull)
@@ -280,7 +280,7 @@ static void on_store(uv_timer_t *timer)
     struct agent *a = timer->data;
 
     if (a->storing) {
-        owner_memory_store(a, false); /* again, with what is so by then */
+        owner_memory_store(a, false);
         return;
     }
     a->storing = true;
@@ -292,5 +292,6 @@ void owner_memory_store(struct agent *a, bool last)
     if (last)
         do_store(&memory_of(a)->work);
     else if (!uv_is_active((uv_handle_t *)&a->store))
-        uv_timer_start(&a->store, on_store, STORE_DELAY_MS, 0);
+        uv_timer_start(&a->store, on_store, a->storing || agent_vm_stopping(a) ? STORE_DELAY_MS : 0,
+                       0);
 }

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+/* Whether inputs_prepare() would wait for a drive or a network. */
 bool inputs_take_time(const struct start *s);
 /* 0, or a negative errno with a text for the user. */
 int inputs_prepare(const struct start *s, struct err *ret_err);

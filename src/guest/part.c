@@ -97,9 +97,7 @@ static void prepare(struct part *p)
 
 static void run(struct part *p)
 {
-    int r;
-
-    r = mail_start(&p->mail, &p->start);
+    int r = mail_start(&p->mail, &p->start);
     if (r < 0) {
         say(p, "no mail: %s", strerror(-r));
         enter(p, GUEST_BROKEN);

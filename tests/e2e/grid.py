@@ -86,9 +86,12 @@ class Process:
 
 
 class Grid:
-    """Guests run in the normal class, so that another test's load does not make them wait.
+    """Guests run in the normal class, so that another test's load does not make them wait; a bench,
+    which is alone, measures the product's default.
 
     `net`: where its processes stand in the network, a Net of netns.py; else all on loopback."""
+
+    priority = "normal"
 
     def __init__(self, pcs=2, memory="600M", cpus="2", master_args=(), agent_args=(), builder=True,
                  net=Loopback()):
@@ -155,7 +158,7 @@ class Grid:
         self.yado("enroll", self.url, token, "--name", name, "--state", state)
         self.agents[name] = Process(self, name, [
             "agent", "--state", state, "--idle-grace", "0", "--visit", "0",
-            "--owner-sources", "none", "--priority", "normal", "--memory-share", self.memory,
+            "--owner-sources", "none", "--priority", self.priority, "--memory-share", self.memory,
             "--cpu-share", self.cpus, *self.agent_args]).start()
         return self.agents[name]
 

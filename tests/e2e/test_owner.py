@@ -149,6 +149,20 @@ def test_the_word_of_the_owner():
         assert away.returncode == 1 and "no agent answers" in away.stderr
 
 
+def test_a_guest_that_does_not_stop_keeps_nothing_from_the_master():
+    """The report waits until guests stand, but not for one whose supervisor hangs."""
+    with Grid(pcs=1) as g:
+        job = g.submit("--", "sleep", "600")
+        g.wait_state(job, "running")
+        (supervisor,) = g.pids("supervisor")
+        os.kill(supervisor, signal.SIGSTOP)
+        g.owner("pc-1", "leave")
+        wait_for("the master to hear of it", lambda: not g.json("pcs")["pcs"][0]["available"], 3)
+        assert g.parts(job)[0]["state"] == "running"
+        os.kill(supervisor, signal.SIGCONT)
+        g.wait_state(job, "suspended")
+
+
 def test_a_restart_of_the_agent_keeps_the_guest():
     with Grid(pcs=1, agent_args=NORMAL) as g:
         job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
