@@ -58,10 +58,10 @@ struct agent {
 
     char reason[64]; /* as last published */
     bool available;
-    bool urgent;               /* see limits_set_urgent() */
-    bool answered;             /* an answer was applied since the start */
-    bool leaving;              /* SIGPWR, or a shutdown was announced: hand over and end */
-    bool storing;              /* owner.json is being written */
+    bool urgent;   /* see limits_set_urgent() */
+    bool answered; /* an answer was applied since the start */
+    bool leaving;  /* SIGPWR, or a shutdown was announced: hand over and end */
+    bool storing;  /* owner.json is being written */
     bool cls_proving, cls_known;
     char cls_machine[64], cls_cpu[64]; /* what the master's pool wants */
     struct class_verdict cls;
