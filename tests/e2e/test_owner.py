@@ -152,8 +152,8 @@ def test_the_word_of_the_owner():
 def test_a_guest_that_does_not_stop_keeps_nothing_from_the_master():
     """The report waits until guests stand, but not for one whose supervisor hangs."""
     with Grid(pcs=1) as g:
-        job = g.submit("--", "sleep", "600")
-        g.wait_state(job, "running")
+        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+        wait_for("ticks", lambda: g.log(job), 60)  # what has not run yet has nothing to save
         (supervisor,) = g.pids("supervisor")
         os.kill(supervisor, signal.SIGSTOP)
         g.owner("pc-1", "leave")
