@@ -643,6 +643,7 @@ def stands(vm, world):
 def test_it_runs_only_with_agent_and_lease(world):
     vm = start(world)
     vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    vm.wait_until("an answer to a ping", lambda: "run_ms" in vm.report)
     ran, since = vm.report["run_ms"], time.monotonic()
     vm.wait_until("its run time, in the answer to a ping", lambda: vm.report["run_ms"] > ran)
     assert vm.report["run_ms"] - ran < (time.monotonic() - since) * 1000 + 500  # the ping before
