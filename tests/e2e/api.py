@@ -160,7 +160,7 @@ class ApiGrid(Grid):
     """A master without agents; the built-in image is two small files."""
 
     def __init__(self, *args, images=None, **kw):
-        super().__init__(*args, pcs=0, **kw)
+        super().__init__(*args, pcs=0, fresh=True, **kw)
 
     def __enter__(self):
         import tempfile

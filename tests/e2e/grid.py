@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 
+import golden
 from netns import Loopback
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -88,11 +89,12 @@ class Process:
 class Grid:
     """Guests run in the normal class, so that another test's load does not make them wait.
 
-    `net`: where its processes stand in the network, a Net of netns.py; else all on loopback."""
+    `net`: where its processes stand in the network, a Net of netns.py; else all on loopback.
+    `fresh`: it boots its own golden layers, even where the session has some (golden.py)."""
 
     def __init__(self, pcs=2, memory="600M", cpus="2", master_args=(), agent_args=(), builder=True,
-                 net=Loopback()):
-        self.net = net
+                 net=Loopback(), fresh=False):
+        self.net, self.fresh = net, fresh
         self.count_pcs, self.memory, self.cpus = pcs, memory, cpus
         self.master_args, self.agent_args, self.builder = list(master_args), list(agent_args), builder
         self.agents = {}
@@ -104,6 +106,8 @@ class Grid:
         self.env = dict(os.environ, YADO_CONFIG_DIR=str(self.dir / "client"), YADO_IMAGES=IMAGES,
                         **{k: v.format(dir=self.dir) for k, v in SANITIZER.items()})
         try:
+            if not self.fresh:
+                golden.share(self.dir / "master", lambda: Grid(pcs=1, fresh=True))
             anywhere = f"{self.net.MASTER}:0"
             self.master = Process(self, "master", ["master", "--state", str(self.dir / "master"),
                                                    "--listen", anywhere, *self.master_args])
