@@ -98,7 +98,6 @@ class Grid:
         self.count_pcs, self.memory, self.cpus = pcs, memory, cpus
         self.master_args, self.agent_args, self.builder = list(master_args), list(agent_args), builder
         self.agents = {}
-        self.failed = False
 
     def __enter__(self):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="yado-e2e-", dir="/var/tmp"))
@@ -106,11 +105,11 @@ class Grid:
         self.env = dict(os.environ, YADO_CONFIG_DIR=str(self.dir / "client"), YADO_IMAGES=IMAGES,
                         **{k: v.format(dir=self.dir) for k, v in SANITIZER.items()})
         try:
-            if not self.fresh:
-                golden.share(self.dir / "master", lambda: Grid(pcs=1, fresh=True))
             anywhere = f"{self.net.MASTER}:0"
             self.master = Process(self, "master", ["master", "--state", str(self.dir / "master"),
                                                    "--listen", anywhere, *self.master_args])
+            if not self.fresh:
+                golden.share(self.dir / "master", lambda: Grid(pcs=1, fresh=True))
             self.start_master()
             # The port stays the same over restarts.
             self.master.args[self.master.args.index(anywhere)] = self.url.split("//")[1]
