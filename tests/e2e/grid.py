@@ -14,7 +14,10 @@ import subprocess
 import tempfile
 import time
 
+import requests
+
 import golden
+from guest_host import records
 from netns import Loopback
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -23,6 +26,7 @@ IMAGES = os.environ.get("YADO_IMAGES", str(ROOT / "build/images"))
 # A sanitizer's report must not hide: it goes to files that close() looks at.
 SANITIZER = {"ASAN_OPTIONS": "handle_segv=2:detect_leaks=0:log_path={dir}/sanitizer",
              "UBSAN_OPTIONS": "print_stacktrace=1:log_path={dir}/sanitizer"}
+FINAL = ("done", "failed", "cancelled")
 
 
 class Failed(AssertionError):
@@ -51,6 +55,16 @@ def remove_groups(state):
         if name in top.split("/"):
             with contextlib.suppress(OSError):
                 os.rmdir(top)
+
+
+def api_session(ca, token=None):
+    """What speaks to a master over connections that stay."""
+    session = requests.Session()
+    session.trust_env = False  # no proxy, no other CA
+    session.verify = str(ca)
+    if token:
+        session.headers["Authorization"] = "Bearer " + token.split(".")[-1]
+    return session
 
 
 class Process:
@@ -113,8 +127,7 @@ class Grid:
             self.start_master()
             # The port stays the same over restarts.
             self.master.args[self.master.args.index(anywhere)] = self.url.split("//")[1]
-            token = (self.dir / "master/admin.token").read_text().strip()
-            self.yado("login", self.url, token)
+            self.login(self.dir / "master")
             for i in range(self.count_pcs):
                 self.add_pc(f"pc-{i + 1}", builder=self.builder and i == 0)
         except BaseException:
@@ -149,6 +162,13 @@ class Grid:
             found = re.findall(r"ready at (https://\S+)", self.master.text())
             return found[known:] and found[-1]
         self.url = wait_for("the master to be ready", ready, 30)
+
+    def login(self, state):
+        """As the administrator of the master with that state folder."""
+        token = (state / "admin.token").read_text().strip()
+        self.yado("login", self.url, token)
+        self.session = api_session(state / "tls/ca.crt", token)
+        return token
 
     def add_pc(self, name, builder=False):
         self.net.add(name)
@@ -228,8 +248,18 @@ class Grid:
         # Before the words of the command, which are the job's.
         return int(json.loads(self.yado("submit", "--json", *args))["id"])
 
+    # -- what tests look at again and again: each time a process would cost more than the answer ----
+
+    def get(self, path, *more_statuses):
+        """Its answers are what --json prints."""
+        with self.net.inside("master"):
+            r = self.session.get(f"{self.url}/v1/{path}", timeout=120)
+        if r.status_code not in (200, *more_statuses):
+            raise Failed(f"{path}: status {r.status_code}\n{r.text}")
+        return r
+
     def job(self, job):
-        return self.json("job", job)
+        return self.get(f"jobs/{job}").json()
 
     def parts(self, job):
         return self.job(job)["parts_list"]
@@ -238,9 +268,12 @@ class Grid:
         """Waits until every part of the job is in one of the states."""
         def check():
             parts = self.parts(job)
+            for p in parts:
+                if p["state"] in FINAL and p["state"] not in states:
+                    raise Failed(f"it is {p['state']} for good")
             return parts and all(p["state"] in states for p in parts) and parts
         try:
-            return wait_for(f"job {job} to be {states}", check, timeout, 0.1)
+            return wait_for(f"job {job} to be {states}", check, timeout)
         except Failed as e:
             raise Failed(f"{e}: {self.parts(job)}") from None
 
@@ -250,12 +283,17 @@ class Grid:
             p["pc"] for p in self.parts(job) if p["state"] == "running" and p["pc"] != pc],
             timeout)[0]
 
-    def log(self, job, part=0, stream=None):
-        args = ["logs", job, part] + (["--stream", stream] if stream else [])
-        return self.yado(*args)
+    def log(self, job, part=0, stream="out"):
+        """As `yado logs` shows it."""
+        data, end, cuts = b"", 1, ""
+        while len(data) < end:
+            r = self.get(f"jobs/{job}/parts/{part}/log?offset={len(data)}{cuts}", 416)
+            data = data + r.content if r.status_code == 200 else b""  # it was cut meanwhile
+            end, cuts = int(r.headers["Yado-Log-End"]), f"&cuts={r.headers['Yado-Log-Cuts']}"
+        return b"".join(d for s, d in records(data) if s == ["", "out", "err"].index(stream)).decode()
 
-    def moves(self, job=None):
-        return [m for m in self.json("moves")["moves"] if job is None or m["job"] == job]
+    def moves(self, job=0):
+        return self.get(f"moves?limit=1000&job={job}").json()["moves"]
 
     def owner_says(self, pc, word):
         """What `owner` says to the agent, without the time that a program takes to start."""
