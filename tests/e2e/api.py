@@ -7,10 +7,9 @@ import pathlib
 import re
 
 import jsonschema
-import requests
 import yaml
 
-from grid import Grid, ROOT
+from grid import Grid, ROOT, api_session
 
 SPEC = yaml.safe_load((ROOT / "docs/openapi.yaml").read_text())
 CLASS = {"machine": "pc-i440fx-7.2", "cpu": "Nehalem", "accel": "tcg", "qemu_version": 70222}
@@ -55,12 +54,7 @@ def check_reply(method, path, reply):
 
 class Client:
     def __init__(self, url, ca, token=None):
-        self.url = url
-        self.session = requests.Session()
-        self.session.trust_env = False  # no proxy, no other CA
-        self.session.verify = str(ca)
-        if token:
-            self.session.headers["Authorization"] = "Bearer " + token.split(".")[-1]
+        self.url, self.session = url, api_session(ca, token)
 
     def __call__(self, method, path, status=None, **kw):
         r = self.session.request(method, self.url + path, timeout=60, **kw)
@@ -90,9 +84,7 @@ class FakePC:
         state = pathlib.Path(grid.dir / name)
         grid.yado("enroll", grid.url, token, "--name", name, "--state", state)
         self.name, self.url, self.state = name, grid.url, state
-        self.session = requests.Session()
-        self.session.trust_env = False  # no proxy, no other CA
-        self.session.verify = str(state / "ca.pem")
+        self.session = api_session(state / "ca.pem")
         self.session.cert = (str(state / "cert.pem"), str(state / "key.pem"))
         self.report = {"version": 2, "available": True, "memory_bytes": memory, "cpus": cpus,
                        "agent": "a", "class": dict(CLASS)}
@@ -123,9 +115,7 @@ class FakePC:
     def data(self, method, key, rest, **kw):
         """A data request of a placement, with its grant."""
         grant = kw.pop("grant", None) or self.desired[key]["grant"]
-        s = requests.Session()
-        s.trust_env = False
-        s.verify = self.session.verify
+        s = api_session(self.session.verify)
         return s.request(method, f"{self.url}/v1/vm/{key[0]}.{key[1]}.{key[2]}/{rest}", timeout=60,
                          headers={"Authorization": f"Bearer {grant}", **kw.pop("headers", {})}, **kw)
 
@@ -160,7 +150,7 @@ class ApiGrid(Grid):
     """A master without agents; the built-in image is two small files."""
 
     def __init__(self, *args, images=None, **kw):
-        super().__init__(*args, pcs=0, **kw)
+        super().__init__(*args, pcs=0, fresh=True, **kw)
 
     def __enter__(self):
         import tempfile

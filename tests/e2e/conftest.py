@@ -6,6 +6,8 @@ Two run at once (`make e2e`), since a test mostly waits. Modules whose tests sha
 marked as an xdist_group and stay together, in order; all others go where there is room."""
 import os
 
+import golden
+
 # Reasons that are facts of a machine, not of its set-up.
 EXPECTED = ("no KVM here", "no QEMU 10 here", "no input devices here")
 unexpected = []
@@ -13,6 +15,20 @@ unexpected = []
 # These take a minute and more: begun last, they would be waited for alone.
 LONG = ("test_debian.py", "test_kill.py", "test_supervisor.py", "test_drive.py", "test_faults.py",
         "test_counter_over_fifty_moves_in_a_row", "test_power_cuts_at_random_moments")
+
+
+def is_worker(config):
+    return hasattr(config, "workerinput")
+
+
+def pytest_configure(config):
+    if not is_worker(config):
+        golden.begin_session()  # the workers inherit it
+
+
+def pytest_unconfigure(config):
+    if not is_worker(config):
+        golden.end_session()
 
 
 def pytest_collection_modifyitems(items):

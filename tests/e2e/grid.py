@@ -14,6 +14,10 @@ import subprocess
 import tempfile
 import time
 
+import requests
+
+import golden
+from guest_host import records
 from netns import Loopback
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -22,6 +26,7 @@ IMAGES = os.environ.get("YADO_IMAGES", str(ROOT / "build/images"))
 # A sanitizer's report must not hide: it goes to files that close() looks at.
 SANITIZER = {"ASAN_OPTIONS": "handle_segv=2:detect_leaks=0:log_path={dir}/sanitizer",
              "UBSAN_OPTIONS": "print_stacktrace=1:log_path={dir}/sanitizer"}
+FINAL = ("done", "failed", "cancelled")
 
 
 class Failed(AssertionError):
@@ -50,6 +55,16 @@ def remove_groups(state):
         if name in top.split("/"):
             with contextlib.suppress(OSError):
                 os.rmdir(top)
+
+
+def api_session(ca, token=None):
+    """What speaks to a master over connections that stay."""
+    session = requests.Session()
+    session.trust_env = False  # no proxy, no other CA
+    session.verify = str(ca)
+    if token:
+        session.headers["Authorization"] = "Bearer " + token.split(".")[-1]
+    return session
 
 
 class Process:
@@ -89,17 +104,17 @@ class Grid:
     """Guests run in the normal class, so that another test's load does not make them wait; a bench,
     which is alone, measures the product's default.
 
-    `net`: where its processes stand in the network, a Net of netns.py; else all on loopback."""
+    `net`: where its processes stand in the network, a Net of netns.py; else all on loopback.
+    `fresh`: it boots its own golden layers, even where the session has some (golden.py)."""
 
     priority = "normal"
 
     def __init__(self, pcs=2, memory="600M", cpus="2", master_args=(), agent_args=(), builder=True,
-                 net=Loopback()):
-        self.net = net
+                 net=Loopback(), fresh=False):
+        self.net, self.fresh = net, fresh
         self.count_pcs, self.memory, self.cpus = pcs, memory, cpus
         self.master_args, self.agent_args, self.builder = list(master_args), list(agent_args), builder
         self.agents = {}
-        self.failed = False
 
     def __enter__(self):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="yado-e2e-", dir="/var/tmp"))
@@ -110,11 +125,12 @@ class Grid:
             anywhere = f"{self.net.MASTER}:0"
             self.master = Process(self, "master", ["master", "--state", str(self.dir / "master"),
                                                    "--listen", anywhere, *self.master_args])
+            if not self.fresh:
+                golden.share(self.dir / "master", lambda: Grid(pcs=1, fresh=True))
             self.start_master()
             # The port stays the same over restarts.
             self.master.args[self.master.args.index(anywhere)] = self.url.split("//")[1]
-            token = (self.dir / "master/admin.token").read_text().strip()
-            self.yado("login", self.url, token)
+            self.login(self.dir / "master")
             for i in range(self.count_pcs):
                 self.add_pc(f"pc-{i + 1}", builder=self.builder and i == 0)
         except BaseException:
@@ -149,6 +165,13 @@ class Grid:
             found = re.findall(r"ready at (https://\S+)", self.master.text())
             return found[known:] and found[-1]
         self.url = wait_for("the master to be ready", ready, 30)
+
+    def login(self, state):
+        """As the administrator of the master with that state folder."""
+        token = (state / "admin.token").read_text().strip()
+        self.yado("login", self.url, token)
+        self.session = api_session(state / "tls/ca.crt", token)
+        return token
 
     def add_pc(self, name, builder=False):
         self.net.add(name)
@@ -228,8 +251,18 @@ class Grid:
         # Before the words of the command, which are the job's.
         return int(json.loads(self.yado("submit", "--json", *args))["id"])
 
+    # -- what tests look at again and again: each time a process would cost more than the answer ----
+
+    def get(self, path, *more_statuses):
+        """Its answers are what --json prints."""
+        with self.net.inside("master"):
+            r = self.session.get(f"{self.url}/v1/{path}", timeout=120)
+        if r.status_code not in (200, *more_statuses):
+            raise Failed(f"{path}: status {r.status_code}\n{r.text}")
+        return r
+
     def job(self, job):
-        return self.json("job", job)
+        return self.get(f"jobs/{job}").json()
 
     def parts(self, job):
         return self.job(job)["parts_list"]
@@ -238,9 +271,12 @@ class Grid:
         """Waits until every part of the job is in one of the states."""
         def check():
             parts = self.parts(job)
+            for p in parts:
+                if p["state"] in FINAL and p["state"] not in states:
+                    raise Failed(f"it is {p['state']} for good")
             return parts and all(p["state"] in states for p in parts) and parts
         try:
-            return wait_for(f"job {job} to be {states}", check, timeout, 0.1)
+            return wait_for(f"job {job} to be {states}", check, timeout)
         except Failed as e:
             raise Failed(f"{e}: {self.parts(job)}") from None
 
@@ -250,12 +286,17 @@ class Grid:
             p["pc"] for p in self.parts(job) if p["state"] == "running" and p["pc"] != pc],
             timeout)[0]
 
-    def log(self, job, part=0, stream=None):
-        args = ["logs", job, part] + (["--stream", stream] if stream else [])
-        return self.yado(*args)
+    def log(self, job, part=0, stream="out"):
+        """As `yado logs` shows it."""
+        data, end, cuts = b"", 1, ""
+        while len(data) < end:
+            r = self.get(f"jobs/{job}/parts/{part}/log?offset={len(data)}{cuts}", 416)
+            data = data + r.content if r.status_code == 200 else b""  # it was cut meanwhile
+            end, cuts = int(r.headers["Yado-Log-End"]), f"&cuts={r.headers['Yado-Log-Cuts']}"
+        return b"".join(d for s, d in records(data) if s == ["", "out", "err"].index(stream)).decode()
 
-    def moves(self, job=None):
-        return [m for m in self.json("moves")["moves"] if job is None or m["job"] == job]
+    def moves(self, job=0):
+        return self.get(f"moves?limit=1000&job={job}").json()["moves"]
 
     def owner_says(self, pc, word):
         """What `owner` says to the agent, without the time that a program takes to start."""

@@ -5,7 +5,6 @@ second time, and a QEMU to try them on. Also what one guest's life looks like in
     with Machine(dir, memory=96) as m:
         m.sync(); m.start(["echo", "hi"]); m.finish(); assert m.stdout() == b"hi\\n"
 """
-import binascii
 import io
 import json
 import os
@@ -53,6 +52,18 @@ def lay_out(path, blobs):
             at += (len(data) + 4095) // 4096 * 4096
         f.truncate(1 << 40)
     return inputs
+
+
+def records(output):
+    """Stream and bytes of each whole record."""
+    at = 0
+    while at + 5 <= len(output):
+        stream, n = struct.unpack_from(">BI", output, at)
+        assert stream in (1, 2) and 0 < n <= 32768
+        if at + 5 + n > len(output):
+            break
+        yield stream, output[at + 5:at + 5 + n]
+        at += 5 + n
 
 
 class State:
@@ -183,12 +194,8 @@ class Host:
         return self.phase(FINISHED, BROKEN, timeout=timeout)
 
     def records(self):
-        at, found = 0, []
-        while at < len(self.output):
-            stream, n = struct.unpack_from(">BI", self.output, at)
-            assert stream in (1, 2) and 0 < n <= 32768 and at + 5 + n <= len(self.output)
-            found.append((stream, self.output[at + 5:at + 5 + n]))
-            at += 5 + n
+        found = list(records(self.output))
+        assert sum(5 + len(data) for _, data in found) == len(self.output)
         return found
 
     def stdout(self, stream=1):

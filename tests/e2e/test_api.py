@@ -857,10 +857,8 @@ def test_a_full_disk_refuses_changes_and_loses_nothing():
         g.master.kill()
         g.master.args[g.master.args.index("--state") + 1] = str(small_disk / "m")
         g.start_master()
-        token = (small_disk / "m/admin.token").read_text().strip()
         g.ca = small_disk / "m/tls/ca.crt"
-        g.admin = Client(g.url, g.ca, token)
-        g.yado("login", g.url, token)
+        g.admin = Client(g.url, g.ca, g.login(small_disk / "m"))
         pc = FakePC(g, "pc-1")
         kept = g.submit_api(name="kept")
         pc.build_golden()

@@ -92,7 +92,8 @@ class SmallMaster(Grid):
 @pytest.mark.skipif(os.getuid() != 0, reason="not root here")
 def test_a_full_depot_loses_nothing():
     """Checkpoint, output and last layer wait until there is room."""
-    with SmallMaster(pcs=1, memory="300M", agent_args=["--return-deadline", "60s"]) as g:
+    with SmallMaster(pcs=1, memory="300M", agent_args=["--return-deadline", "60s"],
+                     fresh=True) as g:
         job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
         g.wait_state(job, "running")
         wait_ticks(g, job)

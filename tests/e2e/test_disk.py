@@ -213,7 +213,7 @@ def test_an_owner_returns_while_writes_hang_under_qemu_10(tmp_path):
     if not os.environ.get("YADO_QEMU10"):
         pytest.skip("no QEMU 10 here")
     with Grid(pcs=2, memory="300M", master_args=LEASE,
-              agent_args=["--qemu", os.environ["YADO_QEMU10"]]) as g:
+              agent_args=["--qemu", os.environ["YADO_QEMU10"]], fresh=True) as g:
         job = submit(g, 20)
         g.wait_state(job, "running")
         wait_ticks(g, job)

@@ -203,7 +203,7 @@ def test_guests_that_never_answer(tmp_path):
     """Given up after --guest-silence of their running time, by name; the grid's failures, not the job's;
     the PC is good for other jobs, and in the end the job is held. (All tries: YADO_SOAK.)"""
     with Grid(pcs=1, memory="500M", master_args=["--images", str(bad_images(tmp_path / "i"))],
-              agent_args=["--guest-silence", "15s"]) as g:
+              agent_args=["--guest-silence", "15s"], fresh=True) as g:
         def events(job=None):
             return [e["text"] for e in g.json("events")["events"] if e.get("job") == job]
 

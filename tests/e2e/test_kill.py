@@ -67,7 +67,7 @@ def test_kill_matrix(tmp_path):
     todo = [w for w in ("master", "agent", "pager", "qemu") for _ in range(KILLS)]
     rng.shuffle(todo)
     jobs, killed = [], {}
-    with Grid(pcs=3, memory="300M", master_args=["--lease", "12s"]) as g:
+    with Grid(pcs=3, memory="300M", master_args=["--lease", "12s"], fresh=True) as g:
         def unfinished():
             return [j for j in g.json("jobs")["jobs"]
                     if j["state"] not in ("done", "failed", "cancelled")]

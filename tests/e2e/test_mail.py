@@ -7,9 +7,6 @@ import pathlib
 import re
 import signal
 import subprocess
-import time
-
-import pytest
 
 from grid import YADO, Grid, wait_for
 

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import statistics
-import time
 
 from grid import Grid, wait_for
 
