@@ -4,6 +4,8 @@
 #   make demo     the whole grid on this PC: four agents, real guests, two moves
 #   make test     everything that must hold, under AddressSanitizer and UBSan
 #   make soak     the same faults for longer      make bench   figures, tables and plots
+#   make matrix   the moves of bench/migrate not measured yet, for MINUTES; they take hours in all
+#   make figures  plot and tables of what is measured, into the README
 #   make lint     clang-format, clang-tidy, cppcheck, man pages
 #   make fmt      format all sources              make install DESTDIR= PREFIX=
 
@@ -14,8 +16,10 @@ PYTEST := /usr/bin/python3 -m pytest -p no:cacheprovider
 FUZZ_SECONDS ?= 30
 E2E_JOBS ?= 2
 PREFIX ?= /usr
+MINUTES ?= 60
+MOVES := docs/figures/migrate.json
 
-.PHONY: all setup images demo test unit e2e fuzz soak bench lint fmt install clean
+.PHONY: all setup images demo test unit e2e fuzz soak bench matrix figures lint fmt install clean
 all: $(BUILD)/build.ninja images
 	ninja -C $(BUILD)
 
@@ -63,6 +67,12 @@ soak: $(TEST)/build.ninja images
 
 bench: all
 	bench/run $(BUILD)
+
+matrix: all
+	bench/migrate $(BUILD) --add $(MOVES) --minutes $(MINUTES)
+
+figures: setup
+	bench/migrate $(BUILD) --add $(MOVES) --draw
 
 lint: $(TEST)/build.ninja
 	scripts/lint $(TEST)

@@ -12,7 +12,7 @@ from grid import YADO, wait_for
 PROGRAM = BUILD / "bench/guest/sweeper"
 HOT_MB = 50
 PAGE, MIB = 4096, 1 << 20
-BASELINE_S = 10  # of running undisturbed, to which progress is compared
+BASELINE_S = 5   # of running undisturbed, to which progress is compared
 CALM_S = 2       # at full speed for so long, and a whole sweep: nothing is held up any more
 FULL_SPEED = 0.95
 WINDOW_S = 60    # after the resume, in which what is lost counts
@@ -107,6 +107,16 @@ class Job:
 
     def settle(self):
         wait_for("the guest to settle", self.watch.settled, 240)
+
+    def part(self):
+        return self.grid.parts(self.id)[0]
+
+    def checkpoint(self):
+        """A new one, when it counts; the part as the master has it then."""
+        before = self.part()["checkpointed_ms"]
+        self.grid.yado("checkpoint", self.id)
+        return wait_for("the record", lambda: [
+            p for p in [self.part()] if p["checkpointed_ms"] > before], 120)[0]
 
     def end(self):
         self.grid.yado("cancel", self.id)
