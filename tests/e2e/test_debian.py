@@ -7,7 +7,7 @@ import re
 from grid import Grid, wait_for
 
 BIG = "/usr/bin/qemu-system-x86_64"  # a large real file that is on every machine that tests
-JOB = ("echo started; xz -T1 -6 -v -c /in/qemu-system-x86_64 > $YADO_OUT/out.xz && "
+JOB = ("echo started; xz -T1 -4 -v -c /in/qemu-system-x86_64 > $YADO_OUT/out.xz && "
        "xz --version && sha256sum < $YADO_OUT/out.xz")
 DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs/messages.md"
 
@@ -29,7 +29,7 @@ def test_compressor_is_moved_twice(tmp_path):
         talk(g, tmp_path)
 
         def submit():
-            return g.submit("--image", "debian", "--memory", "384M", "--input", BIG,
+            return g.submit("--image", "debian", "--memory", "256M", "--input", BIG,
                             "--", "sh", "-c", JOB)
 
         def result(job):

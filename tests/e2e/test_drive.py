@@ -14,8 +14,8 @@ import pytest
 
 from grid import Grid, wait_for
 
-FILES = 48
-AWAY_S = 600 if os.environ.get("YADO_SOAK") else 20
+FILES = 24
+AWAY_S = 600 if os.environ.get("YADO_SOAK") else 10
 # Each file is read once, so each read needs blocks that the PC does not have yet.
 READER = (f"i=0; while [ $i -lt {FILES} ]; do md5sum /data/f$i || echo BROKEN $i; i=$((i+1)); "
           "usleep 150000; done; echo end")

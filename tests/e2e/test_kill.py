@@ -79,7 +79,7 @@ def test_kill_matrix(tmp_path):
         submit_until(3)
         wait_for("a first guest to run", lambda: g.pids("qemu-system"), 60)
         while todo:
-            time.sleep(rng.random() * 2.5)
+            time.sleep(rng.random() * 1.5)
             if kill_some(g, rng, todo[0]):
                 what = todo.pop(0)
                 killed[what] = killed.get(what, 0) + 1
