@@ -66,6 +66,8 @@ static const char usage[] =
     "  --upload-slots N    how many suspended guests are uploaded at once (4)\n"
     "  --depot-quota SIZE  nothing new starts while layers of guests take nine tenths of it "
     "(none)\n"
+    "  --disk-quota SIZE   jobs are refused when the disks of all unfinished jobs would be more "
+    "(none)\n"
     "  --mailbox SIZE      unread mail that a part may have before who sends to it waits (64M)\n"
     "  --history TIME      how long finished jobs are kept (30d)\n"
     "  --cpu MODEL         the pool's CPU model (Nehalem)\n"
@@ -124,6 +126,7 @@ enum option_code {
     OPT_REPLAN,
     OPT_UPLOAD_SLOTS,
     OPT_DEPOT_QUOTA,
+    OPT_DISK_QUOTA,
     OPT_MAILBOX,
     OPT_HISTORY,
     OPT_CPU,
@@ -143,6 +146,7 @@ static const struct option long_options[] = {
     {"replan", required_argument, NULL, OPT_REPLAN},
     {"upload-slots", required_argument, NULL, OPT_UPLOAD_SLOTS},
     {"depot-quota", required_argument, NULL, OPT_DEPOT_QUOTA},
+    {"disk-quota", required_argument, NULL, OPT_DISK_QUOTA},
     {"mailbox", required_argument, NULL, OPT_MAILBOX},
     {"history", required_argument, NULL, OPT_HISTORY},
     {"cpu", required_argument, NULL, OPT_CPU},
@@ -180,6 +184,13 @@ static int take_time(const char *option, const char *text, uint64_t *ret_ms)
                : 0;
 }
 
+static int take_size(const char *option, const char *text, uint64_t *ret_bytes)
+{
+    return num_parse_size(text, ret_bytes) < 0
+               ? bad_use("%s: a size such as \"200G\", not \"%s\"", option, text)
+               : 0;
+}
+
 /* 0, or the exit status. */
 static int take_option(struct options *o, enum option_code code, const char *value)
 {
@@ -213,9 +224,9 @@ static int take_option(struct options *o, enum option_code code, const char *val
     case OPT_UPLOAD_SLOTS:
         return take_slots(o, value);
     case OPT_DEPOT_QUOTA:
-        return num_parse_size(value, &o->config.grid.depot_quota_bytes) < 0
-                   ? bad_use("--depot-quota: a size such as \"200G\", not \"%s\"", value)
-                   : 0;
+        return take_size("--depot-quota", value, &o->config.grid.depot_quota_bytes);
+    case OPT_DISK_QUOTA:
+        return take_size("--disk-quota", value, &o->config.grid.disk_quota_bytes);
     case OPT_MAILBOX:
         return num_parse_size(value, &o->config.mailbox_bytes) < 0 ||
                        o->config.mailbox_bytes < 2 << 20

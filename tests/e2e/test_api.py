@@ -105,6 +105,25 @@ def test_quota(grid):
     grid.submit_api(joe)
 
 
+def test_quota_of_disks():
+    with ApiGrid(master_args=["--disk-quota", "1G"]) as g:
+        body = {"command": ["x"], "memory": "128M"}
+        job = g.submit_api(disk="256M", parts=3)
+        status = g.admin("GET", "/v1/status", 200).json()
+        assert (status["disk_bytes"], status["disk_quota_bytes"]) == (768 << 20, 1 << 30)
+        g.admin.error("POST", "/v1/jobs", 429, "512 MiB", "768 MiB of the 1.0 GiB", "--disk",
+                      json={**body, "disk": "512M"})
+        g.admin.error("POST", "/v1/jobs", 429, json={**body, "then": {**body, "disk": "512M"}})
+        assert [j["id"] for j in g.admin("GET", "/v1/jobs").json()["jobs"]] == [job]
+        g.master.kill()
+        g.start_master()
+        g.admin.error("POST", "/v1/jobs", 429, json={**body, "disk": "512M"})
+        g.admin("POST", f"/v1/jobs/{job}/cancel", 200)
+        assert g.admin("GET", "/v1/status").json()["disk_bytes"] == 0
+        g.submit_api(disk="1G")
+        assert re.search(r"^yado_disk_bytes 1073741824$", g.admin("GET", "/metrics").text, re.M)
+
+
 # ---- bad input -----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("spec,words", [
