@@ -254,10 +254,6 @@ static int place_inputs(const struct start *s, struct err *e)
     struct drive d = {0};
     int r = 0;
 
-    if (mount("tmpfs", "/in", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=100%") < 0)
-        return err_set(e, -errno, "mounting /in: %s", strerror(errno));
-    if (!s->count_inputs)
-        return 0;
     for (size_t i = 0; i < s->count_inputs; i++)
         if (__builtin_add_overflow(need, s->inputs[i].size, &need))
             need = UINT64_MAX;
@@ -284,20 +280,9 @@ static int place_inputs(const struct start *s, struct err *e)
     return r;
 }
 
-/* /out may take three quarters of what is free, so that a full /out is "no space left" for the
- * program and not the end of its memory. */
-static int mount_out(const struct start *s, struct err *e)
+bool inputs_take_time(const struct start *s)
 {
-    uint64_t size = system_memory_available() / 4 * 3;
-    AUTO_FREE char *options = NULL;
-
-    if (s->out_limit_bytes && s->out_limit_bytes < size)
-        size = s->out_limit_bytes;
-    options = xasprintf("mode=755,uid=1000,gid=1000,size=%llu,nr_inodes=%d",
-                        (unsigned long long)size, SYSTEM_OUT_ENTRIES_MAX);
-    if (mount("tmpfs", "/out", "tmpfs", MS_NOSUID | MS_NODEV, options) < 0)
-        return err_set(e, -errno, "mounting /out: %s", strerror(errno));
-    return 0;
+    return s->count_inputs || s->network_nat || s->disk;
 }
 
 int inputs_prepare(const struct start *s, struct err *ret_err)
@@ -307,10 +292,13 @@ int inputs_prepare(const struct start *s, struct err *ret_err)
     if (s->hostname && sethostname(s->hostname, strnlen(s->hostname, 64)) < 0)
         return err_set(ret_err, -errno, "host name: %s", strerror(errno));
     r = s->network_nat ? net_up_nat(ret_err) : 0;
-    if (r == 0)
+    if (r == 0 && s->count_inputs)
         r = place_inputs(s, ret_err);
-    if (r == 0)
-        r = mount_out(s, ret_err);
+    if (r == 0 && (s->count_inputs || s->out_limit_bytes)) {
+        r = system_share_memory(s->out_limit_bytes);
+        if (r < 0)
+            err_format(ret_err, "/out: %s", strerror(-r));
+    }
     if (r == 0)
         r = s->disk ? disk_mount(ret_err) : 0;
     return r;

@@ -4,18 +4,20 @@
  */
 #include "guest/program.h"
 
-#include "base/buf.h"
+#include "base/cleanup.h"
 #include "guest/system.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static void set_environment(char **env)
@@ -41,15 +43,14 @@ static void set_environment(char **env)
         putenv(*env);
 }
 
-/* Steps: (1) the job's group while we are root, (2) streams, (3) what a child inherits and must
- * not, (4) the user, for good. */
+/* Steps, in the job's group: (1) streams, (2) what a child inherits and must not, (3) the user, for
+ * good. */
 static _Noreturn void become(const struct start *s, int out, int err)
 {
     const struct rlimit no_core = {0, 0}, files = {1024, 65536};
     sigset_t none;
     int null = open("/dev/null", O_RDONLY);
 
-    system_write(SYSTEM_CGROUP "/cgroup.procs", "0");
     system_write("/proc/self/oom_score_adj", "0");
     if (dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0)
         _exit(126);
@@ -70,14 +71,14 @@ static _Noreturn void become(const struct start *s, int out, int err)
     _exit(errno == ENOENT ? 127 : 126);
 }
 
-static void limit_group(void)
+/* A fork into the job's group. To move there costs the kernel a grace period of RCU. */
+static pid_t fork_into_group(void)
 {
-    char text[32];
+    AUTO_CLOSE int group = open(SYSTEM_CGROUP, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct clone_args args = {
+        .flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (uint64_t)group};
 
-    snprintf(text, sizeof text, "%llu", (unsigned long long)system_memory_available());
-    system_write(SYSTEM_CGROUP "/memory.max", text);
-    snprintf(text, sizeof text, "%d", SYSTEM_TASKS_MAX);
-    system_write(SYSTEM_CGROUP "/pids.max", text);
+    return group < 0 ? -1 : (pid_t)syscall(SYS_clone3, &args, sizeof args);
 }
 
 int program_start(const struct start *s, pid_t *ret_pid, int ret_pipes[2])
@@ -87,8 +88,7 @@ int program_start(const struct start *s, pid_t *ret_pid, int ret_pipes[2])
 
     if (pipe2(out, O_CLOEXEC) < 0 || pipe2(err, O_CLOEXEC) < 0)
         return -errno;
-    limit_group();
-    pid = fork();
+    pid = fork_into_group();
     if (pid < 0)
         return -errno;
     if (pid == 0)

@@ -165,10 +165,27 @@ static void enter_image(void)
  * gets its turn however many processes the job has. */
 static void make_group(void)
 {
+    char tasks[16];
+
+    snprintf(tasks, sizeof tasks, "%d", SYSTEM_TASKS_MAX);
     put("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     system_write("/sys/fs/cgroup/cgroup.subtree_control", "+memory +pids +cpu");
     (void)mkdir(SYSTEM_CGROUP, 0755);
+    system_write(SYSTEM_CGROUP "/pids.max", tasks);
     system_write("/proc/self/oom_score_adj", "-1000");
+}
+
+int system_share_memory(uint64_t out_limit)
+{
+    uint64_t bytes = system_memory_available(), out = bytes / 4 * 3;
+    char text[96];
+
+    snprintf(text, sizeof text, "%llu", (unsigned long long)bytes);
+    system_write(SYSTEM_CGROUP "/memory.max", text);
+    if (out_limit && out_limit < out)
+        out = out_limit;
+    snprintf(text, sizeof text, "size=%llu", (unsigned long long)out);
+    return mount(NULL, "/out", NULL, MS_REMOUNT | MS_NOSUID | MS_NODEV, text) < 0 ? -errno : 0;
 }
 
 /* What booting left in free memory (the packed kernel, the initrd) would go into every golden
@@ -196,6 +213,7 @@ static void clear_free_memory(void)
 
 void system_boot(void)
 {
+    char out[80];
     int console;
 
     umask(022);
@@ -215,8 +233,10 @@ void system_boot(void)
     put("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777,size=75%");
     put("tmpfs", "/tmp", MS_NOSUID | MS_NODEV, "mode=1777,size=75%");
     put("tmpfs", "/work", MS_NOSUID | MS_NODEV, "mode=755,uid=1000,gid=1000,size=75%");
-    (void)mkdir("/in", 0755);
-    (void)mkdir("/out", 0755);
+    put("tmpfs", "/in", MS_NOSUID | MS_NODEV, "mode=755,size=100%");
+    snprintf(out, sizeof out, "mode=755,uid=%d,gid=%d,nr_inodes=%d", SYSTEM_UID, SYSTEM_UID,
+             SYSTEM_OUT_ENTRIES_MAX);
+    put("tmpfs", "/out", MS_NOSUID | MS_NODEV, out);
     (void)symlink("/proc/self/fd", "/dev/fd");
     (void)symlink("/proc/self/fd/0", "/dev/stdin");
     (void)symlink("/proc/self/fd/1", "/dev/stdout");
@@ -226,5 +246,7 @@ void system_boot(void)
     system_write("/proc/sys/vm/oom_dump_tasks", "0");
     clear_free_memory();
     make_group();
+    if (system_share_memory(0) < 0)
+        system_say("yado-guest: /out: %s", strerror(errno));
     net_up_loopback();
 }

@@ -23,6 +23,11 @@ void system_boot(void);
 /* One short line to the console, for the log file of the host. */
 void system_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* What the job may take: its group's memory, and three quarters of it for /out (or out_limit, if
+ * that is less; 0: none), so that a full /out is "no space left" for the program and not the end of
+ * its memory. Done at boot, so that golden holds it; again when inputs have taken memory. 0 or
+ * -errno. */
+int system_share_memory(uint64_t out_limit);
 uint64_t system_memory_available(void);
 /* Everything that is not free or reclaimable at once: programs, kernel, tmpfs. */
 uint64_t system_memory_used(void);
