@@ -12,26 +12,17 @@ import time
 
 import pytest
 
+from counter import COUNTER, check_ticks, wait_ticks
 from grid import Grid, wait_for
 from pressure import HOLDER, page_out
 
 CUTS = 30 if os.environ.get("YADO_SOAK") else 4
 SEED = int(os.environ.get("YADO_SEED", random.SystemRandom().randrange(1 << 32)))
 LEASE = ["--lease", "8s"]
-COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 50000; done"
 
 
 def layers(grid, job):
     return grid.parts(job)[0]["layers"]
-
-
-def ticks(grid, job):
-    return [int(n) for n in re.findall(r"^tick (\d+)$", grid.log(job), re.M)]
-
-
-def assert_whole(grid, job):
-    seen = ticks(grid, job)
-    assert seen == list(range(1, len(seen) + 1))
 
 
 def test_a_part_goes_on_from_its_last_checkpoint():
@@ -39,20 +30,18 @@ def test_a_part_goes_on_from_its_last_checkpoint():
         job = g.submit("--memory", "128M", "--", "sh", "-c",
                        "id=$(head -c 8 /dev/urandom | od -An -tx8); echo run $id; " + COUNTER)
         g.wait_state(job, "running")
-        wait_for("ticks", lambda: len(ticks(g, job)) > 20)
+        wait_ticks(g, job, 20)
         g.yado("checkpoint", job)
         wait_for("the checkpoint", lambda: layers(g, job) == 1, 20)
-        seen = len(ticks(g, job))
-        wait_for("more ticks", lambda: len(ticks(g, job)) > seen + 20)
+        wait_ticks(g, job, 20)
         part = g.parts(job)[0]
         g.cut_power(part["pc"])
         g.wait_state(job, "running", timeout=40)
         wait_for("another PC", lambda: g.parts(job)[0]["pc"] not in (None, part["pc"]), 40)
-        seen = len(ticks(g, job))
-        wait_for("ticks", lambda: len(ticks(g, job)) > seen + 20)
+        wait_ticks(g, job, 20)
         text = g.log(job)
         assert len(re.findall("^run", text, re.M)) == 1, "it began anew"
-        assert_whole(g, job)
+        check_ticks(g, job)
         # The PC comes back, and learns that its guest lives elsewhere.
         g.agents[part["pc"]].start()
         wait_for("the old guest to be gone", lambda: not list((g.dir / part["pc"] / "vm").iterdir()), 20)
@@ -113,7 +102,7 @@ def test_a_live_move():
     with Grid(pcs=2, memory="300M", master_args=LEASE) as g:
         job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
         g.wait_state(job, "running")
-        wait_for("ticks", lambda: len(ticks(g, job)) > 10)
+        wait_ticks(g, job)
         was = g.parts(job)[0]["pc"]
         to = "pc-1" if was == "pc-2" else "pc-2"
         r = g.run("move", job, was)
@@ -123,9 +112,8 @@ def test_a_live_move():
         wait_for("the move", lambda: g.moves(job), 25)
         move = g.moves(job)[0]
         assert (move["reason"], move["from"], move["to"]) == ("move", was, to)
-        seen = len(ticks(g, job))
-        wait_for("ticks", lambda: len(ticks(g, job)) > seen + 10)
-        assert_whole(g, job)
+        wait_ticks(g, job)
+        check_ticks(g, job)
         assert layers(g, job) >= 2, "a checkpoint, then the rest"
 
 
@@ -145,9 +133,8 @@ def test_a_long_chain_is_merged_while_its_guest_runs():
         g.owner(was, "leave")
         wait_for("the move", lambda: g.moves(job), 60)
         assert layers(g, job) <= 8
-        seen = len(ticks(g, job))
-        wait_for("ticks", lambda: len(ticks(g, job)) > seen + 10)
-        assert_whole(g, job)
+        wait_ticks(g, job)
+        check_ticks(g, job)
 
 
 def damage_cache(grid, pc, digests, rng):

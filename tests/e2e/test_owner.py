@@ -13,11 +13,10 @@ import time
 
 import pytest
 
-from grid import YADO, Failed, Grid, wait_for
+from counter import COUNTER, check_ticks, ticks, wait_ticks
+from grid import YADO, Grid, wait_for
 from logind import Logind
 from netns import Loopback
-
-COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 50000; done"
 
 
 def status(grid, pc="pc-1"):
@@ -43,6 +42,7 @@ def test_logind_idle_lock_and_shutdown():
         assert [(i[0], i[3]) for i in held] == [("shutdown:sleep", "delay")]
         job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
         g.wait_state(job, "running")
+        wait_ticks(g, job, 1)
         # The owner touches his session.
         logind.hint("IdleHint", False)
         g.wait_state(job, "suspended")
@@ -61,8 +61,7 @@ def test_logind_idle_lock_and_shutdown():
         assert [m["reason"] for m in g.moves(job)] == ["owner"]
         assert g.parts(job)[0]["reason"] == "shutdown"
         wait_for("the inhibitor to be gone", lambda: not logind.inhibitors(), 10)
-        ticks = [int(n) for n in re.findall(r"^tick (\d+)$", g.log(job), re.M)]
-        assert ticks == list(range(1, len(ticks) + 1))
+        check_ticks(g, job)
 
 
 def test_a_short_visit_moves_nothing():
@@ -71,6 +70,7 @@ def test_a_short_visit_moves_nothing():
         wait_free(g)
         job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
         g.wait_state(job, "running")
+        wait_ticks(g, job, 1)
         epoch = g.parts(job)[0]["epoch"]
         logind.hint("IdleHint", False)
         wait_free(g, False)
@@ -82,8 +82,7 @@ def test_a_short_visit_moves_nothing():
         # Again so soon: he is back, and the guest goes.
         logind.hint("IdleHint", False)
         g.wait_state(job, "suspended")
-        ticks = [int(n) for n in re.findall(r"^tick (\d+)$", g.log(job), re.M)]
-        assert ticks == list(range(1, len(ticks) + 1))
+        check_ticks(g, job)
 
 
 def test_logind_sleep_lets_go_when_saved_and_wakes():
@@ -155,23 +154,19 @@ def test_a_restart_of_the_agent_keeps_the_guest():
         g.wait_state(job, "running")
         agent = g.agents["pc-1"]
 
-        def ticks():
-            return [int(n) for n in re.findall(r"^tick (\d+)$", g.log(job), re.M)]
-
-        wait_for("ticks", lambda: len(ticks()) > 5)
+        wait_ticks(g, job, 5)
         qemus = g.pids("qemu-system")
         for how in (signal.SIGTERM, signal.SIGKILL):
             agent.kill(how)
             time.sleep(1)  # its end is noticed and the last output is in
-            before = len(ticks())
+            before = len(ticks(g, job))
             time.sleep(1)
-            assert len(ticks()) == before, "a guest ran without its agent"
+            assert len(ticks(g, job)) == before, "a guest ran without its agent"
             assert g.pids("qemu-system") == qemus
             agent.start()
-            wait_for("more ticks", lambda: len(ticks()) > before + 5)
+            wait_for("more ticks", lambda: len(ticks(g, job)) > before + 5)
         assert g.pids("qemu-system") == qemus
-        seen = ticks()
-        assert seen == list(range(1, len(seen) + 1))
+        check_ticks(g, job)
         assert g.parts(job)[0]["state"] == "running" and not g.moves(job)
 
 
@@ -214,8 +209,7 @@ def test_an_agent_that_comes_back_without_its_rights():
         def go_on():
             seen = len(g.log(job))
             wait_for("ticks", lambda: len(g.log(job)) > seen + 50)
-            ticks = [int(n) for n in re.findall(r"^tick (\d+)$", g.log(job), re.M)]
-            assert ticks == list(range(1, len(ticks) + 1))
+            check_ticks(g, job)
 
         g.wait_state(job, "running")
         go_on()
