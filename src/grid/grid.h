@@ -169,7 +169,7 @@ struct grid_pc {
     bool forgotten;
     /* As last reported: */
     bool reported;              /* false until its first report after enrolment */
-    bool available;             /* owner away, not snoozed, class proven */
+    bool available;             /* owner away, not snoozed, class proven, agent not outdated */
     char reason[GRID_NAME_MAX]; /* why not available: "owner", "snooze", "shutdown", ... */
     uint64_t memory_bytes;      /* the share that guests may have together */
     uint32_t cpus;
@@ -426,6 +426,7 @@ struct grid_report {
     bool available;
     char reason[GRID_NAME_MAX];
     bool no_habits; /* when its owner comes back is nothing to remember */
+    bool outdated;  /* its agent is older than the master: it ends what it has, no more */
     uint64_t memory_bytes;
     uint32_t cpus;
     uint32_t speed;

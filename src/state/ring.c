@@ -510,6 +510,7 @@ static void walk_report(struct io *io, struct grid_report *r)
     boolean(io, &r->available);
     TEXT(io, r->reason);
     boolean(io, &r->no_habits);
+    boolean(io, &r->outdated);
     u64(io, &r->memory_bytes);
     u32(io, &r->cpus);
     u32(io, &r->speed);

@@ -94,7 +94,7 @@ class FakePC:
         self.session.trust_env = False  # no proxy, no other CA
         self.session.verify = str(state / "ca.pem")
         self.session.cert = (str(state / "cert.pem"), str(state / "key.pem"))
-        self.report = {"version": 2, "available": True, "memory_bytes": memory, "cpus": cpus,
+        self.report = {"version": 3, "available": True, "memory_bytes": memory, "cpus": cpus,
                        "agent": "a", "class": dict(CLASS)}
         self.seq = self.seen = 0
         self.vms = {}     # (job, part, epoch) -> what is reported

@@ -670,7 +670,8 @@ def test_it_runs_only_with_agent_and_lease(world):
 
 
 def test_master_away(world):
-    """Output waits in the guest, the layer on the disk; nothing is lost."""
+    """Output waits in the guest, the layer on the disk; nothing is lost, also when the agent is
+    updated to one that knows keys."""
     vm = start(world)
     vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
     world.server.stop()
@@ -684,7 +685,7 @@ def test_master_away(world):
     vm.sock.close()
     vm.start()
     vm.wait("saved")
-    vm.lease()  # with it comes what the layer is opened with
+    vm.lease(key="5e" * 32)  # with it comes what layers are opened with: this one is not sealed
     vm.wait("uploading")
     world.server.start()
     report = vm.wait("suspended")

@@ -495,6 +495,9 @@ static bool do_agent(struct world *w, struct agent *a)
     } else if (strcmp(verb, "private") == 0) {
         a->report.no_habits = true;
         report(w, a);
+    } else if (strcmp(verb, "outdated") == 0 || strcmp(verb, "updated") == 0) {
+        a->report.outdated = verb[0] == 'o';
+        report(w, a);
     } else if (strcmp(verb, "silent") == 0) {
         a->silent = true;
     } else if (strcmp(verb, "back") == 0) {

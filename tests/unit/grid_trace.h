@@ -15,6 +15,7 @@
  *   PC free | PC busy REASON | PC loses J.P | PC reports
  *   PC silent | PC back   no syncs at all | again
  *   PC private            its owner's habits are not to be known
+ *   PC outdated | PC updated   its agent is older than the master | no more
  *   PC deaf | PC hears    its syncs arrive, answers do not
  *   checkpoint J[.P] | move J.P PC | merge J.P LAYER... into LAYER | damage J.P LAYER
  *   save J.P | fail J.P[@EPOCH] WHY   what the rules of mail ask for
