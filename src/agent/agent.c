@@ -230,11 +230,16 @@ struct proof {
     char machine[64], cpu[64], images[512];
 };
 
+char *agent_cache_dir(const struct agent *a)
+{
+    return xasprintf("%s/cache", a->config.state);
+}
+
 /* The built-in image is here: no guest that is to go on need wait for it. */
 static void fill_cache(const struct agent *a, const char *images)
 {
     const char *const files[] = {"vmlinuz", "initrd"};
-    AUTO_FREE char *cache = xasprintf("%s/cache", a->config.state);
+    AUTO_FREE char *cache = agent_cache_dir(a);
     struct err err;
 
     if (mkdir(cache, 0711) && errno != EEXIST) {

@@ -45,6 +45,7 @@ struct agent_config {
     /* From the owner's return to his memory given back; and how long a shutdown waits. */
     uint64_t return_deadline_ms;
     uint64_t keep_unsent_bytes; /* of layers that could not be sent by then; what is more is lost */
+    uint64_t cache_bytes;       /* of the blobs from the master; what guests use is kept beyond */
 };
 
 struct agent {
@@ -92,6 +93,8 @@ struct agent {
 uint64_t agent_now_ms(void);
 
 /* ---- agent.c ---- */
+/* The folder of the PC's cache of blobs. Owned by the caller. */
+char *agent_cache_dir(const struct agent *a);
 int agent_run(const struct agent_config *config, struct err *ret_err);
 /* The owner said or did something: asks the policy and acts on it. event_us: CLOCK_MONOTONIC at
  * the source. Supervisors are told before anything else happens. */

@@ -33,6 +33,9 @@ static const char help[] =
     "  --keep-unsent SIZE       layers that cannot be sent by then stay on this PC's disk up to "
     "so\n"
     "                           many bytes; what is more is lost (default 4G)\n"
+    "  --cache-size SIZE        what came from the master stays on this PC's disk for later "
+    "guests,\n"
+    "                           up to so many bytes (default 16G)\n"
     "  --guest-silence TIME     a guest that runs and does not answer for so long is given up\n"
     "                           (default 1m)\n"
     "  --qemu BINARY            default: qemu-system-x86_64 in PATH\n"
@@ -50,6 +53,7 @@ enum {
     PRIORITY,
     DEADLINE,
     UNSENT,
+    CACHE,
     SILENCE,
     QEMU,
     IMAGES
@@ -74,6 +78,7 @@ int yado_agent_main(int argc, char **argv)
         {"priority", required_argument, NULL, PRIORITY},
         {"return-deadline", required_argument, NULL, DEADLINE},
         {"keep-unsent", required_argument, NULL, UNSENT},
+        {"cache-size", required_argument, NULL, CACHE},
         {"guest-silence", required_argument, NULL, SILENCE},
         {"qemu", required_argument, NULL, QEMU},
         {"images", required_argument, NULL, IMAGES},
@@ -89,6 +94,7 @@ int yado_agent_main(int argc, char **argv)
                              .visit_ms = 5 * 60000,
                              .return_deadline_ms = 15000,
                              .keep_unsent_bytes = 4ull << 30,
+                             .cache_bytes = 16ull << 30,
                              .guest_silence_ms = GUEST_LINK_SILENCE_MS};
     struct err err = {0};
     int o;
@@ -130,6 +136,10 @@ int yado_agent_main(int argc, char **argv)
         case UNSENT:
             if (num_parse_size(optarg, &c.keep_unsent_bytes) < 0)
                 return bad("--keep-unsent", optarg, "a size such as 4G, or 0");
+            break;
+        case CACHE:
+            if (num_parse_size(optarg, &c.cache_bytes) < 0)
+                return bad("--cache-size", optarg, "a size such as 16G, or 0");
             break;
         case SILENCE:
             if (num_parse_duration(optarg, &c.guest_silence_ms) < 0 || !c.guest_silence_ms)

@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/must.h"
+#include "host/blob_cache.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -331,12 +332,22 @@ static void fail(struct agent_vm *vm, const char *reason, const char *note)
     log_warn("%s: failed: %s%s%s", vm->name, reason, note[0] ? ": " : "", note);
 }
 
+/* Before a guest comes and after one has gone: so beyond what guests use there is never more,
+ * whatever those that run have read meanwhile. */
+static void trim_cache(const struct agent *a)
+{
+    AUTO_FREE char *cache = agent_cache_dir(a);
+
+    (void)blob_cache_trim(cache, a->config.cache_bytes); /* then it is larger for a while */
+}
+
 static void do_clean(uv_work_t *work)
 {
     struct agent_vm *vm = work->data;
 
     vm_files_last_words(vm->dir, vm->last_words, sizeof vm->last_words);
     vm_files_clean(vm->dir, vm->name, vm->pid, &vm->agent->limits, vm->keep_saved, &vm->saved);
+    trim_cache(vm->agent);
 }
 
 static void after_clean(uv_work_t *work, int status)
@@ -403,7 +414,7 @@ static json_t *make_config(struct agent_vm *vm, const struct sync_desired *d)
 {
     struct agent *a = vm->agent;
     const struct vm_class *c = &a->cls.cls;
-    AUTO_FREE char *cache = xasprintf("%s/cache", a->config.state);
+    AUTO_FREE char *cache = agent_cache_dir(a);
     json_t *json = json_pack(
         "{s:o, s:s, s:s, s:s, s:s?, s:{s:s, s:s, s:s, s:I}, s:o, s:o, s:o, s:o, s:b, s:I}",
         "desired", sync_desired_to_json(d), "url", a->identity.url, "ca_file", a->identity.ca_file,
@@ -425,6 +436,7 @@ static void do_launch(uv_work_t *work)
     char group[1024];
     AUTO_FREE char *config = NULL;
 
+    trim_cache(vm->agent);
     if (vm->config) {
         limits_vm_add(&vm->agent->limits, vm->name, vm->guest_bytes, group);
         json_object_set_new(vm->config, "cgroup", group[0] ? json_string(group) : json_null());

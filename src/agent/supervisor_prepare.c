@@ -21,7 +21,6 @@
 #include <unistd.h>
 
 enum { PAGER_READY_MS = 10000 };
-#define CACHE_MAX_BYTES (16ull << 30)
 
 static const char *reason_of(int result)
 {
@@ -313,8 +312,6 @@ int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
     if (mkdir(w->config->cache_dir, 0711) && errno != EEXIST)
         return err_set(ret_err, work_fail(-errno, "no cache", ret_reason), "cannot make %s: %s",
                        w->config->cache_dir, strerror(errno));
-    (void)blob_cache_trim(w->config->cache_dir,
-                          CACHE_MAX_BYTES); /* then it is larger for a while */
     /* It gets ready while the rest is fetched. */
     if (start_pager(w, &why))
         log_warn("%s", why.text);

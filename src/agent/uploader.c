@@ -52,14 +52,16 @@ static int head(struct uploader *u, const char *url, struct err *ret_err)
                    answer.status);
 }
 
-/* The nonce stands behind the bytes. */
+/* The nonce stands behind the bytes; where none does, the file was made without a key, before the
+ * agent was updated. */
 static int open_seal(const struct file *f, int fd, struct seal *ret_seal)
 {
     uint8_t nonce[SEAL_NONCE_BYTES] = {0};
+    ssize_t n = f->key[0] ? pread(fd, nonce, sizeof nonce, (off_t)f->size) : 0;
 
-    if (f->key[0] && pread(fd, nonce, sizeof nonce, (off_t)f->size) != sizeof nonce)
+    if (n != 0 && n != sizeof nonce)
         return -EIO;
-    return seal_init(ret_seal, f->key, nonce);
+    return seal_init(ret_seal, n ? f->key : "", nonce);
 }
 
 static int put(struct uploader *u, const char *url, const struct file *f, struct err *ret_err)

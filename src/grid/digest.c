@@ -110,6 +110,7 @@ static void add_job(struct hash *h, const struct grid_job *j)
                                 j->user,
                                 j->parts,
                                 j->memory_bytes,
+                                j->disk_bytes,
                                 j->cpus,
                                 j->image,
                                 (uint64_t)(int64_t)j->priority,

@@ -169,7 +169,7 @@ struct grid_pc {
     bool forgotten;
     /* As last reported: */
     bool reported;              /* false until its first report after enrolment */
-    bool available;             /* owner away, not snoozed, class proven */
+    bool available;             /* owner away, not snoozed, class proven, agent not outdated */
     char reason[GRID_NAME_MAX]; /* why not available: "owner", "snooze", "shutdown", ... */
     uint64_t memory_bytes;      /* the share that guests may have together */
     uint32_t cpus;
@@ -214,6 +214,7 @@ struct grid_submit {
     const char *spec;
     uint32_t parts;
     uint64_t memory_bytes;
+    uint64_t disk_bytes; /* of each part's network drive; 0 none */
     uint32_t cpus;
     uint64_t image;
     int32_t priority; /* within the user's jobs; larger first */
@@ -235,6 +236,7 @@ struct grid_job {
     char *spec; /* owned by the record */
     uint32_t parts;
     uint64_t memory_bytes;
+    uint64_t disk_bytes;
     uint32_t cpus;
     uint64_t image;
     int32_t priority;
@@ -424,6 +426,7 @@ struct grid_report {
     bool available;
     char reason[GRID_NAME_MAX];
     bool no_habits; /* when its owner comes back is nothing to remember */
+    bool outdated;  /* its agent is older than the master: it ends what it has, no more */
     uint64_t memory_bytes;
     uint32_t cpus;
     uint32_t speed;
@@ -564,6 +567,9 @@ struct grid_config {
     uint32_t chain_max;     /* longer chains are merged to three layers; default 4 */
     /* Parts do not start while the layers of all parts take nine tenths of it; 0: no limit. */
     uint64_t depot_quota_bytes;
+    /* Jobs are refused whose parts' network drives, with those of all unfinished jobs, would be
+     * larger; 0: no limit. */
+    uint64_t disk_quota_bytes;
 };
 
 struct grid_config grid_config_default(void);
@@ -693,5 +699,7 @@ void grid_each_merge(const struct grid *g,
 uint64_t grid_move_mean_ms(const struct grid *g);
 /* Bytes of all layers and pins of unfinished parts: what counts against the depot's quota. */
 uint64_t grid_layer_bytes(const struct grid *g);
+/* Sizes of the network drives that unfinished jobs may have: what counts against that quota. */
+uint64_t grid_disk_bytes(const struct grid *g);
 
 #endif

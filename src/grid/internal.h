@@ -194,6 +194,7 @@ struct grid {
     bool place_due;          /* something changed that placement looks at */
     uint64_t brake_since_ms; /* 0: not braked */
     uint64_t layer_bytes;    /* of all chains and pins */
+    uint64_t disk_bytes;     /* of all unfinished jobs: job_disk_bytes() */
     double move_mean_ms;     /* of the last moves; soft */
     bool starts_wait;        /* for room in the depot */
     struct chain *first_long;
@@ -399,9 +400,12 @@ enum grid_outcome event_submit(struct grid *g, const struct grid_event *e, uint6
 enum grid_outcome event_cancel(struct grid *g, const struct grid_event *e, struct err *err);
 enum grid_outcome event_hold(struct grid *g, const struct grid_event *e, struct err *err);
 enum grid_outcome event_release(struct grid *g, const struct grid_event *e, struct err *err);
-/* What both kinds of submission share. */
+/* What both kinds of submission share. replaced: the job whose parts these are to be, or NULL. */
 enum grid_outcome job_check(const struct grid *g, const struct grid_submit *s, uint64_t user,
-                            uint64_t replaced_parts, struct err *err);
+                            const struct job *replaced, struct err *err);
+/* What it counts for in g->disk_bytes until it is finished. A job and its combining job are never
+ * there at once, so the larger counts for both, and what was taken in stays below the quota. */
+uint64_t job_disk_bytes(const struct grid_job *r);
 struct grid_job job_record(const struct grid_submit *s, uint64_t user);
 void job_record_free(struct grid_job *r);
 /* Part i of j->parts, which are zero: queued or held. */

@@ -43,6 +43,7 @@ struct grid_job job_record(const struct grid_submit *s, uint64_t user)
         .spec = xstrdup(s->spec ? s->spec : ""),
         .parts = s->parts,
         .memory_bytes = s->memory_bytes,
+        .disk_bytes = s->disk_bytes,
         .cpus = s->cpus,
         .image = s->image,
         .priority = s->priority,
@@ -144,6 +145,7 @@ static struct job *create(struct grid *g, const struct grid_job *r)
     j->parts = xcalloc(r->parts, sizeof *j->parts);
     job_link(g, j);
     job_dirty(g, j);
+    g->disk_bytes += job_disk_bytes(&j->r);
     for (uint32_t i = 0; i < r->parts; i++)
         job_add_part(g, j, i, g->meta.next_queue_key++);
     golden_retry(g, r->image, r->memory_bytes, r->cpus);
@@ -205,18 +207,54 @@ static enum grid_outcome check(const struct grid *g, const struct grid_submit *s
                        s->parts);
     if (!s->memory_bytes || !s->cpus || s->memory_bytes > UINT64_MAX / 2)
         return err_set(err, GRID_REFUSED, "a part needs memory and at least one CPU");
+    if (s->disk_bytes > UINT64_MAX / GRID_PARTS_MAX)
+        return err_set(err, GRID_REFUSED, "no disk is that large");
     if (!image || image->r.deleted)
         return err_set(err, GRID_NOT_FOUND,
                        "there is no such image; `yado image list` shows those there are");
     return check_size(g, s, err);
 }
 
+uint64_t job_disk_bytes(const struct grid_job *r)
+{
+    uint64_t most = 0;
+
+    for (; r; r = r->then)
+        if (r->parts * r->disk_bytes > most)
+            most = r->parts * r->disk_bytes;
+    return most;
+}
+
+uint64_t grid_disk_bytes(const struct grid *g)
+{
+    return g->disk_bytes;
+}
+
+/* want: bytes of its disks, or of its combining job's, whichever are larger. */
+static enum grid_outcome check_disks(const struct grid *g, uint64_t want,
+                                     const struct job *replaced, struct err *err)
+{
+    uint64_t quota = g->config.disk_quota_bytes;
+    uint64_t used = g->disk_bytes - (replaced ? job_disk_bytes(&replaced->r) : 0);
+    char asked[NUM_TEXT_MAX], have[NUM_TEXT_MAX], all[NUM_TEXT_MAX];
+
+    if (!want || !quota || (want <= quota && used <= quota - want))
+        return GRID_OK;
+    return err_set(
+        err, GRID_QUOTA,
+        "its disks need %s, and unfinished jobs have %s of the %s that the master has for "
+        "disks; %sask for less with --disk or for fewer parts, or ask an administrator",
+        num_format_size(want, asked), num_format_size(used, have), num_format_size(quota, all),
+        want <= quota ? "wait for some to end, " : "");
+}
+
 enum grid_outcome job_check(const struct grid *g, const struct grid_submit *s, uint64_t user,
-                            uint64_t replaced_parts, struct err *err)
+                            const struct job *replaced, struct err *err)
 {
     const struct user *u = find_user(g, user);
-    uint64_t unfinished = u ? u->unfinished - replaced_parts : 0;
+    uint64_t unfinished = u ? u->unfinished - (replaced ? replaced->r.parts : 0) : 0;
     const struct grid_submit *x = s;
+    uint64_t disks = 0;
     int depth = 0;
 
     do {
@@ -224,6 +262,8 @@ enum grid_outcome job_check(const struct grid *g, const struct grid_submit *s, u
 
         if (bad)
             return bad;
+        if (x->parts * x->disk_bytes > disks)
+            disks = x->parts * x->disk_bytes;
         if (++depth > THEN_DEPTH_MAX)
             return err_set(err, GRID_REFUSED, "more than %d jobs in a row of `then`",
                            THEN_DEPTH_MAX);
@@ -233,13 +273,13 @@ enum grid_outcome job_check(const struct grid *g, const struct grid_submit *s, u
                        "%" PRIu32 " parts are too many: %" PRIu64 " of your %" PRIu64
                        " are not finished yet; wait for some or ask an administrator",
                        s->parts, unfinished, u->r.max_queued);
-    return GRID_OK;
+    return check_disks(g, disks, replaced, err);
 }
 
 enum grid_outcome event_submit(struct grid *g, const struct grid_event *e, uint64_t *ret_id,
                                struct err *err)
 {
-    enum grid_outcome bad = job_check(g, e->submit, e->user, 0, err);
+    enum grid_outcome bad = job_check(g, e->submit, e->user, NULL, err);
     struct grid_job r;
     struct job *j;
 
@@ -406,6 +446,7 @@ void job_part_final(struct grid *g, struct job *j)
     if (count[GRID_DONE] + count[GRID_FAILED] + count[GRID_CANCELLED] < j->r.parts)
         return;
     j->r.finished_ms = g->now_ms ? g->now_ms : 1;
+    g->disk_bytes -= job_disk_bytes(&j->r);
     job_dirty(g, j);
     note(g, GRID_LOG_JOB, j, NULL, NULL,
          "finished: %" PRIu32 " done, %" PRIu32 " failed, %" PRIu32 " cancelled", count[GRID_DONE],

@@ -104,6 +104,8 @@ static int load_job(struct grid *g, const struct grid_job *r, struct err *err)
     job_link(g, j);
     if (r->finished_ms)
         job_finished(g, j);
+    else
+        g->disk_bytes += job_disk_bytes(&j->r);
     return 0;
 }
 

@@ -110,10 +110,22 @@ static bool knows_habits(const struct grid_pc *pc)
     return memcmp(&pc->habit, &nothing, sizeof nothing) != 0; /* there is no padding in it */
 }
 
+/* What this master wants of guests an outdated agent may not know. What it was given before goes
+ * on as it was. */
+static bool takes_parts(const struct grid_report *r)
+{
+    return r->available && !r->outdated;
+}
+
+static const char *why_not(const struct grid_report *r)
+{
+    return takes_parts(r) ? "" : r->available ? "agent too old: update it" : r->reason;
+}
+
 static bool pc_is_news(const struct grid_pc *pc, const struct grid_report *r)
 {
-    return !pc->reported || pc->available != r->available ||
-           (!r->available && strncmp(pc->reason, r->reason, sizeof pc->reason) != 0) ||
+    return !pc->reported || pc->available != takes_parts(r) ||
+           strncmp(pc->reason, why_not(r), sizeof pc->reason) != 0 ||
            pc->memory_bytes != r->memory_bytes || pc->cpus != r->cpus || pc->speed != r->speed ||
            strcmp(pc->cls.machine, r->cls.machine) != 0 || strcmp(pc->cls.cpu, r->cls.cpu) != 0 ||
            strcmp(pc->cls.accel, r->cls.accel) != 0 ||
@@ -134,13 +146,13 @@ static void apply_pc(struct grid *g, struct pc *pc, const struct grid_report *r)
 {
     if (!pc_is_news(&pc->r, r))
         return;
-    if (!pc->r.reported || pc->r.available != r->available)
-        note(g, GRID_LOG_PC, NULL, NULL, pc, r->available ? "%s is free" : "%s is busy (%s)",
-             pc->r.name, r->reason[0] ? r->reason : "unknown");
+    if (!pc->r.reported || pc->r.available != takes_parts(r))
+        note(g, GRID_LOG_PC, NULL, NULL, pc, takes_parts(r) ? "%s is free" : "%s is busy (%s)",
+             pc->r.name, why_not(r)[0] ? why_not(r) : "unknown");
     note_habit(pc, r, g->now_ms);
     pc->r.reported = true;
-    pc->r.available = r->available;
-    COPY_TEXT(pc->r.reason, r->available ? "" : r->reason);
+    pc->r.available = takes_parts(r);
+    COPY_TEXT(pc->r.reason, why_not(r));
     pc->r.memory_bytes = r->memory_bytes;
     pc->r.cpus = r->cpus;
     pc->r.speed = r->speed;

@@ -65,9 +65,10 @@ enum grid_outcome event_resplit(struct grid *g, const struct grid_event *e, stru
         bad =
             err_set(err, GRID_CONFLICT, "job %" PRIu64 " has begun: it is not split anew", e->job);
     if (!bad)
-        bad = job_check(g, e->submit, j->r.user, j->r.parts, err);
+        bad = job_check(g, e->submit, j->r.user, j, err);
     if (bad)
         return bad;
+    g->disk_bytes -= job_disk_bytes(&j->r);
     r = job_record(e->submit, j->r.user);
     free(j->r.name);
     free(j->r.spec);
@@ -76,8 +77,10 @@ enum grid_outcome event_resplit(struct grid *g, const struct grid_event *e, stru
     j->r.spec = r.spec;
     j->r.then = r.then;
     j->r.memory_bytes = r.memory_bytes;
+    j->r.disk_bytes = r.disk_bytes;
     job_dirty(g, j);
     replace_parts(g, j, r.parts);
+    g->disk_bytes += job_disk_bytes(&j->r);
     golden_retry(g, j->r.image, j->r.memory_bytes, j->r.cpus);
     note(g, GRID_LOG_JOB, j, NULL, NULL, "%s", e->submit->note ? e->submit->note : "split anew");
     return GRID_OK;

@@ -66,12 +66,15 @@ static enum core_next status_core(struct core *c, struct req *r)
     const struct master *m = r->m;
     (void)req_reply_json(
         r, 200,
-        json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "version", YADO_VERSION, "url",
-                  m->url, "term", api_u64(state_term(m->state)), "step",
+        json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "version",
+                  YADO_VERSION, "url", m->url, "term", api_u64(state_term(m->state)), "step",
                   api_u64(grid_get_meta(core_grid(c))->step), "uptime_ms",
                   api_u64(core_now(c) > m->started_ms ? core_now(c) - m->started_ms : 0), "jobs",
                   api_u64(f.jobs), "pcs", api_u64(f.pcs), "pcs_available", api_u64(f.available),
-                  "parts", parts));
+                  "parts", parts, "layer_bytes", api_u64(grid_layer_bytes(core_grid(c))),
+                  "depot_quota_bytes", api_u64(m->config.grid.depot_quota_bytes), "disk_bytes",
+                  api_u64(grid_disk_bytes(core_grid(c))), "disk_quota_bytes",
+                  api_u64(m->config.grid.disk_quota_bytes)));
     return CORE_REPLIED;
 }
 
@@ -96,6 +99,14 @@ static enum core_next metrics_core(struct core *c, struct req *r)
                "# HELP yado_pcs_available PCs that take parts now.\n"
                "# TYPE yado_pcs_available gauge\nyado_pcs_available %" PRIu64 "\n",
                f.available);
+    buf_printf(b,
+               "# HELP yado_layer_bytes Saved memory of guests, as the depot's quota counts it.\n"
+               "# TYPE yado_layer_bytes gauge\nyado_layer_bytes %" PRIu64 "\n",
+               grid_layer_bytes(core_grid(c)));
+    buf_printf(b,
+               "# HELP yado_disk_bytes Disks of unfinished jobs, as their quota counts them.\n"
+               "# TYPE yado_disk_bytes gauge\nyado_disk_bytes %" PRIu64 "\n",
+               grid_disk_bytes(core_grid(c)));
     buf_printf(b,
                "# HELP yado_steps_total Steps of the core.\n# TYPE yado_steps_total counter\n"
                "yado_steps_total %" PRIu64 "\n",

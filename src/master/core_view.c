@@ -92,6 +92,7 @@ struct grid_submit core_submit(const struct jobspec *spec, const char *text, uin
         .spec = text,
         .parts = spec->parts,
         .memory_bytes = spec->memory_bytes,
+        .disk_bytes = spec->disk_bytes,
         .cpus = spec->cpus,
         .image = image,
         .priority = spec->priority,

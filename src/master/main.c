@@ -60,11 +60,16 @@ static const char usage[] =
     "  --rebalance TIME    a guest that gets less than half of the CPU it could use moves when "
     "that\n"
     "                      lasts so long (2m; 0: never)\n"
+    "  --rebase TIME       a guest that stands longer for a checkpoint is resumed afresh where it "
+    "is\n"
+    "                      (500ms; 0: never)\n"
     "  --replan TIME       a job with split: that waits is planned anew when the PCs have "
     "changed,\n"
     "                      at most so often (30s; 0: never)\n"
     "  --upload-slots N    how many suspended guests are uploaded at once (4)\n"
     "  --depot-quota SIZE  nothing new starts while layers of guests take nine tenths of it "
+    "(none)\n"
+    "  --disk-quota SIZE   jobs are refused when the disks of all unfinished jobs would be more "
     "(none)\n"
     "  --mailbox SIZE      unread mail that a part may have before who sends to it waits (64M)\n"
     "  --history TIME      how long finished jobs are kept (30d)\n"
@@ -121,9 +126,11 @@ enum option_code {
     OPT_REQUEUE,
     OPT_RETIRE,
     OPT_REBALANCE,
+    OPT_REBASE,
     OPT_REPLAN,
     OPT_UPLOAD_SLOTS,
     OPT_DEPOT_QUOTA,
+    OPT_DISK_QUOTA,
     OPT_MAILBOX,
     OPT_HISTORY,
     OPT_CPU,
@@ -140,9 +147,11 @@ static const struct option long_options[] = {
     {"requeue", required_argument, NULL, OPT_REQUEUE},
     {"retire", required_argument, NULL, OPT_RETIRE},
     {"rebalance", required_argument, NULL, OPT_REBALANCE},
+    {"rebase", required_argument, NULL, OPT_REBASE},
     {"replan", required_argument, NULL, OPT_REPLAN},
     {"upload-slots", required_argument, NULL, OPT_UPLOAD_SLOTS},
     {"depot-quota", required_argument, NULL, OPT_DEPOT_QUOTA},
+    {"disk-quota", required_argument, NULL, OPT_DISK_QUOTA},
     {"mailbox", required_argument, NULL, OPT_MAILBOX},
     {"history", required_argument, NULL, OPT_HISTORY},
     {"cpu", required_argument, NULL, OPT_CPU},
@@ -180,6 +189,24 @@ static int take_time(const char *option, const char *text, uint64_t *ret_ms)
                : 0;
 }
 
+/* Afresh takes a moment, too: so it is done at most once in 1200 times as long, as by default. */
+static int take_rebase(struct options *o, const char *text)
+{
+    uint64_t ms;
+    if (num_parse_duration(text, &ms) < 0 || ms > 60000)
+        return bad_use("--rebase: a time up to 1m, or 0, not \"%s\"", text);
+    o->config.grid.rebase_pause_ms = ms ? ms : UINT64_MAX;
+    o->config.grid.rebase_after_ms = 1200 * ms;
+    return 0;
+}
+
+static int take_size(const char *option, const char *text, uint64_t *ret_bytes)
+{
+    return num_parse_size(text, ret_bytes) < 0
+               ? bad_use("%s: a size such as \"200G\", not \"%s\"", option, text)
+               : 0;
+}
+
 /* 0, or the exit status. */
 static int take_option(struct options *o, enum option_code code, const char *value)
 {
@@ -208,14 +235,16 @@ static int take_option(struct options *o, enum option_code code, const char *val
         return take_time("--retire", value, &o->config.grid.retire_ms);
     case OPT_REBALANCE:
         return take_time("--rebalance", value, &o->config.grid.starve_wait_ms);
+    case OPT_REBASE:
+        return take_rebase(o, value);
     case OPT_REPLAN:
         return take_time("--replan", value, &o->config.replan_ms);
     case OPT_UPLOAD_SLOTS:
         return take_slots(o, value);
     case OPT_DEPOT_QUOTA:
-        return num_parse_size(value, &o->config.grid.depot_quota_bytes) < 0
-                   ? bad_use("--depot-quota: a size such as \"200G\", not \"%s\"", value)
-                   : 0;
+        return take_size("--depot-quota", value, &o->config.grid.depot_quota_bytes);
+    case OPT_DISK_QUOTA:
+        return take_size("--disk-quota", value, &o->config.grid.disk_quota_bytes);
     case OPT_MAILBOX:
         return num_parse_size(value, &o->config.mailbox_bytes) < 0 ||
                        o->config.mailbox_bytes < 2 << 20

@@ -83,11 +83,6 @@ static int take_wire(struct report *r, struct err *e)
 {
     const struct sync_report *from = &r->wire;
     size_t count_layers = 0;
-    if (from->version != SYNC_VERSION)
-        return err_set(e, -EINVAL,
-                       "this agent speaks version %u of the protocol, the master %d: install the "
-                       "same yado on both",
-                       from->version, SYNC_VERSION);
     for (size_t i = 0; i < from->count_vms; i++)
         count_layers += from->vms[i].count_layers;
     r->vms = xcalloc(from->count_vms + 1, sizeof *r->vms);
@@ -96,6 +91,7 @@ static int take_wire(struct report *r, struct err *e)
     r->grid = (struct grid_report){
         .available = from->available,
         .no_habits = from->no_habits,
+        .outdated = from->version < SYNC_VERSION,
         .memory_bytes = from->memory_bytes,
         .cpus = from->cpus,
         .speed = from->speed,
@@ -113,10 +109,24 @@ static int take_wire(struct report *r, struct err *e)
     return 0;
 }
 
+/* Before the rest, in which another version may have keys that this one does not know. */
+static int check_version(const json_t *json, struct err *ret_err)
+{
+    json_int_t version = json_integer_value(json_object_get(json, "version"));
+    if (version < SYNC_VERSION_OLDEST || version > SYNC_VERSION)
+        return err_set(ret_err, -EINVAL,
+                       "version: this agent speaks %lld of the protocol, the master %d to %d: "
+                       "install the same yado on both, on the master first",
+                       (long long)version, SYNC_VERSION_OLDEST, SYNC_VERSION);
+    return 0;
+}
+
 int report_from_json(const json_t *json, struct report *ret_report, struct err *ret_err)
 {
     memset(ret_report, 0, sizeof *ret_report);
-    int bad = sync_report_from_json(json, &ret_report->wire, ret_err);
+    int bad = check_version(json, ret_err);
+    if (bad == 0)
+        bad = sync_report_from_json(json, &ret_report->wire, ret_err);
     return bad < 0 ? bad : take_wire(ret_report, ret_err);
 }
 

@@ -123,7 +123,7 @@ static void add_desired(void *arg, const struct grid_desired *d)
     vm->checkpoint = d->checkpoint;
     vm->upload = d->upload;
     auth_grant(core_master(a->c), d->job, d->part, d->epoch, vm->grant);
-    if (d->job)
+    if (d->job && reply->version >= SYNC_VERSION_KEYS)
         auth_layer_key(core_master(a->c), d->job, vm->key);
     if (d->golden)
         put_image(a->c, d->golden->image, &vm->image);
@@ -152,13 +152,13 @@ static void answer_deinit(struct answer *a)
     free(a->have);
 }
 
-/* The answer as JSON; *ret_serial is the hash of what it says. */
-static json_t *make_answer(struct core *c, uint64_t pc, uint64_t *ret_serial,
+/* The answer as JSON, for an agent of that version; *ret_serial is the hash of what it says. */
+static json_t *make_answer(struct core *c, uint64_t pc, uint32_t version, uint64_t *ret_serial,
                            uint64_t *ret_max_epoch)
 {
     const struct master_config *config = &core_master(c)->config;
     struct answer a = {.c = c};
-    a.reply.version = SYNC_VERSION;
+    a.reply.version = version;
     a.reply.lease_ms = config->grid.lease_ms - config->grid.lease_margin_ms;
     snprintf(a.reply.cpu_model, sizeof a.reply.cpu_model, "%s", config->cpu);
     snprintf(a.reply.machine, sizeof a.reply.machine, "%s", config->machine);
@@ -223,7 +223,7 @@ static enum core_next sync_core(struct core *c, struct req *r)
     }
     if (!take_report(c, r, call))
         return CORE_REPLIED;
-    json_t *answer = make_answer(c, r->pc, &serial, &max_epoch);
+    json_t *answer = make_answer(c, r->pc, call->report.wire.version, &serial, &max_epoch);
     core_remember_answer(c, r->pc, serial, max_epoch);
     if (call->report.wire.wait && call->report.wire.seen == serial && !r->expired) {
         uint64_t lease_ms = core_master(c)->config.grid.lease_ms;

@@ -230,6 +230,7 @@ static void walk_config(struct io *io, struct grid_config *c)
     u32(io, &c->last_wave_max);
     u32(io, &c->chain_max);
     u64(io, &c->depot_quota_bytes);
+    u64(io, &c->disk_quota_bytes);
 }
 
 static void walk_class(struct io *io, struct grid_class *c)
@@ -350,6 +351,7 @@ static void walk_job(struct io *io, struct grid_job *first)
         string(io, (const char **)&j->spec);
         u32(io, &j->parts);
         u64(io, &j->memory_bytes);
+        u64(io, &j->disk_bytes);
         u32(io, &j->cpus);
         u64(io, &j->image);
         i32(io, &j->priority);
@@ -459,6 +461,7 @@ static void walk_submit(struct io *io, struct grid_submit *first)
         string(io, &s->spec);
         u32(io, &s->parts);
         u64(io, &s->memory_bytes);
+        u64(io, &s->disk_bytes);
         u32(io, &s->cpus);
         u64(io, &s->image);
         i32(io, &s->priority);
@@ -507,6 +510,7 @@ static void walk_report(struct io *io, struct grid_report *r)
     boolean(io, &r->available);
     TEXT(io, r->reason);
     boolean(io, &r->no_habits);
+    boolean(io, &r->outdated);
     u64(io, &r->memory_bytes);
     u32(io, &r->cpus);
     u32(io, &r->speed);

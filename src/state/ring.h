@@ -13,7 +13,7 @@
 #include "base/buf.h"
 #include "grid/grid.h"
 
-enum { RING_VERSION = 1, RING_RECORD_MAX = 64 << 20 };
+enum { RING_VERSION = 2, RING_RECORD_MAX = 64 << 20 };
 
 enum ring_kind {
     RING_CONFIG = 1, /* a grid begins: RING_ROWs follow, all of them */

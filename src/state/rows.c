@@ -125,6 +125,7 @@ void row_job(struct query *q, struct grid_job *j)
     q_u64(q, &j->then_job);
     q_u64(q, &j->checkpoint_ms);
     q_bool(q, &j->fail_together);
+    q_u64(q, &j->disk_bytes);
 }
 
 static void row_chain(struct query *q, struct grid_chain_row *c)

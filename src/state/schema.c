@@ -150,6 +150,12 @@ static const char *const steps[] = {
     "ALTER TABLE layer ADD COLUMN mail_read INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE job ADD COLUMN fail_together INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE job_then ADD COLUMN fail_together INTEGER NOT NULL DEFAULT 0;",
+    /* 8: how large the network drives of a job's parts are, as its description says. */
+    "ALTER TABLE job ADD COLUMN disk_bytes INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE job_then ADD COLUMN disk_bytes INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE job SET disk_bytes = ifnull(json_extract(spec, '$.disk'), 0) WHERE json_valid(spec);"
+    "UPDATE job_then SET disk_bytes = ifnull(json_extract(spec, '$.disk'), 0)"
+    "  WHERE json_valid(spec);",
 };
 
 enum { KNOWN = sizeof steps / sizeof *steps, APPLICATION_ID = 0x7961646f /* "yado" */ };

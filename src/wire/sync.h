@@ -14,7 +14,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { SYNC_VERSION = 2, SYNC_VMS_MAX = 1024, SYNC_TEXT_MAX = 256, SYNC_LAYERS_MAX = 64 };
+/* Of an agent, as its reports say, and of the answers that it gets. The master serves older ones,
+ * and leaves out of their answers what they do not know, since readers refuse unknown keys. */
+enum {
+    SYNC_VERSION_OLDEST = 2,
+    SYNC_VERSION_KEYS = 3, /* knows `key` */
+    SYNC_VERSION = 3
+};
+
+enum { SYNC_VMS_MAX = 1024, SYNC_TEXT_MAX = 256, SYNC_LAYERS_MAX = 64 };
 
 struct sync_class {
     char machine[64];
@@ -101,7 +109,8 @@ struct sync_desired {
     uint64_t checkpoint;       /* make one at once when it is larger than what was reported */
     bool upload;               /* the last layer of a suspended guest may go to the depot */
     char grant[65];            /* bearer token of this placement's data requests */
-    char key[65]; /* by which the PC seals layers on its disk; "": it does not; never stored */
+    char key[65]; /* SYNC_VERSION_KEYS: by which the PC seals layers on its disk; "": it does not;
+                     never stored */
     struct sync_image image;
     struct sync_layer golden; /* digest "" for a golden build */
     struct sync_layer *chain; /* above golden, oldest first; owned */

@@ -86,7 +86,7 @@ class FakePC:
         self.name, self.url, self.state = name, grid.url, state
         self.session = api_session(state / "ca.pem")
         self.session.cert = (str(state / "cert.pem"), str(state / "key.pem"))
-        self.report = {"version": 2, "available": True, "memory_bytes": memory, "cpus": cpus,
+        self.report = {"version": 3, "available": True, "memory_bytes": memory, "cpus": cpus,
                        "agent": "a", "class": dict(CLASS)}
         self.seq = self.seen = 0
         self.vms = {}     # (job, part, epoch) -> what is reported

@@ -105,6 +105,25 @@ def test_quota(grid):
     grid.submit_api(joe)
 
 
+def test_quota_of_disks():
+    with ApiGrid(master_args=["--disk-quota", "1G"]) as g:
+        body = {"command": ["x"], "memory": "128M"}
+        job = g.submit_api(disk="256M", parts=3)
+        status = g.admin("GET", "/v1/status", 200).json()
+        assert (status["disk_bytes"], status["disk_quota_bytes"]) == (768 << 20, 1 << 30)
+        g.admin.error("POST", "/v1/jobs", 429, "512 MiB", "768 MiB of the 1.0 GiB", "--disk",
+                      json={**body, "disk": "512M"})
+        g.admin.error("POST", "/v1/jobs", 429, json={**body, "then": {**body, "disk": "512M"}})
+        assert [j["id"] for j in g.admin("GET", "/v1/jobs").json()["jobs"]] == [job]
+        g.master.kill()
+        g.start_master()
+        g.admin.error("POST", "/v1/jobs", 429, json={**body, "disk": "512M"})
+        g.admin("POST", f"/v1/jobs/{job}/cancel", 200)
+        assert g.admin("GET", "/v1/status").json()["disk_bytes"] == 0
+        g.submit_api(disk="1G")
+        assert re.search(r"^yado_disk_bytes 1073741824$", g.admin("GET", "/metrics").text, re.M)
+
+
 # ---- bad input -----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("spec,words", [
@@ -308,7 +327,7 @@ def test_certificates_that_are_not_or_no_longer_known(grid, tmp_path):
     anyone = requests.Session()
     anyone.trust_env = False
     anyone.verify = str(grid.ca)
-    body = {"version": 2}
+    body = {"version": 3}
     r = anyone.post(grid.url + "/v1/agent/sync", json=body, timeout=9)
     assert r.status_code == 403 and "yado enroll" in r.json()["error"]["message"]
     # One that somebody else signed.
@@ -353,6 +372,37 @@ def test_bad_syncs(grid, change):
     r = pc.session.post(pc.url + "/v1/agent/sync", json=body, timeout=9)
     assert r.status_code == 400, r.text
     grid.admin("DELETE", "/v1/pcs/pc-b", 200)
+
+
+def test_an_agent_of_the_version_before():
+    """The master was updated first: the agent ends what it has, and is asked for no more."""
+    with ApiGrid() as g:
+        pc = FakePC(g, "pc-1")
+        pc.build_golden()
+        job = g.submit_api()
+        pc.build_golden()
+        key = pc.take(job)
+        assert len(pc.desired[key]["key"]) == 64
+        pc.report["version"] = 2
+        assert pc.sync()["version"] == 2
+        assert pc.desired[key]["want"] == "run" and "key" not in pc.desired[key]
+        shown = g.admin("GET", "/v1/pcs").json()["pcs"][0]
+        assert (shown["available"], shown["reason"]) == (False, "agent too old: update it")
+        assert "agent too old" in g.yado("pcs") and "agent too old" in g.yado("events")
+        waits = g.submit_api()
+        pc.vm(key, "running", layers=[pc.layer(key, b"layer", run_ms=9)])
+        pc.sync()
+        assert list(pc.desired) == [key] and pc.desired[key]["chain"]
+        pc.vm(key, "done", result=pc.put(key, b"a tar"), result_bytes=5)
+        pc.sync()
+        assert g.job(job)["state"] == "done" and not pc.desired
+        pc.report["version"] = 3
+        pc.sync()
+        assert [k[0] for k in pc.desired] == [waits] and all(v["key"] for v in pc.desired.values())
+        for version in (1, 4):
+            pc.report["version"] = version
+            r = pc.post()
+            assert r.status_code == 400 and f"speaks {version} " in r.text and "2 to 3" in r.text
 
 
 # ---- the life of a job, played -------------------------------------------------------------------

@@ -12,26 +12,17 @@ import time
 
 import pytest
 
+from counter import COUNTER, Lehmer, check_ticks, wait_ticks
 from grid import Grid, wait_for
 from pressure import HOLDER, page_out
 
 CUTS = 100 if os.environ.get("YADO_SOAK") else 30
 SEED = int(os.environ.get("YADO_SEED", random.SystemRandom().randrange(1 << 32)))
 LEASE = ["--lease", "8s"]
-COUNTER = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 50000; done"
 
 
 def layers(grid, job):
     return grid.parts(job)[0]["layers"]
-
-
-def ticks(grid, job):
-    return [int(n) for n in re.findall(r"^tick (\d+)$", grid.log(job), re.M)]
-
-
-def assert_whole(grid, job):
-    seen = ticks(grid, job)
-    assert seen == list(range(1, len(seen) + 1))
 
 
 def test_a_part_goes_on_from_its_last_checkpoint():
@@ -39,40 +30,22 @@ def test_a_part_goes_on_from_its_last_checkpoint():
         job = g.submit("--memory", "128M", "--", "sh", "-c",
                        "id=$(head -c 8 /dev/urandom | od -An -tx8); echo run $id; " + COUNTER)
         g.wait_state(job, "running")
-        wait_for("ticks", lambda: len(ticks(g, job)) > 20)
+        wait_ticks(g, job, 20)
         g.yado("checkpoint", job)
         wait_for("the checkpoint", lambda: layers(g, job) == 1, 20)
-        seen = len(ticks(g, job))
-        wait_for("more ticks", lambda: len(ticks(g, job)) > seen + 20)
+        wait_ticks(g, job, 20)
         part = g.parts(job)[0]
         g.cut_power(part["pc"])
         g.wait_state(job, "running", timeout=40)
         wait_for("another PC", lambda: g.parts(job)[0]["pc"] not in (None, part["pc"]), 40)
-        seen = len(ticks(g, job))
-        wait_for("ticks", lambda: len(ticks(g, job)) > seen + 20)
+        wait_ticks(g, job, 20)
         text = g.log(job)
         assert len(re.findall("^run", text, re.M)) == 1, "it began anew"
-        assert_whole(g, job)
+        check_ticks(g, job)
         # The PC comes back, and learns that its guest lives elsewhere.
         g.agents[part["pc"]].start()
         wait_for("the old guest to be gone", lambda: not list((g.dir / part["pc"] / "vm").iterdir()), 20)
         g.yado("cancel", job)
-
-
-def lehmer(steps, every):
-    x, out = 1, []
-    for i in range(1, steps + 1):
-        x = x * 16807 % 2147483647
-        if i % every == 0:
-            out.append(f"{i // every} {x}")
-    return out
-
-
-# What a program computes and prints is the same however often its PC dies.
-STEPS, EVERY = 5 * CUTS, 20000
-LEHMER = ["awk", f"BEGIN{{x=1; for(i=1;i<={STEPS * EVERY};i++){{x=(x*16807)%2147483647; "
-          f"if(i%{EVERY}==0){{print i/{EVERY}, x; fflush()}}}}; "
-          f"print x > \"/out/x\"}}"]
 
 
 def wait_unheld(grid, job, *states, timeout):
@@ -84,10 +57,10 @@ def wait_unheld(grid, job, *states, timeout):
 def test_power_cuts_at_random_moments(tmp_path):
     print(f"seed {SEED}")
     rng = random.Random(SEED)
-    want = lehmer(STEPS * EVERY, EVERY)
+    program = Lehmer(5 * CUTS)
     with Grid(pcs=3, memory="300M", master_args=LEASE) as g:
         (g.dir / "job.yaml").write_text("name: long\nmemory: 128M\ncheckpoint: 1s\ncommand:\n" +
-                                        "".join(f"  - {w!r}\n" for w in LEHMER))
+                                        "".join(f"  - {w!r}\n" for w in program.command))
         job = g.submit("-f", g.dir / "job.yaml")
         for cut in range(CUTS):
             wait_unheld(g, job, "running", "done", timeout=60)
@@ -103,16 +76,14 @@ def test_power_cuts_at_random_moments(tmp_path):
                 if pc["draining"]:
                     g.yado("drain", pc["name"], "--undo")
         wait_unheld(g, job, "done", timeout=200)
-        assert g.log(job, 0, "out").split("\n")[:-1] == want
-        g.yado("results", job, tmp_path / "r")
-        assert (tmp_path / "r/x").read_text().strip() == want[-1].split()[1]
+        program.check(g, job, tmp_path / "r")
 
 
 def test_a_live_move():
     with Grid(pcs=2, memory="300M", master_args=LEASE) as g:
         job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
         g.wait_state(job, "running")
-        wait_for("ticks", lambda: len(ticks(g, job)) > 10)
+        wait_ticks(g, job)
         was = g.parts(job)[0]["pc"]
         to = "pc-1" if was == "pc-2" else "pc-2"
         r = g.run("move", job, was)
@@ -122,9 +93,8 @@ def test_a_live_move():
         wait_for("the move", lambda: g.moves(job), 25)
         move = g.moves(job)[0]
         assert (move["reason"], move["from"], move["to"]) == ("move", was, to)
-        seen = len(ticks(g, job))
-        wait_for("ticks", lambda: len(ticks(g, job)) > seen + 10)
-        assert_whole(g, job)
+        wait_ticks(g, job)
+        check_ticks(g, job)
         assert layers(g, job) >= 2, "a checkpoint, then the rest"
 
 
@@ -144,9 +114,35 @@ def test_a_long_chain_is_merged_while_its_guest_runs():
         g.owner(was, "leave")
         wait_for("the move", lambda: g.moves(job), 60)
         assert layers(g, job) <= 8
-        seen = len(ticks(g, job))
-        wait_for("ticks", lambda: len(ticks(g, job)) > seen + 10)
-        assert_whole(g, job)
+        wait_ticks(g, job)
+        check_ticks(g, job)
+
+
+def compared(grid, job):
+    """How many pages of its own the guest had at each save of its last placement."""
+    log = max((grid.dir / "pc-1/vm").glob(f"{job}.0.*/supervisor.log")).read_text()
+    return [int(n) for n in re.findall(r" (\d+) private ones looked at", log)]
+
+
+def test_a_guest_that_stands_too_long_is_rebased():
+    """All that it has written is compared for each checkpoint; resumed afresh over its layers it has
+    written nothing."""
+    with Grid(pcs=1, memory="300M", master_args=["--rebase", "5ms"]) as g:
+        job = g.submit("--memory", "128M", "--checkpoint", "1s", "--", "sh", "-c",
+                       HOLDER.replace("24000000", "8000000"))
+        g.wait_state(job, "running")
+        wait_for("what it holds", lambda: "tick" in g.log(job))
+        before = wait_for("a checkpoint of it", lambda: [n for n in compared(g, job) if n > 2000])
+        wait_for("the move", lambda: g.moves(job), 30)
+        move = g.moves(job)[0]
+        assert (move["reason"], move["from"], move["to"]) == ("rebase", "pc-1", "pc-1")
+        assert [e for e in g.json("events")["events"] if "is re-based: it stood" in e["text"]]
+        after = wait_for("a checkpoint", lambda: compared(g, job))
+        print(f"{before} pages compared, then {after}; {move['total_ms']} ms")
+        assert after[0] < before[-1] / 2
+        wait_ticks(g, job, 5)
+        check_ticks(g, job)
+        assert len(set(digests(g, job))) == 1, "its memory is what it was"
 
 
 def damage_cache(grid, pc, digests, rng):

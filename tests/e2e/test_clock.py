@@ -4,11 +4,11 @@ work, nothing is moved for nothing. And PCs that sleep. The clocks of real daemo
 wallclock.c."""
 import os
 import pathlib
-import re
 import signal
 import struct
 import time
 
+from counter import check_ticks, wait_ticks
 from grid import Grid, YADO, wait_for
 
 HOUR = 3600
@@ -49,28 +49,17 @@ class ClockGrid(Grid):
         return {**self.env, "LD_PRELOAD": str(SHIM), "WALLCLOCK": str(self.clock(name)),
                 "ASAN_OPTIONS": self.env["ASAN_OPTIONS"] + ":verify_asan_link_order=0"}
 
-    def ticks(self, job):
-        return [int(n) for n in re.findall(r"^tick (\d+)$", self.log(job, 0, "out"), re.M)]
-
-    def wait_ticks(self, job):
-        seen = len(self.ticks(job))
-        wait_for(f"job {job} to tick on", lambda: len(self.ticks(job)) > seen + 3, 60)
-
-    def check_ticks(self, job):
-        ticks = self.ticks(job)
-        assert ticks and ticks == list(range(1, len(ticks) + 1)), ticks
-
     def move(self, job):
         """The owner of the job's PC comes back; the job goes on at another."""
         def running_on():
             p = self.parts(job)[0]
             return p["state"] == "running" and p["pc"]
         pc = wait_for(f"job {job} to run", running_on, 90)
-        self.wait_ticks(job)
+        wait_ticks(self, job, 3)
         self.owner(pc, "leave")
         wait_for(f"job {job} to run elsewhere", lambda: running_on() not in (False, pc), 60)
         self.owner(pc, "auto")
-        self.wait_ticks(job)
+        wait_ticks(self, job, 3)
 
 
 def short_job(g):
@@ -97,8 +86,8 @@ def test_pcs_that_are_an_hour_off():
                  lambda: "no answer from the master" in g.agents["pc-1"].text(), 20)
         g.start_master()
         wait_for("the next attempt", lambda: "answers again" in g.agents["pc-1"].text(), 20)
-        g.wait_ticks(job)
-        g.check_ticks(job)
+        wait_ticks(g, job, 3)
+        check_ticks(g, job)
         moves = g.moves(job)
         assert [m["reason"] for m in moves] == ["owner", "owner"]
         assert all(0 <= m[k] < 60000 for m in moves for k in m if k.endswith("_ms")
@@ -135,14 +124,14 @@ def test_the_masters_clock_is_set_while_it_runs():
                 g.set_clock("master", off)
                 g.start_master()
             for job in jobs:
-                g.wait_ticks(job)
+                wait_ticks(g, job, 3)
             g.add_pc(f"pc-{i + 2}")
             short_job(g)
             assert placements() == before
             assert "no word from" not in g.master.text()
         g.move(jobs[0])
         for job in jobs:
-            g.check_ticks(job)
+            check_ticks(g, job)
 
 
 def test_a_pc_that_slept_asks_before_its_guest_runs():
@@ -150,7 +139,7 @@ def test_a_pc_that_slept_asks_before_its_guest_runs():
     with ClockGrid({}, pcs=1, memory="300M", master_args=["--lease", "8s"]) as g:
         job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
         g.wait_state(job, "running")
-        g.wait_ticks(job)
+        wait_ticks(g, job, 3)
         part = g.parts(job)[0]
         g.master.kill(signal.SIGSTOP, wait=False)
         g.freeze("pc-1")
@@ -160,8 +149,8 @@ def test_a_pc_that_slept_asks_before_its_guest_runs():
         time.sleep(2)  # what is tested: it stays so, as long as nobody allows it
         assert "running" not in g.supervisor_says("pc-1")[said:]
         g.master.kill(signal.SIGCONT, wait=False)
-        g.wait_ticks(job)
-        g.check_ticks(job)
+        wait_ticks(g, job, 3)
+        check_ticks(g, job)
         now = g.parts(job)[0]
         assert (now["epoch"], now["pc"]) == (part["epoch"], part["pc"]) and not g.moves(job)
 
@@ -170,15 +159,15 @@ def test_a_guest_that_lives_elsewhere_when_its_pc_wakes():
     with ClockGrid({}, pcs=2, memory="300M", master_args=["--lease", "8s"]) as g:
         job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
         g.wait_state(job, "running")
-        g.wait_ticks(job)
+        wait_ticks(g, job, 3)
         g.yado("checkpoint", job)
         wait_for("the checkpoint", lambda: g.parts(job)[0]["layers"] == 1, 20)
         was = g.parts(job)[0]["pc"]
         g.freeze(was)
         g.wait_elsewhere(job, was)
-        g.wait_ticks(job)
+        wait_ticks(g, job, 3)
         g.wake(was)
         wait_for("the old guest to be gone", lambda: not list((g.dir / was / "vm").iterdir()), 30)
-        g.wait_ticks(job)
-        g.check_ticks(job)
+        wait_ticks(g, job, 3)
+        check_ticks(g, job)
         assert [m["reason"] for m in g.moves(job)] == ["died"]

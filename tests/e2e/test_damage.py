@@ -117,3 +117,45 @@ def test_a_full_depot_loses_nothing():
         wait_ticks(g, job)
         check_ticks(g, job)
         assert len(g.moves(job)) == 1
+
+
+def test_a_depot_filled_up_to_its_quota():
+    """What runs is saved and moves as ever; nothing new starts until there is room, or more is
+    allowed."""
+    with Grid(pcs=2, memory="150M", master_args=["--depot-quota", "100K"]) as g:
+        def waits(job):
+            return (g.parts(job)[0]["state"] == "queued" and
+                    [e for e in g.json("events")["events"] if "nothing new is started" in e["text"]])
+
+        job = g.submit("--memory", "96M", "--checkpoint", "never", "--", "sh", "-c", COUNTER)
+        g.wait_state(job, "running")
+        wait_ticks(g, job)
+        g.yado("checkpoint", job)
+        wait_for("the checkpoint", lambda: len(chain(g, job)) == 1, 30)
+        assert g.json("status")["layer_bytes"] > 100 << 10
+        new = g.submit("--memory", "96M", "--", "sh", "-c", COUNTER)
+        wait_for("it to wait", lambda: waits(new), 10)
+        g.yado("checkpoint", job)
+        wait_for("the second one", lambda: len(chain(g, job)) == 2, 30)
+        was = g.parts(job)[0]["pc"]
+        g.owner(was, "leave")
+        g.wait_elsewhere(job, was)
+        g.owner(was, "auto")
+        wait_ticks(g, job)
+        # More is allowed.
+        assert waits(new)
+        g.master.kill()
+        g.master.args[g.master.args.index("100K")] = "1G"
+        g.start_master()
+        g.wait_state(new, "running")
+        # Less again, until the first one is gone.
+        g.master.kill()
+        g.master.args[g.master.args.index("1G")] = "100K"
+        g.start_master()
+        check_ticks(g, job)
+        g.yado("cancel", new)
+        g.wait_state(new, "cancelled")
+        last = g.submit("--memory", "96M", "--", "sh", "-c", COUNTER)
+        wait_for("it to wait", lambda: waits(last), 10)
+        g.yado("cancel", job)
+        g.wait_state(last, "running")

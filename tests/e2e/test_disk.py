@@ -7,12 +7,12 @@ import contextlib
 import hashlib
 import os
 import random
-import re
 import signal
 import time
 
 import pytest
 
+from counter import ticks
 from grid import Grid, wait_for
 from nbd import storage_daemons
 
@@ -70,11 +70,8 @@ def submit(g, steps, *more):
                     "-c", WRITER)
 
 
-def ticks(g, job):
-    return [int(n) for n in re.findall(r"^tick (\d+)$", g.log(job), re.M)]
-
-
-def wait_ticks(g, job, more=5):
+def wait_steps(g, job, more=5):
+    """The writer may end meanwhile."""
     seen = len(ticks(g, job))
     wait_for("ticks", lambda: len(ticks(g, job)) >= seen + more or
              g.parts(job)[0]["state"] not in ("running", "suspended", "resuming"), 60)
@@ -178,7 +175,7 @@ class Fate:
         pc = self.pc
         signal_pc(self.g, pc, signal.SIGSTOP)
         running_elsewhere(self.g, self.job, pc)
-        wait_ticks(self.g, self.job)
+        wait_steps(self.g, self.job)
         signal_pc(self.g, pc, signal.SIGCONT)
 
     def master_killed(self):
@@ -199,7 +196,7 @@ def test_a_file_system_through_all_that_may_happen(tmp_path):
         fates = [fate.move, fate.owner, fate.owner_while_writes_hang, fate.power_cut, fate.late_pc,
                  fate.saved_while_the_master_is_away, fate.master_killed, fate.master_killed]
         for what in rng.sample(fates, len(fates)):
-            wait_ticks(g, job, 3)
+            wait_steps(g, job, 3)
             wait_for("it to run", lambda: fate.pc and place(g, job)["state"] == "running", 60)
             longest = max(longest, len(overlays(g, job)))
             print(what.__name__, fate.pc, place(g, job)["layers"], "layers", len(ticks(g, job)), "ticks")
@@ -216,6 +213,6 @@ def test_an_owner_returns_while_writes_hang_under_qemu_10(tmp_path):
               agent_args=["--qemu", os.environ["YADO_QEMU10"]], fresh=True) as g:
         job = submit(g, 20)
         g.wait_state(job, "running")
-        wait_ticks(g, job)
+        wait_steps(g, job)
         Fate(g, job, None).owner_while_writes_hang()
         assert_result(g, job, 20, tmp_path)

@@ -11,6 +11,7 @@ import signal
 import struct
 import time
 
+from counter import COUNTER, Lehmer, check_ticks, ticks, wait_ticks
 from grid import YADO, Grid, wait_for
 
 KILLS = 50 if os.environ.get("YADO_SOAK") else 8
@@ -142,3 +143,58 @@ def test_a_master_that_dies_in_the_middle_of_commits(tmp_path):
         run = (tmp_path / "r/id").read_text().strip()
         assert lines == [(run, str(n)) for n in range(1, steps + 1)]
         assert not g.moves(job), "its PC was there all the time"
+
+
+def test_a_part_whose_qemu_dies_on_every_pc():
+    """It is held, the message says why, and when it is released it goes on from its checkpoint."""
+    with Grid(pcs=3, memory="150M") as g:
+        job = g.submit("--memory", "96M", "--checkpoint", "never", "--", "sh", "-c", COUNTER)
+        g.wait_state(job, "running")
+        wait_ticks(g, job)
+        g.yado("checkpoint", job)
+        wait_for("the checkpoint", lambda: g.parts(job)[0]["layers"] == 1, 20)
+        seen, pcs = len(ticks(g, job)), set()
+        for _ in range(3):
+            part = g.wait_state(job, "running")[0]
+            pcs.add(part["pc"])
+            [qemu] = g.pids("qemu-system", f"/{job}.0.{part['epoch']}")
+            os.kill(qemu, signal.SIGKILL)
+            wait_for("its death", lambda: g.parts(job)[0]["epoch"] != part["epoch"] or
+                     g.parts(job)[0]["state"] == "held", 30)
+        part = g.wait_state(job, "held", timeout=10)[0]
+        assert len(pcs) == 3 and "QEMU" in part["reason"] and part["layers"] == 1, part
+        assert [e for e in g.json("events")["events"] if e.get("job") == job and
+                "held after 3 failures of the grid" in e["text"]]
+        assert not g.pids("qemu-system")
+        g.yado("release", job)
+        g.wait_state(job, "running")
+        wait_ticks(g, job)
+        check_ticks(g, job)
+        assert len(ticks(g, job)) > seen and g.parts(job)[0]["state"] == "running"
+
+
+def test_a_master_that_is_stopped_for_longer_than_every_lease(tmp_path):
+    """(10 minutes with YADO_SOAK.) One guest stands, one is saved for its owner meanwhile: nothing is
+    moved for nothing, and nothing is lost."""
+    lease, away = 3, 600 if os.environ.get("YADO_SOAK") else 6
+    program = Lehmer(24)
+    with Grid(pcs=2, memory="150M", master_args=["--lease", f"{lease}s"]) as g:
+        jobs = [g.submit("--memory", "96M", "--checkpoint", "1s", "--", *program.command)
+                for _ in range(2)]
+        for job in jobs:
+            g.wait_state(job, "running")
+        wait_for("checkpoints", lambda: all(g.parts(j)[0]["layers"] for j in jobs), 20)
+        stays, leaves = [g.parts(job)[0] for job in jobs]
+        g.master.kill(signal.SIGSTOP, wait=False)
+        time.sleep(1)
+        g.owner(leaves["pc"], "leave")
+        time.sleep(away)  # what is tested
+        g.master.kill(signal.SIGCONT, wait=False)
+        wait_for("its save to count", lambda: g.parts(jobs[1])[0]["state"] == "suspended" or
+                 g.moves(jobs[1]), 60)
+        g.owner(leaves["pc"], "auto")
+        for job in jobs:
+            g.wait_state(job, "done")
+            program.check(g, job, tmp_path / str(job))
+        assert g.parts(jobs[0])[0]["epoch"] == stays["epoch"] and not g.moves(jobs[0])
+        assert [m["reason"] for m in g.moves(jobs[1])] == ["owner"]

@@ -322,6 +322,7 @@ static void do_submit(struct world *w, enum grid_event_kind kind)
         .spec = "{}",
         .parts = (uint32_t)number(w, "parts", 1),
         .memory_bytes = number(w, "mem", 64 << 20),
+        .disk_bytes = number(w, "disk", 0),
         .cpus = (uint32_t)number(w, "cpus", 1),
         .image = image_id(w, option(w, "image") ? option(w, "image") : "tiny"),
         .priority = (int32_t)number(w, "prio", 0),
@@ -335,6 +336,7 @@ static void do_submit(struct world *w, enum grid_event_kind kind)
         e.job = strtoull(word(w, 1), NULL, 10);
 
     then.image = s.image;
+    then.disk_bytes = number(w, "then-disk", 0);
     if (option(w, "then"))
         s.then = &then;
     step(w, &e);
@@ -492,6 +494,9 @@ static bool do_agent(struct world *w, struct agent *a)
         report(w, a);
     } else if (strcmp(verb, "private") == 0) {
         a->report.no_habits = true;
+        report(w, a);
+    } else if (strcmp(verb, "outdated") == 0 || strcmp(verb, "updated") == 0) {
+        a->report.outdated = verb[0] == 'o';
         report(w, a);
     } else if (strcmp(verb, "silent") == 0) {
         a->silent = true;

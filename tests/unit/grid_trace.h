@@ -5,7 +5,7 @@
  *   pc NAME [builder] [mem=SIZE] [cpus=N] [speed=N] [qemu=N]   enrol it; it reports itself free
  *   image NAME | delete-image NAME | user ID [weight=N] [quota=N]
  *   submit [user=ID] [parts=N] [mem=SIZE] [cpus=N] [image=NAME] [prio=N] [retries=N] [then]
- *          [never | every=MS] [together]
+ *          [never | every=MS] [together] [disk=SIZE] [then-disk=SIZE]
  *   resplit JOB [as submit]   other parts, before any was placed
  *   cancel JOB | hold JOB | release JOB | drain PC | undrain PC | forget PC
  *   PC says J.P[@EPOCH] STATE [KEY=VALUE ...]   its report now has that VM in that state; keys:
@@ -15,6 +15,7 @@
  *   PC free | PC busy REASON | PC loses J.P | PC reports
  *   PC silent | PC back   no syncs at all | again
  *   PC private            its owner's habits are not to be known
+ *   PC outdated | PC updated   its agent is older than the master | no more
  *   PC deaf | PC hears    its syncs arrive, answers do not
  *   checkpoint J[.P] | move J.P PC | merge J.P LAYER... into LAYER | damage J.P LAYER
  *   save J.P | fail J.P[@EPOCH] WHY   what the rules of mail ask for

@@ -46,6 +46,29 @@ static void test_a_part_runs(void **state)
     "1.0 is starting on a\n"    \
     "a says 1.0 running\n"
 
+static void test_an_outdated_agent_ends_what_it_has(void **state)
+{
+    trace(TWO_PCS "b outdated\n"
+                  "logged b is busy (agent too old: update it)\n"
+                  "a outdated\n"
+                  "a wants 1.0 run\n"
+                  "submit\n"
+                  "2.0 is queued\n"
+                  "! move 1.0 b : agent too old\n"
+                  "reload\n"
+                  "a says 1.0 running checkpoint=1 layer=9 run=1000\n"
+                  "idle\n"
+                  "a busy owner                # the old agent knows how to save\n"
+                  "a says 1.0 suspended reason=owner layer=10 over=9 run=2000\n"
+                  "1.0 is suspended\n"
+                  "idle\n"
+                  "b updated\n"
+                  "logged b is free\n"
+                  "2.0 is starting on b\n"
+                  "b says 2.0 done\n"
+                  "1.0 is resuming on b\n");
+}
+
 static void test_it_moves_when_the_owner_comes(void **state)
 {
     trace(TWO_PCS "+10s\n"
@@ -379,6 +402,7 @@ int main(void)
         cmocka_unit_test(test_what_lags_moves_to_a_faster_pc),
         cmocka_unit_test(test_what_is_on_the_fastest_pc_stays_there),
         cmocka_unit_test(test_a_part_runs),
+        cmocka_unit_test(test_an_outdated_agent_ends_what_it_has),
         cmocka_unit_test(test_it_moves_when_the_owner_comes),
         cmocka_unit_test(test_search_is_the_wait_for_a_place),
         cmocka_unit_test(test_steps_between_two_reports_may_be_skipped),

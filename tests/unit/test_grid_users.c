@@ -56,6 +56,59 @@ static void test_quota(void **state)
           "! submit : too many\n");
 }
 
+static void test_the_quota_of_disks(void **state)
+{
+    struct grid_config config = grid_config_default();
+
+    config.disk_quota_bytes = 10ull << 30;
+    trace_with(&config,
+               "pc a builder cpus=4\n"
+               "image tiny\n"
+               "submit disk=4G parts=2\n"
+               "submit\n"
+               "! submit disk=1G parts=3 : its disks need 3.0 GiB, and unfinished jobs have 8.0 "
+               "GiB of the 10.0 GiB that\n"
+               "! submit user=2 disk=3G : wait for some to end\n"
+               "! submit disk=11G : ask for less with --disk\n"
+               "! submit disk=180000G : no disk is that large\n"
+               "submit disk=2G\n"
+               "reload\n"
+               "! submit disk=16M : jobs have 10.0 GiB of the 10.0 GiB\n"
+               "resplit 3 disk=1G\n"
+               "! resplit 3 disk=1G parts=3 : unfinished jobs have 8.0 GiB\n"
+               "submit disk=1G\n"
+               "a says 0.1 done layer=7\n"
+               "a says 1.0 done\n"
+               "! submit disk=16M : its disks need  # one of its parts still runs\n"
+               "a says 1.1 done\n"
+               "submit disk=8G\n"
+               "cancel 5\n"
+               "! submit disk=8G : its disks need  # it ends on its PC first\n"
+               "a reports\n"
+               "submit disk=8G\n"
+               "reload\n"
+               "! submit disk=16M : its disks need\n");
+}
+
+static void test_the_larger_disks_of_a_job_and_its_combining_job_count(void **state)
+{
+    struct grid_config config = grid_config_default();
+
+    config.disk_quota_bytes = 10ull << 30;
+    trace_with(&config, "pc a builder cpus=4\n"
+                        "image tiny\n"
+                        "! submit disk=1G then then-disk=11G : its disks need 11.0 GiB\n"
+                        "submit disk=1G then then-disk=6G\n"
+                        "! submit disk=5G : unfinished jobs have 6.0 GiB\n"
+                        "submit disk=4G\n"
+                        "a says 0.1 done layer=7\n"
+                        "a says 1.0 done\n"
+                        "! submit disk=16M : unfinished jobs have 10.0 GiB\n"
+                        "reload\n"
+                        "a says 3.0 done\n"
+                        "submit disk=6G\n");
+}
+
 static void test_users_share_by_weight_and_usage(void **state)
 {
     trace("pc a builder cpus=1\n"
@@ -390,6 +443,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_is_refused),
         cmocka_unit_test(test_quota),
+        cmocka_unit_test(test_the_quota_of_disks),
+        cmocka_unit_test(test_the_larger_disks_of_a_job_and_its_combining_job_count),
         cmocka_unit_test(test_users_share_by_weight_and_usage),
         cmocka_unit_test(test_only_time_that_counted_is_charged),
         cmocka_unit_test(test_a_burst_of_free_pcs_is_shared),

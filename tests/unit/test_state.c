@@ -181,6 +181,7 @@ static struct grid_row some_row(struct rng *r, enum grid_row_kind kind, uint64_t
         row.job.then_job = some(r);
         row.job.checkpoint_ms = GRID_CHECKPOINT_NEVER;
         row.job.fail_together = true;
+        row.job.disk_bytes = some(r);
         break;
     case GRID_ROW_LAYER:
         row.layer.job = id;
@@ -278,7 +279,7 @@ _Static_assert(sizeof(struct grid_user) == 40, "grid_user changed");
 _Static_assert(sizeof(struct grid_pc) == 1104, "grid_pc changed");
 _Static_assert(sizeof(struct grid_image) == 80, "grid_image changed");
 _Static_assert(sizeof(struct grid_golden) == 528, "grid_golden changed");
-_Static_assert(sizeof(struct grid_job) == 208, "grid_job changed");
+_Static_assert(sizeof(struct grid_job) == 216, "grid_job changed");
 _Static_assert(sizeof(struct grid_chain_row) == 336, "grid_chain_row changed");
 _Static_assert(sizeof(struct grid_pin) == 56, "grid_pin changed");
 _Static_assert(sizeof(struct grid_part) == 608, "grid_part changed");
@@ -1115,8 +1116,9 @@ static void tamper(const struct scratch *s, const char *sql)
     "ALTER TABLE pc DROP COLUMN gone_ms;"            \
     "ALTER TABLE pc DROP COLUMN visits;"             \
     "ALTER TABLE pc DROP COLUMN visits_ms;"
-#define UNDO_7 \
-    "ALTER TABLE job DROP COLUMN fail_together; ALTER TABLE job_then DROP COLUMN fail_together;"
+#define UNDO_7                                                                                   \
+    "ALTER TABLE job DROP COLUMN fail_together; ALTER TABLE job_then DROP COLUMN fail_together;" \
+    "ALTER TABLE job DROP COLUMN disk_bytes; ALTER TABLE job_then DROP COLUMN disk_bytes;"
 
 /* A store as version 1 left it: a part with one layer, on golden. */
 static void a_store_of_version_1_is_brought_up_to_date(void **state)
@@ -1132,6 +1134,9 @@ static void a_store_of_version_1_is_brought_up_to_date(void **state)
     e.rows[1] = some_row(&r, GRID_ROW_JOB, 1);
     e.rows[1].job.finished_ms = e.rows[1].job.checkpoint_ms = 0;
     e.rows[1].job.fail_together = false;
+    free(e.rows[1].job.spec);
+    e.rows[1].job.spec = xstrdup("{\"disk\": 1048576}");
+    e.rows[1].job.disk_bytes = 1048576;
     part = some_row(&r, GRID_ROW_PART, 1);
     part.part = (struct grid_part){.job = 1,
                                    .index = 2,
@@ -1220,8 +1225,8 @@ static void strange_stores_are_refused(void **state)
     state_close(st);
     tamper(&s, "PRAGMA user_version=99");
     assert_int_equal(state_open(s.path, &st, &err), -EPROTONOSUPPORT);
-    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 7)"));
-    tamper(&s, "PRAGMA user_version=7");
+    assert_non_null(strstr(err.text, "newer yado (schema 99, this one knows 8)"));
+    tamper(&s, "PRAGMA user_version=8");
     st = open_state(&s); /* and nothing was changed */
     assert_int_equal(loaded(st), 1);
     state_close(st);
