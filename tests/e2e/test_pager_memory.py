@@ -78,8 +78,9 @@ def test_memory_is_what_the_engine_composes(folder, server, count, merge):  # no
             for _ in range(60):
                 first, n = chain.some_range()
                 assert os.pread(f.fileno(), n, first) == chain.memory[first:first + n]
+        assert path.read_bytes() == chain.memory
+        # A fault in a mapping stops all of this process, the server too: by now none needs it.
         with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ) as m:
-            assert m[:] == chain.memory
             for _ in range(5):
                 drop_page_cache(path)
                 first, n = chain.some_range()
