@@ -2,7 +2,7 @@
 """Where a machine lacks something the test says so by a skip; CI fails on a skip that it did not
 expect, so that a missing tool cannot turn the tests off unseen.
 
-Two run at once (`make e2e`), since a test mostly waits. Modules whose tests share a fixture are
+Three run at once (`make e2e`), since a test mostly waits. Modules whose tests share a fixture are
 marked as an xdist_group and stay together, in order; all others go where there is room."""
 import os
 

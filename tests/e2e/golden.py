@@ -31,7 +31,7 @@ def share(state, boot):
         return
     folder = pathlib.Path(os.environ[FOLDER])
     with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the other lane of tests waits
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other lanes of tests wait
         if not (folder / "master").exists():
             make(folder / "new", boot)
             (folder / "new").rename(folder / "master")
