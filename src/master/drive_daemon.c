@@ -177,9 +177,11 @@ static int wait_for_job(struct drive_daemon *d, const char *id, struct err *ret_
     }
 }
 
-static int touch(const char *dir, const char *name, struct err *ret_err)
+/* An empty draft. One that a crash left may be an overlay that has its name already. */
+static int touch_draft(const char *dir, struct err *ret_err)
 {
-    AUTO_FREE char *path = xasprintf("%s/%s", dir, name);
+    AUTO_FREE char *path = xasprintf("%s/" DRIVE_DRAFT, dir);
+    (void)unlink(path);
     AUTO_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     return fd < 0 ? err_set(ret_err, -errno, "cannot make %s: %s", path, strerror(errno)) : 0;
 }
@@ -193,12 +195,12 @@ int drive_daemon_create(struct drive_daemon *d, uint64_t number, uint64_t backin
     drive_name(number, name);
     if (backing)
         drive_name(backing, below);
-    r = touch(d->dir, name, ret_err);
+    r = touch_draft(d->dir, ret_err);
     if (r < 0)
         return r;
     r = command(
         d, "blockdev-add",
-        json_pack("{s:s, s:s, s:s}", "driver", "file", "node-name", "new", "filename", name),
+        json_pack("{s:s, s:s, s:s}", "driver", "file", "node-name", "new", "filename", DRIVE_DRAFT),
         ret_err);
     if (r == 0) {
         r = command(d, "blockdev-create",
@@ -211,10 +213,8 @@ int drive_daemon_create(struct drive_daemon *d, uint64_t number, uint64_t backin
         int closed = command(d, "blockdev-del", json_pack("{s:s}", "node-name", "new"), ret_err);
         r = r ? r : closed;
     }
-    if (r == 0 && (r = drive_folder_sync(d->dir, name)) < 0)
-        err_format(ret_err, "cannot sync %s/%s: %s", d->dir, name, strerror(-r));
-    if (r < 0)
-        (void)drive_folder_remove_file(d->dir, name); /* or it is found not to be whole */
+    if (r == 0 && (r = drive_folder_take_draft(d->dir, name)) < 0)
+        err_format(ret_err, "cannot make %s/%s: %s", d->dir, name, strerror(-r));
     return r;
 }
 

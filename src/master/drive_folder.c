@@ -154,8 +154,7 @@ static int read_entry(int folder, const char *name, struct entry *ret)
     return r;
 }
 
-/* A crash while it was made, and then nothing was written to it; or damage, and then it may be
- * worth a look. Its number is free again either way. */
+/* It may be worth a look. Its number is free again. */
 static void set_aside(int folder, const char *dir, const char *name)
 {
     AUTO_FREE char *aside = xasprintf("%s.damaged", name);
@@ -227,6 +226,17 @@ void drive_folder_tidy(const char *dir)
     }
     if (d)
         closedir(d);
+}
+
+int drive_folder_take_draft(const char *dir, const char *name)
+{
+    AUTO_FREE char *draft = xasprintf("%s/" DRIVE_DRAFT, dir);
+    AUTO_FREE char *path = xasprintf("%s/%s", dir, name);
+    int r = sync_path(draft);
+
+    if (r == 0)
+        r = link(draft, path) < 0 || unlink(draft) < 0 ? -errno : sync_path(dir);
+    return r;
 }
 
 int drive_folder_give_name(const char *dir, const char *name, const char *other)

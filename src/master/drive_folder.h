@@ -12,12 +12,15 @@
 #include "master/drive_plan.h"
 
 #define DRIVE_BASE "base.ext4"
-#define DRIVE_SOCKET "nbd" /* of its daemon */
+#define DRIVE_SOCKET "nbd"  /* of its daemon */
+#define DRIVE_DRAFT "draft" /* an overlay that is not whole yet: whoever lists them sees none */
 
 /* Makes root/JOB.PART with its empty file system of that many bytes where it is missing. */
 int drive_folder_make(const char *root, const char *dir, uint64_t bytes, struct err *ret_err);
 /* The overlays that are whole, by what their headers say. Of the names of one file the newest. */
 int drive_folder_list(const char *dir, struct drive_file **ret_files, size_t *ret_count);
+/* The draft is whole: it becomes the overlay of that name, which must be free. */
+int drive_folder_take_draft(const char *dir, const char *name);
 /* Data of a file, then the folder's entries. */
 int drive_folder_sync(const char *dir, const char *name);
 /* A second name, which another file may have had; not yet durable. */

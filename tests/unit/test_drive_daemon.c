@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -183,10 +185,62 @@ static void test_damage_is_set_aside(void **state)
     assert_int_not_equal(access(dir, F_OK), 0);
 }
 
+struct lister {
+    const char *dir;
+    atomic_bool over;
+    atomic_int refused;
+};
+
+static void *list_until_over(void *arg)
+{
+    struct lister *l = arg;
+    struct drive_file *files = NULL;
+    size_t count;
+
+    while (!atomic_load(&l->over)) {
+        if (drive_folder_list(l->dir, &files, &count) < 0)
+            atomic_fetch_add(&l->refused, 1);
+        else
+            free(files);
+    }
+    return NULL;
+}
+
+/* As a sweep does: an overlay that is only being made is not damage. */
+static void test_a_list_while_overlays_are_made(void **state)
+{
+    struct scratch s = {.root = "/var/tmp/yado-drive-XXXXXX"};
+    struct drive_daemon *d;
+    struct err err = {""};
+    pthread_t thread;
+
+    if (!has_programs())
+        skip();
+    assert_non_null(mkdtemp(s.root));
+    s.dir = xasprintf("%s/1.0", s.root);
+    assert_int_equal(drive_folder_make(s.root, s.dir, BYTES, &err), 0);
+    assert_int_equal(drive_daemon_start(s.dir, &d, &err), 0);
+    struct lister l = {.dir = s.dir};
+    assert_int_equal(pthread_create(&thread, NULL, list_until_over, &l), 0);
+    for (int i = 0; i < COUNT; i++) {
+        s.chain[i] = N(1, 1 + i);
+        if (drive_daemon_create(d, s.chain[i], i ? s.chain[i - 1] : 0, BYTES, &err))
+            break; /* said below */
+    }
+    atomic_store(&l.over, true);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_string_equal(err.text, "");
+    assert_int_equal(atomic_load(&l.refused), 0);
+    drive_daemon_end(d);
+    assert_files(&s, s.chain, COUNT);
+    end(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_damage_is_set_aside),
+        cmocka_unit_test(test_a_list_while_overlays_are_made),
         cmocka_unit_test(test_runs_become_one),
         cmocka_unit_test(test_a_merge_without_its_names),
     };
