@@ -147,7 +147,8 @@ class Rows:
         lines += [line(CLOSER_MB, text, "", *rest) for text, *rest in CLOSER if CLOSER_MB in sizes]
         counts, days, machines = ({r[k] for r in shown} for k in ("moves", "date", "machine"))
         if shown:
-            lines += ["", f"Medians of {min(counts)} or more moves, {min(days)} to {max(days)}, on "
+            when = " to ".join(sorted({min(days), max(days)}))
+            lines += ["", f"Medians of {min(counts)} or more moves, {when}, on "
                       + "; ".join(sorted(machines)) + "."]
         return "\n".join(lines)
 
