@@ -181,7 +181,7 @@ static int wait_for_job(struct drive_daemon *d, const char *id, struct err *ret_
 static int touch_draft(const char *dir, struct err *ret_err)
 {
     AUTO_FREE char *path = xasprintf("%s/" DRIVE_DRAFT, dir);
-    (void)unlink(path);
+    (void)drive_folder_remove_file(dir, DRIVE_DRAFT);
     AUTO_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     return fd < 0 ? err_set(ret_err, -errno, "cannot make %s: %s", path, strerror(errno)) : 0;
 }
@@ -215,6 +215,7 @@ int drive_daemon_create(struct drive_daemon *d, uint64_t number, uint64_t backin
     }
     if (r == 0 && (r = drive_folder_take_draft(d->dir, name)) < 0)
         err_format(ret_err, "cannot make %s/%s: %s", d->dir, name, strerror(-r));
+    (void)drive_folder_remove_file(d->dir, DRIVE_DRAFT); /* else by the next one */
     return r;
 }
 

@@ -234,8 +234,10 @@ int drive_folder_take_draft(const char *dir, const char *name)
     AUTO_FREE char *path = xasprintf("%s/%s", dir, name);
     int r = sync_path(draft);
 
-    if (r == 0)
-        r = link(draft, path) < 0 || unlink(draft) < 0 ? -errno : sync_path(dir);
+    if (r == 0 && link(draft, path) < 0) /* which replaces nothing */
+        return -errno;
+    if (r == 0 && (r = sync_path(dir)) < 0)
+        (void)unlink(path); /* nobody was told of it */
     return r;
 }
 

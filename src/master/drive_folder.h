@@ -19,7 +19,8 @@
 int drive_folder_make(const char *root, const char *dir, uint64_t bytes, struct err *ret_err);
 /* The overlays that are whole, by what their headers say. Of the names of one file the newest. */
 int drive_folder_list(const char *dir, struct drive_file **ret_files, size_t *ret_count);
-/* The draft is whole: it becomes the overlay of that name, which must be free. */
+/* The draft is whole: it becomes the overlay of that name, which must be free. The draft stays as a
+ * second name. */
 int drive_folder_take_draft(const char *dir, const char *name);
 /* Data of a file, then the folder's entries. */
 int drive_folder_sync(const char *dir, const char *name);
