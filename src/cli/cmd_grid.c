@@ -336,9 +336,9 @@ static void print_status(const struct client *c, const json_t *reply)
 
         if (json_is_string(value)) {
             text = text_clean(json_string_value(value));
-            printf("%-16s %s\n", key, text);
+            printf("%-18s %s\n", key, text);
         } else if (json_is_object(value)) {
-            printf("%-16s", key);
+            printf("%-18s", key);
             json_object_foreach(value, inner, v)
             {
                 text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
@@ -349,7 +349,7 @@ static void print_status(const struct client *c, const json_t *reply)
             putchar('\n');
         } else {
             text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-            printf("%-16s %s\n", key, text ? text : "?");
+            printf("%-18s %s\n", key, text ? text : "?");
         }
     }
 }
