@@ -282,7 +282,9 @@ static int get_measure(const char *key, const json_t *json, const char *example,
         *ret_value = (uint64_t)json_integer_value(json);
         return 0;
     }
-    if (json_is_string(json) && parse(json_string_value(json), ret_value) == 0)
+    /* Past INT64_MAX no JSON and no row can hold it. */
+    if (json_is_string(json) && parse(json_string_value(json), ret_value) == 0 &&
+        *ret_value <= INT64_MAX)
         return 0;
     if (json_is_string(json))
         return err_set(e, -EINVAL, "%s: such as \"%s\", not \"%.60s\"", key, example,
@@ -304,8 +306,7 @@ static int get_checkpoint(const json_t *json, uint64_t *ret_ms, struct err *e)
         r = get_measure("checkpoint", json, "10m", num_parse_duration, ret_ms, e);
     if (r < 0)
         return err_set(e, r, "checkpoint: auto, never, or a duration such as \"10m\"");
-    if (*ret_ms && (*ret_ms < JOBSPEC_CHECKPOINT_MIN_MS ||
-                    (*ret_ms > INT64_MAX && *ret_ms != JOBSPEC_CHECKPOINT_NEVER)))
+    if (*ret_ms && *ret_ms < JOBSPEC_CHECKPOINT_MIN_MS)
         return err_set(e, -EINVAL, "checkpoint: at least 1s between two of them");
     return 0;
 }

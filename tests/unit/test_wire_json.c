@@ -84,6 +84,9 @@ static void test_job_refusals(void **state)
     refused("{\"command\": [\"a\"], \"memory\": \"12Q\"}", "not \"12Q\"");
     refused("{\"command\": [\"a\"], \"memory\": \"2T\"}", "memory: 96M to 1T");
     refused("{\"command\": [\"a\"], \"memory\": -1}", "a negative number");
+    refused("{\"command\": [\"a\"], \"time_limit\": \"4000000417072h\"}",
+            "time_limit: such as \"2h\", not \"4000000417072h\"");
+    refused("{\"command\": [\"a\"], \"checkpoint\": \"4000000417072h\"}", "checkpoint: auto");
     refused("{\"command\": [\"a\"], \"disk\": true}", "disk: such as \"4G\", not");
     refused("{\"command\": [\"a\"], \"disk\": \"1M\"}", "disk: 16M to 1T");
     refused("{\"command\": [\"a\"], \"disk\": \"2T\"}", "disk: 16M to 1T");
