@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A file that is written once, front to back, with its SHA-256. Half a file is none: it goes away
- * unless vm_out_finish() succeeds. Not synced.
+ * unless vm_out_finish() succeeds. Not synced. Where much is written, a thread of its own seals and
+ * writes while the caller makes what comes next.
  */
 #ifndef YADO_VM_OUT_H
 #define YADO_VM_OUT_H
@@ -10,19 +11,29 @@
 #include "base/str.h"
 
 #include <gnutls/crypto.h>
+#include <pthread.h>
+#include <stdbool.h>
 
 /* Bytes from offset on become what is written, in place. */
 typedef void (*vm_out_seal)(const void *arg, uint64_t offset, void *data, size_t len);
 
 struct vm_out {
     int fd;
+    char *path;
     vm_out_seal seal; /* may be NULL */
     const void *seal_arg;
     uint64_t written;
-    char *path;
+    uint64_t bytes; /* put */
     struct buf pending;
-    uint64_t bytes;
     gnutls_hash_hd_t hash;
+    /* The thread, from the first full buffer on; it has fd, seal, written and full while full is
+     * not empty. */
+    pthread_t thread;
+    bool has_thread, ending;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct buf full;
+    int error;
 };
 
 /* Replaces what is there. The digest is that of the bytes before seal. */
