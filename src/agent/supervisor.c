@@ -457,11 +457,16 @@ static void check_uploads(struct supervisor *s)
     supervisor_tell(s);
 }
 
-/* The last layer is whole on the disk. */
-void supervisor_upload_layer(struct supervisor *s)
+static void layer_stored(struct supervisor *s)
 {
-    struct sync_layer *copied = s->work.report.layers;
+    if (s->stage != UPLOADING)
+        return; /* it has reached the master meanwhile */
+    supervisor_set_state(s, "saved");
+    supervisor_set_state(s, "uploading");
+}
 
+void supervisor_upload_layer(struct supervisor *s, bool stored)
+{
     if (work_needs_cut(&s->work)) {
         s->stage = SAVING;
         s->report.unsent_bytes = s->work.layer.size;
@@ -469,13 +474,14 @@ void supervisor_upload_layer(struct supervisor *s)
         work_ask(&s->work, TASK_CUT);
         return;
     }
-    s->report = s->work.report;
+    s->report = s->work.report; /* its layers stay the worker's */
     made_add(&s->made, &s->work.layer);
     supervisor_report_layers(s);
-    free(copied);
     s->stage = UPLOADING;
-    supervisor_set_state(s, "saved");
-    supervisor_set_state(s, "uploading");
+    if (stored)
+        layer_stored(s);
+    else
+        work_ask(&s->work, TASK_STORE);
     check_uploads(s);
 }
 
@@ -537,6 +543,10 @@ static void take_outcome(struct supervisor *s)
 
     if (o.task == TASK_NONE || s->stage == ENDED)
         return;
+    if (o.result && o.task == TASK_STORE) {
+        log_warn("a power cut would lose the last layer until the master has it: %s", o.err.text);
+        return;
+    }
     if (o.result) {
         supervisor_fail(s, o.reason, o.err.text);
         return;
@@ -553,8 +563,13 @@ static void take_outcome(struct supervisor *s)
         end_checkpoint(s);
         break;
     case TASK_SAVE:
+        supervisor_upload_layer(s, false);
+        break;
+    case TASK_STORE:
+        layer_stored(s);
+        break;
     case TASK_CUT:
-        supervisor_upload_layer(s);
+        supervisor_upload_layer(s, true);
         break;
     case TASK_FINISH:
         supervisor_upload_result(s);

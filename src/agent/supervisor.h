@@ -75,6 +75,7 @@ enum task {
     TASK_LEARN,      /* what the chain holds, for the saves to come */
     TASK_CHECKPOINT, /* a layer while the guest stands for a moment */
     TASK_SAVE,       /* the last layer, and the VM is given up */
+    TASK_STORE,      /* it survives a power cut on this PC, too */
     TASK_CUT,        /* of the network drive, which belongs to the last layer */
     TASK_FINISH,
     TASK_DROP
@@ -153,8 +154,9 @@ int task_finish(struct work *w, char *ret_reason, struct err *ret_err);
 void task_learn(struct work *w);
 int task_checkpoint(struct work *w, char *ret_reason, struct err *ret_err);
 int task_save(struct work *w, char *ret_reason, struct err *ret_err);
-/* Names the layer in saved.json, behind those that are still under way. */
-int work_store_layer(struct work *w, char *ret_reason, struct err *ret_err);
+/* Makes the last layer durable, and those that are still under way, and names them in saved.json.
+ */
+int task_store(struct work *w, char *ret_reason, struct err *ret_err);
 /* supervisor_drive.c */
 int work_open_drive(struct work *w, char *ret_reason, struct err *ret_err);
 /* While the guest stands for a checkpoint, for w->layer. */

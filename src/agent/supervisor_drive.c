@@ -76,5 +76,5 @@ int task_cut(struct work *w, char *ret_reason, struct err *ret_err)
 
     if (r)
         return work_fail(r, r == -ESTALE ? "stale" : "no drive", ret_reason);
-    return work_store_layer(w, ret_reason, ret_err);
+    return task_store(w, ret_reason, ret_err);
 }

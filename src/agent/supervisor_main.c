@@ -145,7 +145,7 @@ static void resume_upload(struct supervisor *s)
     s->work.layer = s->work.report.layers[--s->work.report.count_layers];
     s->may_upload = true; /* until the master says otherwise */
     supervisor_allow_upload(s);
-    supervisor_upload_layer(s);
+    supervisor_upload_layer(s, true);
 }
 
 void supervisor_begin(struct supervisor *s)

@@ -243,41 +243,39 @@ int task_checkpoint(struct work *w, char *ret_reason, struct err *ret_err)
 /* ---- the last one ----------------------------------------------------------------------------
  */
 
+/* One that is gone is recorded by the master. */
 static int sync_file(const char *path)
 {
     AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
 
+    if (fd < 0 && errno == ENOENT)
+        return 0;
     return fd < 0 || fsync(fd) ? -errno : 0;
 }
 
-/* Those below the last one may be here only, too; what the master has recorded meanwhile is gone.
- */
-static int sync_layers(const struct work *w)
+/* Those below the last one may be here only, too. */
+static int sync_layers(const struct work *w, const struct sync_vm *report)
 {
     int r = 0;
 
-    for (size_t i = 0; r == 0 && i < w->report.count_layers; i++) {
-        AUTO_FREE char *path = made_path(w->dir, w->report.layers[i].digest);
+    for (size_t i = 0; r == 0 && i < report->count_layers; i++) {
+        AUTO_FREE char *path = made_path(w->dir, report->layers[i].digest);
 
         r = sync_file(path);
-        if (r == -ENOENT)
-            r = 0;
     }
-    if (r)
-        return r;
-    AUTO_FREE char *path = made_path(w->dir, w->layer.digest);
-    return sync_file(path);
+    return r;
 }
 
-int work_store_layer(struct work *w, char *ret_reason, struct err *ret_err)
+int task_store(struct work *w, char *ret_reason, struct err *ret_err)
 {
     struct sync_vm report = w->report;
-    int r = sync_layers(w);
+    int r;
 
     report.layers = xcalloc(w->report.count_layers + 1, sizeof *report.layers);
     if (w->report.count_layers)
         memcpy(report.layers, w->report.layers, w->report.count_layers * sizeof *report.layers);
     report.layers[report.count_layers++] = w->layer;
+    r = sync_layers(w, &report);
     if (r == 0)
         r = saved_store(w->dir, &report, ret_err);
     free(report.layers);
@@ -314,5 +312,6 @@ int task_save(struct work *w, char *ret_reason, struct err *ret_err)
     w->report.save_ms = (uint32_t)(clock_ms(CLOCK_MONOTONIC) - start_ms);
     w->report.run_ms = w->layer.run_ms;
     w->report.output_bytes = w->layer.output_offset;
-    return work_store_layer(w, ret_reason, ret_err);
+    /* It waits for its cut, however long; without a drive it goes at once, while it is stored. */
+    return work_needs_cut(w) ? task_store(w, ret_reason, ret_err) : 0;
 }

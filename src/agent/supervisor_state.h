@@ -117,8 +117,9 @@ void supervisor_serve_pager(struct supervisor *s);
 void supervisor_serve_wake(struct supervisor *s);
 void supervisor_tick(struct supervisor *s);
 void supervisor_decide(struct supervisor *s);
-/* What work.report and work.layer name is whole on the disk. */
-void supervisor_upload_layer(struct supervisor *s);
+/* What work.report and work.layer name is whole in DIR. stored: and durable; else that is done
+ * meanwhile. */
+void supervisor_upload_layer(struct supervisor *s, bool stored);
 void supervisor_upload_result(struct supervisor *s);
 
 #endif

@@ -158,6 +158,8 @@ static int run_task(struct work *w, enum task task, char *ret_reason, struct err
         return task_checkpoint(w, ret_reason, ret_err);
     case TASK_SAVE:
         return task_save(w, ret_reason, ret_err);
+    case TASK_STORE:
+        return task_store(w, ret_reason, ret_err);
     case TASK_CUT:
         return task_cut(w, ret_reason, ret_err);
     case TASK_FINISH:
