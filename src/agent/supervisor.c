@@ -445,7 +445,7 @@ static void check_uploads(struct supervisor *s)
     }
     s->report.upload_ms = (uint32_t)uploader_took_ms(s->made.uploader);
     supervisor_report_layers(s);
-    if (s->stage == UPLOADING && made_all_durable(&s->made) &&
+    if (s->stage == UPLOADING && !atomic_load(&s->work.has_vm) && made_all_durable(&s->made) &&
         (!s->report.result[0] || uploader_count_done(s->made.uploader))) {
         end_well(s);
         return;

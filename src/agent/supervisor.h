@@ -107,6 +107,7 @@ struct work {
     atomic_bool may_run;   /* main's word at this moment, looked at around vm_cont() */
     /* While their memory is not given back, nor about to be; else 0. */
     atomic_int qemu_pid, pager_pid;
+    atomic_bool has_vm;            /* until it is given back */
     atomic_ullong output_received; /* of the guest, so far */
     atomic_ullong mail_sent;       /* the newest message that it has sent, so far */
     atomic_ullong mail_read;       /* the position that it wants next: all below came to it */

@@ -260,6 +260,7 @@ static int launch(struct work *w, const struct guest_files *files, const char *k
 
     if (r)
         return work_fail(r, "QEMU does not start", ret_reason);
+    atomic_store(&w->has_vm, true);
     atomic_store(&w->qemu_pid, vm_pid(w->vm));
     if (!w->chain)
         return 0;

@@ -67,6 +67,14 @@ static int task_cont(struct work *w, char *ret_reason, struct err *ret_err)
     return r ? work_fail(r, "QEMU does not go on", ret_reason) : 0;
 }
 
+static void tell_main(struct work *w)
+{
+    const uint64_t one = 1;
+
+    if (write(w->wake_fd, &one, sizeof one) < 0)
+        MUST(errno == EAGAIN); /* full is readable, too */
+}
+
 void work_end_pager(struct work *w)
 {
     atomic_store(&w->pager_pid, 0);
@@ -86,6 +94,8 @@ static void *end_vm(void *arg)
     if (w->vm)
         vm_drop(w->vm);
     w->vm = NULL;
+    atomic_store(&w->has_vm, false);
+    tell_main(w);
     return NULL;
 }
 
@@ -93,6 +103,8 @@ void work_begin_drop(struct work *w)
 {
     work_kill(w);
     w->is_dropping = pthread_create(&w->dropper, NULL, end_vm, w) == 0;
+    if (!w->is_dropping)
+        (void)end_vm(w);
 }
 
 static void remove_file(const char *dir, const char *name)
@@ -176,7 +188,6 @@ static int run_task(struct work *w, enum task task, char *ret_reason, struct err
 static void *run(void *arg)
 {
     struct work *w = arg;
-    const uint64_t one = 1;
 
     pthread_mutex_lock(&w->lock);
     for (;;) {
@@ -191,8 +202,7 @@ static void *run(void *arg)
         pthread_mutex_lock(&w->lock);
         w->outcome = o;
         w->task = TASK_NONE;
-        if (write(w->wake_fd, &one, sizeof one) < 0)
-            MUST(errno == EAGAIN); /* full is readable, too */
+        tell_main(w);
     }
     return NULL;
 }

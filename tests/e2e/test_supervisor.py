@@ -298,8 +298,9 @@ def test_a_counter_over_moves(world):
         vm.wait_until("ticks", lambda: len(world.ticks()) > seen + 10)
         vm.suspend()
         report = vm.wait("suspended")
-        assert [s for s in vm.states if s in ("saving", "saved", "uploading", "suspended")] == \
-            ["saving", "saved", "uploading", "suspended"]
+        way = [s for s in vm.states if s in ("saving", "saved", "uploading", "suspended")]
+        # Where the master has the layer before it is durable here, it never is here.
+        assert way in (["saving", "saved", "uploading", "suspended"], ["saving", "suspended"])
         assert report["reason"] == "owner" and report["stop_ms"] < 500
         assert not vm.processes()
         assert not (vm.dir / "memory").exists()
