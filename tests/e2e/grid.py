@@ -302,8 +302,8 @@ class Grid:
         """What `owner` says to the agent, without the time that a program takes to start."""
         with socket.socket(socket.AF_UNIX) as s:
             s.connect(str(self.dir / pc / "owner.sock"))
-            s.sendall(json.dumps({"cmd": word}).encode() + b"\n")
-            s.recv(65536)
+            s.sendall(json.dumps({"cmd": word, "at_us": time.monotonic_ns() // 1000}).encode() + b"\n")
+            assert json.loads(s.recv(65536)).get("error") is None
 
     def owner(self, pc, *words):
         return self.yado("owner", *words, "--state", self.dir / pc)

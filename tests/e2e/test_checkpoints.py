@@ -130,16 +130,24 @@ def test_a_guest_that_stands_too_long_is_rebased():
     """All that it has written is compared for each checkpoint; resumed afresh over its layers it has
     written nothing."""
     with Grid(pcs=1, memory="300M", master_args=["--rebase", "5ms"]) as g:
-        job = g.submit("--memory", "128M", "--checkpoint", "1s", "--", "sh", "-c",
+        job = g.submit("--memory", "128M", "--checkpoint", "never", "--", "sh", "-c",
                        HOLDER.replace("24000000", "8000000"))
         g.wait_state(job, "running")
         wait_for("what it holds", lambda: "tick" in g.log(job))
-        before = wait_for("a checkpoint of it", lambda: [n for n in compared(g, job) if n > 2000])
-        wait_for("the move", lambda: g.moves(job), 30)
+
+        def checkpoint():
+            g.run("checkpoint", job)  # which refuses while it moves
+            return compared(g, job)
+        before = wait_for("a checkpoint of it", checkpoint, every=1)
+        assert before[0] > 2000
+
+        # Not before it has run for a while.
+        wait_for("the move", lambda: g.moves(job) or g.run("checkpoint", job) and 0, every=1)
         move = g.moves(job)[0]
         assert (move["reason"], move["from"], move["to"]) == ("rebase", "pc-1", "pc-1")
         assert [e for e in g.json("events")["events"] if "is re-based: it stood" in e["text"]]
-        after = wait_for("a checkpoint", lambda: compared(g, job))
+        g.wait_state(job, "running")
+        after = wait_for("a checkpoint", checkpoint, every=1)
         print(f"{before} pages compared, then {after}; {move['total_ms']} ms")
         assert after[0] < before[-1] / 2
         wait_ticks(g, job, 5)

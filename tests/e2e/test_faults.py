@@ -47,7 +47,7 @@ def test_jobs_that_misbehave(tmp_path):
         fork = g.submit("--memory", "128M", "--time-limit", "5s", "--", "sh", "-c",
                         "f() { f | f & sleep 1; }; (f) & while :; do :; done")
         full = g.submit("--memory", "96M", "--", "sh", "-c",
-                        "head -c 500000000 /dev/zero > $YADO_OUT/big; echo head said $?; exit 3")
+                        "head -c 50000000 /dev/zero > $YADO_OUT/big; echo head said $?; exit 3")
         oom = g.submit("--memory", "128M", "--", "awk", "BEGIN { x = 1; while (1) x = x x }")
         status = g.submit("--memory", "128M", "--", "sh", "-c", "exit 7")
         after = g.submit("--memory", "128M", "--", "echo", "still here")

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many owners come back at once: the storm of nine o'clock on one master's link."""
-import json
 import re
-import socket
 import time
 
 from grid import Grid, wait_for
@@ -10,14 +8,6 @@ from grid import Grid, wait_for
 PCS = 20
 # Quiet programs: here all of the PCs are one, which has two cores.
 PROGRAM = "i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo $i; usleep 400000; done; echo $i > $YADO_OUT/end"
-
-
-def says(grid, pc, cmd):
-    """`yado owner leave` without the start of a process."""
-    with socket.socket(socket.AF_UNIX) as s:
-        s.connect(str(grid.dir / pc / "owner.sock"))
-        s.sendall(json.dumps({"cmd": cmd, "at_us": time.monotonic_ns() // 1000}).encode() + b"\n")
-        assert json.loads(s.recv(4096)).get("error") is None
 
 
 def test_twenty_owners_within_one_second(tmp_path):
@@ -30,12 +20,12 @@ def test_twenty_owners_within_one_second(tmp_path):
         assert len({p["pc"] for p in g.parts(job)}) == PCS
         begin = time.monotonic()
         for name in names:
-            says(g, name, "leave")
+            g.owner_says(name, "leave")
         assert time.monotonic() - begin < 1
         g.wait_state(job, "suspended", timeout=120)
         print(f"{PCS} owners: everything is at the master after {time.monotonic() - begin:.2f} s")
         for name in names:
-            says(g, name, "auto")
+            g.owner_says(name, "auto")
         g.wait_state(job, "done", timeout=240)
         g.yado("results", job, tmp_path / "r")
         ends = sorted((tmp_path / "r").rglob("end"))
