@@ -105,9 +105,9 @@ struct work {
     atomic_bool cancelled; /* give up at the next step; nothing more will be asked but TASK_DROP */
     atomic_bool hurry;     /* a save waits: what can be done without the master is */
     atomic_bool may_run;   /* main's word at this moment, looked at around vm_cont() */
+    atomic_bool has_vm;    /* QEMU's memory is not given back */
     /* While their memory is not given back, nor about to be; else 0. */
     atomic_int qemu_pid, pager_pid;
-    atomic_bool has_vm;            /* until it is given back */
     atomic_ullong output_received; /* of the guest, so far */
     atomic_ullong mail_sent;       /* the newest message that it has sent, so far */
     atomic_ullong mail_read;       /* the position that it wants next: all below came to it */
