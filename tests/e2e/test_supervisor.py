@@ -300,9 +300,10 @@ def test_a_counter_over_moves(world):
         report = vm.wait("suspended")
         way = [s for s in vm.states if s in ("saving", "saved", "uploading", "suspended")]
         # Where the master has the layer before it is durable here, it never is here.
-        assert way[0] == "saving" and way[-1] == "suspended", way
+        way = [b for a, b in zip([None, *way], way) if a != b]  # one may be told twice
+        assert way in (["saving", "saved", "uploading", "suspended"], ["saving", "suspended"]), way
         assert report["reason"] == "owner" and report["stop_ms"] < 500
-        vm.wait_until("the last process to go", lambda: not vm.processes())
+        assert not vm.processes()
         assert not (vm.dir / "memory").exists()
         print({k: report[k] for k in ("stop_ms", "save_ms", "upload_ms", "resume_ms")},
               report["layers"][0]["size"])
