@@ -32,7 +32,7 @@ int pager_child_wait_ready(struct pager_child *p, int timeout_ms, struct err *re
 bool pager_child_ended(const struct pager_child *p);
 /* When it has ended: reads its last words. */
 void pager_child_ask_why(struct pager_child *p);
-/* "fail", "serve" or "hot"; never blocks. */
+/* "fail", "serve", "ahead" or "hot"; never blocks. */
 void pager_child_say(struct pager_child *p, const char *word);
 /* Kills, waits, unmounts. Takes one that was never started. */
 void pager_child_end(struct pager_child *p);

@@ -246,6 +246,8 @@ static void handle_line(struct pager *p, const char *line)
 {
     if (strcmp(line, "fail") == 0 || strcmp(line, "serve") == 0)
         pager_store_set_failing(p->store, line[0] == 'f');
+    else if (strcmp(line, "ahead") == 0)
+        pager_store_follow_plan(p->store);
     else if (strcmp(line, "hot") != 0)
         log_warn("unknown control line \"%.40s\"", line);
     else if (p->memory)

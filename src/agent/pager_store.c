@@ -65,6 +65,7 @@ struct pager_store {
     size_t ahead_blob;      /* the block after the last wanted one, and how many to run ahead */
     uint64_t ahead_block;
     uint32_t ahead_left, ahead_busy;
+    bool follows_plan;
     struct pager_needs plan;
     size_t plan_next; /* need of the plan, and how many of its blocks were looked at */
     uint64_t plan_done;
@@ -332,6 +333,14 @@ void pager_store_set_plan(struct pager_store *s, struct pager_needs *plan)
     *plan = (struct pager_needs){0};
 }
 
+void pager_store_follow_plan(struct pager_store *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->follows_plan = true;
+    pthread_cond_broadcast(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+}
+
 void pager_store_set_failing(struct pager_store *s, bool failing)
 {
     struct pager_read *list = NULL;
@@ -377,7 +386,7 @@ static bool choose_ahead(struct pager_store *s, struct job *ret_job)
         if (found)
             return true;
     }
-    while (s->plan_next < s->plan.count) {
+    while (s->follows_plan && s->plan_next < s->plan.count) {
         const struct pager_need *n = &s->plan.list[s->plan_next];
         uint64_t block = n->block + s->plan_done;
         bool found = unknown_run(s, n->blob, &block, n->block + n->count, false, ret_job);

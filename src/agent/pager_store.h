@@ -88,6 +88,8 @@ bool pager_store_has(struct pager_store *s, const struct pager_needs *needs);
 /* What to fetch while nothing else is to do, in this order; what the disk has is left for the
  * first use. Takes the list. */
 void pager_store_set_plan(struct pager_store *s, struct pager_needs *plan);
+/* From now on: not before the guest runs, or it would take the cores from QEMU's start. */
+void pager_store_follow_plan(struct pager_store *s);
 /* While failing, waiting and new reads that are not patient complete with EIO. */
 void pager_store_set_failing(struct pager_store *s, bool failing);
 

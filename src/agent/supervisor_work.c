@@ -62,6 +62,8 @@ static int task_cont(struct work *w, char *ret_reason, struct err *ret_err)
     if (!atomic_load(&w->may_run))
         return 0;
     r = vm_cont(w->vm, ret_err);
+    if (w->has_pager) /* not before: it would take the cores from QEMU's start */
+        pager_child_say(&w->pager, "ahead");
     if (!atomic_load(&w->may_run))
         (void)vm_stop_now(w->vm, &us);
     return r ? work_fail(r, "QEMU does not go on", ret_reason) : 0;

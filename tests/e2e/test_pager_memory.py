@@ -96,7 +96,7 @@ def blocks_of(digest, first, length):
 
 
 def test_hot_pages_come_first_then_the_rest(folder, server):  # noqa: F811
-    """With nobody reading, all that the memory needs is fetched, and then read without a source."""
+    """Once the guest runs, all that the memory needs is fetched, and then read without a source."""
     for i in range(20):
         (folder / str(i)).mkdir()
         chain = Chain(folder / str(i), server, mib=128, seed=SEED + i)
@@ -104,6 +104,9 @@ def test_hot_pages_come_first_then_the_rest(folder, server):  # noqa: F811
             break
     pager = Pager(folder, server, chain.files())
     try:
+        wait_for("its heads and ends to come", lambda: idle(server), 30, 0.3)
+        assert not fetched(pager, chain)
+        pager.say("ahead")
         wait_for("nothing more to come", lambda: fetched(pager, chain) and idle(server), 30, 0.3)
         order = [blocks_of(re.search("[0-9a-f]{64}", p)[0], first, last - first + 1)
                  for m, p, r in server.requests if r
