@@ -352,6 +352,7 @@ static void decide_live(struct supervisor *s)
         copy_report(s);
         guest_link_deinit(&s->link);
         s->stage = SAVING;
+        s->work.draft = made_follow(&s->made);
         work_ask(&s->work, TASK_SAVE);
         return;
     }

@@ -131,6 +131,7 @@ struct work {
     uint64_t run_ms;
     struct sync_vm report;
     struct sync_layer layer; /* CHECKPOINT, SAVE: what was made; CUT */
+    struct draft *draft;     /* SAVE: the writer's reference; NULL again afterwards */
     char damaged[65];        /* the layer that could not be used, when that is why it failed */
 };
 
@@ -200,6 +201,9 @@ void made_init(struct made *m, const char *dir, const char *key, const struct bl
                int wake_fd);
 char *made_path(const char *dir, const char *digest);
 void made_add(struct made *m, const struct sync_layer *layer);
+/* One that is about to be made: it is sent while it is written, after those before it. Returns the
+ * writer's reference. */
+struct draft *made_follow(struct made *m);
 /* Looks what the uploader has done; true when more became durable. */
 bool made_update(struct made *m);
 /* The master has recorded this layer and those below it: they are no longer ours to keep. */

@@ -34,6 +34,14 @@ void made_add(struct made *m, const struct sync_layer *layer)
     uploader_add(m->uploader, path, layer->digest, layer->size, m->key);
 }
 
+struct draft *made_follow(struct made *m)
+{
+    struct draft *draft = draft_new();
+
+    uploader_follow(m->uploader, draft);
+    return draft;
+}
+
 bool made_update(struct made *m)
 {
     size_t done, before = m->count_durable;

@@ -84,12 +84,17 @@ static int capture(struct work *w, struct saving *s, char *ret_reason, struct er
     if (s->seal.on)
         info.seal = seal_apply;
     info.seal_arg = &s->seal;
+    s->draft = xasprintf("%s/layer.draft", w->dir);
+    if (w->draft) {
+        draft_begin(w->draft, s->draft, &s->seal);
+        info.written = draft_written;
+        info.written_arg = w->draft;
+    }
 
     /* All of it came before the stop, and nothing beyond it is acknowledged to the guest. */
     info.output_offset = s->output_offset = atomic_load(&w->output_received);
     s->mail_sent = atomic_load(&w->mail_sent);
     s->mail_read = atomic_load(&w->mail_read);
-    s->draft = xasprintf("%s/layer.draft", w->dir);
     r = vm_save_begin(w->vm, w->prints, s->draft, &info, &s->save, ret_err);
     if (r)
         return fail_save(r, ret_reason);
@@ -282,7 +287,7 @@ int task_store(struct work *w, char *ret_reason, struct err *ret_err)
     return r ? fail_save(r, ret_reason) : 0;
 }
 
-int task_save(struct work *w, char *ret_reason, struct err *ret_err)
+static int save(struct work *w, char *ret_reason, struct err *ret_err)
 {
     struct vm_class cls = *vm_class_of(w->vm);
     struct saving s = {0};
@@ -307,9 +312,17 @@ int task_save(struct work *w, char *ret_reason, struct err *ret_err)
         r = write_layer(w, &s, &cls, ret_reason, ret_err);
     layer_prints_free(prints);
     free(s.draft);
+    w->report.save_ms = (uint32_t)(clock_ms(CLOCK_MONOTONIC) - start_ms);
+    return r;
+}
+
+int task_save(struct work *w, char *ret_reason, struct err *ret_err)
+{
+    int r = save(w, ret_reason, ret_err);
+
+    draft_end(TAKE_PTR(w->draft), r ? NULL : w->layer.digest);
     if (r)
         return r;
-    w->report.save_ms = (uint32_t)(clock_ms(CLOCK_MONOTONIC) - start_ms);
     w->report.run_ms = w->layer.run_ms;
     w->report.output_bytes = w->layer.output_offset;
     /* It waits for its cut, however long; without a drive it goes at once, while it is stored. */

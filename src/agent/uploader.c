@@ -20,8 +20,9 @@
 enum { RETRY_MIN_MS = 200, RETRY_MAX_MS = 5000, QUIET_MS = 60000 };
 
 struct file {
+    struct draft *draft; /* NULL: one that was added */
     char *path, *digest, *key;
-    uint64_t size;
+    uint64_t size, added_ms;
     struct file *next;
 };
 
@@ -36,6 +37,7 @@ struct uploader {
     bool allowed, ending;
     size_t count_done;
     uint64_t took_ms;
+    uint64_t free_ms; /* when it was allowed, or the file before was done */
     int result;
     struct err err;
 };
@@ -97,6 +99,31 @@ static int upload(struct uploader *u, const struct file *f, struct err *ret_err)
     return r == -ENOENT ? put(u, url, f, ret_err) : r;
 }
 
+static const char *digest_of(void *arg)
+{
+    return draft_digest(arg);
+}
+
+/* What does not come to an end here is sent once more when it is added. */
+static void follow(struct uploader *u, struct draft *draft)
+{
+    AUTO_FREE char *url = xasprintf("%sblobs", u->url);
+    struct http_request q = {.method = "POST",
+                             .url = url,
+                             .body_read = draft_read,
+                             .body_trailer = {"Blob-Digest", digest_of},
+                             .body_arg = draft,
+                             .quiet_ms = QUIET_MS};
+    AUTO_HTTP_RESPONSE struct http_response answer = {0};
+    struct err err = {""};
+    int r = http_do(u->http, &q, &answer, &err);
+
+    if (r == 0 && (answer.status < 200 || answer.status >= 300))
+        http_error_text(&answer, &err);
+    if (err.text[0])
+        log_info("not sent while it was written: %s", err.text);
+}
+
 /* The lock is held. */
 static void wait_ms(struct uploader *u, uint32_t ms)
 {
@@ -108,6 +135,8 @@ static void wait_ms(struct uploader *u, uint32_t ms)
 
 static void file_free(struct file *f)
 {
+    if (f->draft)
+        draft_unref(f->draft);
     free(f->path);
     free(f->digest);
     free(f->key);
@@ -122,7 +151,7 @@ static void tell(struct uploader *u)
         MUST(errno == EAGAIN); /* full is readable, too */
 }
 
-static void file_done(struct uploader *u, uint64_t took_ms)
+static void forget_first(struct uploader *u)
 {
     struct file *f = u->first;
 
@@ -130,8 +159,16 @@ static void file_done(struct uploader *u, uint64_t took_ms)
     if (!u->first)
         u->last = &u->first;
     file_free(f);
+}
+
+static void file_done(struct uploader *u)
+{
+    uint64_t since_ms = u->first->added_ms > u->free_ms ? u->first->added_ms : u->free_ms;
+
+    u->free_ms = wait_now_ms();
+    u->took_ms = u->free_ms - since_ms;
     u->count_done++;
-    u->took_ms = took_ms;
+    forget_first(u);
     tell(u);
 }
 
@@ -143,7 +180,6 @@ static void *run(void *arg)
     pthread_mutex_lock(&u->lock);
     while (!u->ending && !u->result) {
         struct err err = {""};
-        uint64_t start_ms = wait_now_ms();
         int r;
 
         if (!u->first || !u->allowed) {
@@ -151,10 +187,16 @@ static void *run(void *arg)
             continue;
         }
         pthread_mutex_unlock(&u->lock);
-        r = upload(u, u->first, &err); /* only this thread takes files away */
+        if (u->first->draft) { /* only this thread takes files away */
+            follow(u, u->first->draft);
+            pthread_mutex_lock(&u->lock);
+            forget_first(u);
+            continue;
+        }
+        r = upload(u, u->first, &err);
         pthread_mutex_lock(&u->lock);
         if (r == 0) {
-            file_done(u, wait_now_ms() - start_ms);
+            file_done(u);
             pause_ms = 0;
         } else if (blob_may_retry(r)) {
             log_info("upload waits: %s", err.text);
@@ -185,13 +227,11 @@ struct uploader *uploader_new(const struct blob_source *source, int event_fd)
     return u;
 }
 
-void uploader_add(struct uploader *u, const char *path, const char *digest, uint64_t size,
-                  const char *key)
+static void append(struct uploader *u, const struct file *file)
 {
     struct file *f = xcalloc(1, sizeof *f);
 
-    *f = (struct file){
-        .path = xstrdup(path), .digest = xstrdup(digest), .key = xstrdup(key), .size = size};
+    *f = *file;
     pthread_mutex_lock(&u->lock);
     *u->last = f;
     u->last = &f->next;
@@ -199,9 +239,26 @@ void uploader_add(struct uploader *u, const char *path, const char *digest, uint
     pthread_mutex_unlock(&u->lock);
 }
 
+void uploader_add(struct uploader *u, const char *path, const char *digest, uint64_t size,
+                  const char *key)
+{
+    append(u, &(struct file){.path = xstrdup(path),
+                             .digest = xstrdup(digest),
+                             .key = xstrdup(key),
+                             .size = size,
+                             .added_ms = wait_now_ms()});
+}
+
+void uploader_follow(struct uploader *u, struct draft *draft)
+{
+    append(u, &(struct file){.draft = draft});
+}
+
 void uploader_allow(struct uploader *u, bool allowed)
 {
     pthread_mutex_lock(&u->lock);
+    if (allowed && !u->allowed)
+        u->free_ms = wait_now_ms();
     u->allowed = allowed;
     pthread_cond_broadcast(&u->changed);
     pthread_mutex_unlock(&u->lock);
@@ -245,6 +302,9 @@ void uploader_free(struct uploader *u)
         return;
     pthread_mutex_lock(&u->lock);
     u->ending = true;
+    for (struct file *f = u->first; f; f = f->next)
+        if (f->draft)
+            draft_abandon(f->draft);
     pthread_cond_broadcast(&u->changed);
     pthread_mutex_unlock(&u->lock);
     http_abort(u->http);

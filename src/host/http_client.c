@@ -151,10 +151,47 @@ static size_t on_header(char *line, size_t size, size_t count, void *arg)
     return len;
 }
 
+__attribute__((format(printf, 2, 3))) static void add_header(struct curl_slist **list,
+                                                             const char *fmt, ...)
+{
+    char *line;
+    va_list ap;
+
+    va_start(ap, fmt);
+    line = xvasprintf(fmt, ap);
+    va_end(ap);
+    *list = curl_slist_append(*list, line);
+    free(line);
+}
+
+static size_t send_made(struct exchange *x, char *to, size_t len)
+{
+    ssize_t n = x->request->body_read(x->request->body_arg, x->sent, to, len);
+
+    if (n < 0) {
+        x->failed = (int)n;
+        return CURL_READFUNC_ABORT;
+    }
+    x->sent += (uint64_t)n;
+    return (size_t)n;
+}
+
+static int on_trailer(struct curl_slist **list, void *arg)
+{
+    const struct http_request *q = ((struct exchange *)arg)->request;
+
+    add_header(list, "%s: %s", q->body_trailer.name, q->body_trailer.value(q->body_arg));
+    return CURL_TRAILERFUNC_OK;
+}
+
 static size_t on_send(char *to, size_t size, size_t count, void *arg)
 {
     struct exchange *x = arg;
     const struct http_request *q = x->request;
+
+    if (q->body_read)
+        return send_made(x, to, size * count);
+
     uint64_t left = q->body_bytes - x->sent;
     size_t len = size * count < left ? size * count : (size_t)left;
     ssize_t n = (ssize_t)len;
@@ -183,7 +220,8 @@ static int on_seek(void *arg, curl_off_t offset, int origin)
 {
     struct exchange *x = arg;
 
-    if (origin != SEEK_SET || offset < 0 || (uint64_t)offset > x->request->body_bytes)
+    if (origin != SEEK_SET || offset < 0 ||
+        (!x->request->body_read && (uint64_t)offset > x->request->body_bytes))
         return CURL_SEEKFUNC_FAIL;
     x->sent = (uint64_t)offset;
     return CURL_SEEKFUNC_OK;
@@ -230,27 +268,19 @@ static void set_body(struct http *h, const struct http_request *q, struct exchan
     }
     if (strcmp(q->method, "PUT") == 0 || strcmp(q->method, "POST") == 0) {
         curl_easy_setopt(e, CURLOPT_UPLOAD, 1L);
-        curl_easy_setopt(e, CURLOPT_INFILESIZE_LARGE, (curl_off_t)q->body_bytes);
+        curl_easy_setopt(e, CURLOPT_INFILESIZE_LARGE,
+                         q->body_read ? (curl_off_t)-1 : (curl_off_t)q->body_bytes);
         curl_easy_setopt(e, CURLOPT_READFUNCTION, on_send);
         curl_easy_setopt(e, CURLOPT_READDATA, x);
         curl_easy_setopt(e, CURLOPT_SEEKFUNCTION, on_seek);
         curl_easy_setopt(e, CURLOPT_SEEKDATA, x);
         curl_easy_setopt(e, CURLOPT_UPLOAD_BUFFERSIZE, 512L * 1024);
     }
+    if (q->body_read) {
+        curl_easy_setopt(e, CURLOPT_TRAILERFUNCTION, on_trailer);
+        curl_easy_setopt(e, CURLOPT_TRAILERDATA, x);
+    }
     curl_easy_setopt(e, CURLOPT_CUSTOMREQUEST, q->method);
-}
-
-__attribute__((format(printf, 2, 3))) static void add_header(struct curl_slist **list,
-                                                             const char *fmt, ...)
-{
-    char *line;
-    va_list ap;
-
-    va_start(ap, fmt);
-    line = xvasprintf(fmt, ap);
-    va_end(ap);
-    *list = curl_slist_append(*list, line);
-    free(line);
 }
 
 static struct curl_slist *make_headers(struct http *h, const struct http_request *q)
@@ -264,10 +294,12 @@ static struct curl_slist *make_headers(struct http *h, const struct http_request
     if (q->range_bytes)
         add_header(&list, "Range: bytes=%llu-%llu", (unsigned long long)q->range_offset,
                    (unsigned long long)(q->range_offset + q->range_bytes - 1));
-    if (q->body || q->body_file)
+    if (q->body || q->body_file || q->body_read)
         add_header(&list, "Content-Type: %s",
                    q->content_type ? q->content_type : "application/octet-stream");
-    if (q->body_bytes < EXPECT_BYTES)
+    if (q->body_read)
+        add_header(&list, "Trailer: %s", q->body_trailer.name);
+    else if (q->body_bytes < EXPECT_BYTES)
         list = curl_slist_append(list, "Expect:");
     return list;
 }

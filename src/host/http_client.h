@@ -59,6 +59,15 @@ struct http_request {
     /* What body_fd holds becomes what is sent, in place; offset is that in the file. */
     void (*body_filter)(const void *arg, uint64_t offset, void *data, size_t len);
     const void *body_filter_arg;
+    /* A body of unknown length that is still being made, sent in chunks: body_read() waits for more
+     * bytes and gives them; 0 at the end, behind which a field goes that value() then knows; or
+     * -errno. The server may want the beginning once more. */
+    ssize_t (*body_read)(void *arg, uint64_t offset, void *data, size_t len);
+    struct {
+        const char *name;
+        const char *(*value)(void *arg);
+    } body_trailer;
+    void *body_arg;
     const char *content_type; /* default: application/octet-stream */
     /* Under the same key the server does the same request once, however often it is sent. */
     const char *idempotency_key;

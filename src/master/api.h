@@ -109,6 +109,8 @@ enum req_next api_blob_put(struct req *r);
 enum req_next api_vm_blob_get(struct req *r);
 enum req_next api_vm_blob_head(struct req *r);
 enum req_next api_vm_blob_put(struct req *r);
+extern const struct req_upload api_vm_blob_upload;
+enum req_next api_vm_blob_post(struct req *r);
 enum req_next api_vm_blocks(struct req *r);
 enum req_next api_vm_output(struct req *r);
 /* api_depot.c */

@@ -21,7 +21,11 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
-enum { OUTPUT_POST_MAX = 8 << 20, DISK_RESERVE_BYTES = 8 << 20 };
+enum {
+    OUTPUT_POST_MAX = 8 << 20,
+    DISK_RESERVE_BYTES = 8 << 20,
+    LOOK_BYTES = 4 << 20, /* of a blob whose size is not known, between two looks at the disk */
+};
 
 #define TYPE_BYTES "application/octet-stream"
 
@@ -30,7 +34,7 @@ enum { OUTPUT_POST_MAX = 8 << 20, DISK_RESERVE_BYTES = 8 << 20 };
 struct upload {
     struct depot_put *put; /* NULL: what comes is not kept */
     int error;
-    uint64_t got;
+    uint64_t got, looked;
     struct grid_digest want;
 };
 
@@ -53,13 +57,18 @@ static bool path_digest(struct req *r, struct grid_digest *ret)
     return false;
 }
 
-bool api_upload_fits(struct req *r)
+static bool has_room(struct req *r, uint64_t bytes)
 {
     struct statvfs disk;
+    return statvfs(r->m->config.state_dir, &disk) != 0 ||
+           (uint64_t)disk.f_bavail * disk.f_frsize >= bytes + DISK_RESERVE_BYTES;
+}
+
+bool api_upload_fits(struct req *r)
+{
     if (!req_header_in(r, "Content-Length"))
         (void)req_reply_error(r, 411, "length_required", "send the blob with Content-Length");
-    else if (statvfs(r->m->config.state_dir, &disk) == 0 &&
-             (uint64_t)disk.f_bavail * disk.f_frsize < r->content_length + DISK_RESERVE_BYTES)
+    else if (!has_room(r, r->content_length))
         (void)req_reply_errno(r, -ENOSPC, "storing the blob");
     return r->status == 0;
 }
@@ -89,7 +98,30 @@ static void upload_take(struct req *r, const void *data, size_t len)
         u->error = depot_put_write(u->put, data, len);
 }
 
-const struct req_upload api_blob_upload = {upload_begin, upload_take, upload_drop};
+const struct req_upload api_blob_upload = {upload_begin, upload_take, upload_drop, false};
+
+/* Of a blob that is still being made: neither its name nor its size is known yet. */
+static void upload_begin_unnamed(struct req *r)
+{
+    struct upload *u = xcalloc(1, sizeof *u);
+    r->upload = u;
+    u->error = has_room(r, 0) ? depot_put_begin(r->m->depot, &u->put) : -ENOSPC;
+    if (u->error < 0)
+        (void)req_reply_errno(r, u->error, "storing the blob");
+}
+
+static void upload_take_unnamed(struct req *r, const void *data, size_t len)
+{
+    struct upload *u = r->upload;
+    if (u->error == 0 && u->got - u->looked >= LOOK_BYTES) {
+        u->error = has_room(r, 0) ? 0 : -ENOSPC;
+        u->looked = u->got;
+    }
+    upload_take(r, data, len);
+}
+
+const struct req_upload api_vm_blob_upload = {upload_begin_unnamed, upload_take_unnamed,
+                                              upload_drop, true};
 
 static void commit_upload(struct req *r)
 {
@@ -133,6 +165,22 @@ static bool still_current(struct req *r)
 enum req_next api_vm_blob_put(struct req *r)
 {
     return still_current(r) ? finish_upload(r) : REQ_REPLIED;
+}
+
+enum req_next api_vm_blob_post(struct req *r)
+{
+    struct upload *u = r->upload;
+    const char *name = req_trailer_in(r, "Blob-Digest");
+    if (!still_current(r))
+        return REQ_REPLIED;
+    if (u->error < 0)
+        return req_reply_errno(r, u->error, "storing the blob");
+    if (!name || digest_parse(name, &u->want) < 0)
+        return req_reply_error(
+            r, 400, "bad_request",
+            "behind the blob, in chunks, a field Blob-Digest is expected: the 64 "
+            "hexadecimal digits of its SHA-256");
+    return disk_post(r, commit_upload);
 }
 
 /* ---- asking for a blob ---------------------------------------------------------------------- */

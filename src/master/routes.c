@@ -53,6 +53,7 @@ const struct route routes[] = {
 
     {"POST", "/v1/agent/sync", REQ_PC, api_sync, NULL},
     {"GET", "/v1/agent/image/{file}", REQ_PC, api_agent_image, NULL},
+    {"POST", "/v1/vm/{placement}/blobs", REQ_GRANT, api_vm_blob_post, &api_vm_blob_upload},
     {"GET", "/v1/vm/{placement}/blobs/{digest}", REQ_GRANT, api_vm_blob_get, NULL},
     {"HEAD", "/v1/vm/{placement}/blobs/{digest}", REQ_GRANT, api_vm_blob_head, NULL},
     {"PUT", "/v1/vm/{placement}/blobs/{digest}", REQ_GRANT, api_vm_blob_put, &api_blob_upload},

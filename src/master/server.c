@@ -111,7 +111,8 @@ static void find_route(struct req *r, const char *method, const char *path)
 static void check_length(struct req *r)
 {
     uint64_t max = r->route->auth == REQ_ANYONE ? REQ_ANYONE_MAX : REQ_JSON_MAX;
-    if (req_header_in(r, "Transfer-Encoding"))
+    bool unsized = r->route->upload && r->route->upload->unsized;
+    if (req_header_in(r, "Transfer-Encoding") && !unsized)
         (void)req_reply_error(r, 411, "length_required",
                               "send the body with Content-Length, not in chunks");
     else if (!r->route->upload && r->content_length > max)
@@ -484,6 +485,11 @@ bool req_query_flag(struct req *r, const char *name)
 const char *req_header_in(struct req *r, const char *name)
 {
     return MHD_lookup_connection_value(r->conn, MHD_HEADER_KIND, name);
+}
+
+const char *req_trailer_in(struct req *r, const char *name)
+{
+    return MHD_lookup_connection_value(r->conn, MHD_FOOTER_KIND, name);
 }
 
 void req_suspend(struct req *r)

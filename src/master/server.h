@@ -67,6 +67,7 @@ struct req_upload {
     void (*begin)(struct req *r);
     void (*take)(struct req *r, const void *data, size_t len);
     void (*drop)(void *upload);
+    bool unsized; /* its length need not be told before */
 };
 
 struct route {
@@ -179,6 +180,8 @@ bool req_query_u64(struct req *r, const char *name, uint64_t fallback, uint64_t 
 /* "1" or "true", or present without a value. */
 bool req_query_flag(struct req *r, const char *name);
 const char *req_header_in(struct req *r, const char *name);
+/* What came behind a body in chunks. */
+const char *req_trailer_in(struct req *r, const char *name);
 
 /* An I/O thread, before it gives the request to whoever will release it. */
 void req_suspend(struct req *r);

@@ -122,6 +122,9 @@ struct vm_save_info {
      * vm_save_finish() or vm_save_abort() returns. */
     void (*seal)(const void *arg, uint64_t offset, void *data, size_t len);
     const void *seal_arg;
+    /* So many bytes of the file are written; on any thread, until then as well. NULL: not told. */
+    void (*written)(void *arg, uint64_t bytes);
+    void *written_arg;
 };
 struct vm_save_stats {
     uint64_t private_pages; /* pages compared */

@@ -40,6 +40,8 @@ static int flush(struct vm_out *o, const struct buf *data)
         at += n > 0 ? (size_t)n : 0;
     }
     o->written += data->len;
+    if (o->tell && data->len)
+        o->tell(o->tell_arg, o->written);
     return 0;
 }
 

@@ -17,11 +17,16 @@
 /* Bytes from offset on become what is written, in place. */
 typedef void (*vm_out_seal)(const void *arg, uint64_t offset, void *data, size_t len);
 
+/* So many bytes are written; on whatever thread writes. */
+typedef void (*vm_out_written)(void *arg, uint64_t bytes);
+
 struct vm_out {
     int fd;
     char *path;
     vm_out_seal seal; /* may be NULL */
     const void *seal_arg;
+    vm_out_written tell; /* may be NULL; the caller sets both after vm_out_open() */
+    void *tell_arg;
     uint64_t written;
     uint64_t bytes; /* put */
     struct buf pending;

@@ -226,6 +226,8 @@ int vm_save_begin(struct vm *vm, struct layer_prints *prints, const char *path,
         save_free(s);
         return r;
     }
+    s->out.tell = info->written;
+    s->out.tell_arg = info->written_arg;
     r = begin(vm, s, ret_err);
     if (r)
         vm_save_abort(s);

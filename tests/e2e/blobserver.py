@@ -60,6 +60,8 @@ class BlobServer:
         self.output_status = 200
         self.blob_status = None
         self.cuts = []           # the next uploads end after so many bytes
+        self.follow_cut = None   # uploads of what is still being written do, all of them
+        self.followed = []       # digests of those that came whole
         self.mail = Mail()
         self.port = 0
         self.server = None
@@ -207,10 +209,41 @@ class BlobHandler(http.server.BaseHTTPRequestHandler):
         o.blobs[what.removeprefix("blobs/")] = data
         self.answer(201)
 
+    def chunks(self, most):
+        """The body, and the fields behind it; (None, None) when it is cut off after `most`."""
+        data, fields = b"", {}
+        while size := int(self.rfile.readline(), 16):
+            data += self.rfile.read(size)
+            self.rfile.readline()
+            if most is not None and len(data) >= most:
+                return None, None
+        while (line := self.rfile.readline().decode().strip()):
+            name, value = line.split(": ")
+            fields[name.lower()] = value
+        return data, fields
+
+    def follow(self):
+        o = self.owner
+        if o.blob_status:
+            self.close_connection = True
+            return self.refuse(o.blob_status)
+        data, fields = self.chunks(o.follow_cut)
+        if data is None:
+            self.close_connection = True
+            return
+        digest = hashlib.sha256(data).hexdigest()
+        if fields["blob-digest"] != digest:
+            return self.refuse(422, "digest")
+        o.blobs[digest] = data
+        o.followed.append(digest)
+        self.answer(201)
+
     def do_POST(self):
         o, what = self.owner, self.allowed()
         if what is None or o.mail.serve(self, "POST", what):
             return
+        if what == "blobs":
+            return self.follow()
         data = self.body()
         parts = urllib.parse.urlsplit(what)
         offset = int(urllib.parse.parse_qs(parts.query)["offset"][0])

@@ -585,6 +585,11 @@ def test_checkpoints_and_damage(grid):
     forget(grid, job, [pc, other])
 
 
+def in_chunks(data, fields, size=100000):
+    parts = [data[i:i + size] for i in range(0, len(data), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in parts) + b"0\r\n" + fields + b"\r\n"
+
+
 def test_an_upload_that_is_cut_off_leaves_nothing(grid):
     (pc, other), job, key = pcs_at_work(grid, "pc-u1", "pc-u2")
     data = bytes(range(256)) * 4096
@@ -592,15 +597,37 @@ def test_an_upload_that_is_cut_off_leaves_nothing(grid):
     host, port = grid.url.split("//")[1].split(":")
     trust = ssl.create_default_context(cafile=grid.ca)
     trust.check_hostname = False
+
+    def send(request, body, answer=False):
+        with socket.create_connection((host, int(port)), 20) as s, trust.wrap_socket(s) as tls:
+            method, rest = request.split(" ", 1)
+            tls.sendall(f"{method} /v1/vm/{key[0]}.{key[1]}.{key[2]}/{rest}\r\nHost: {host}\r\n"
+                        f"Authorization: Bearer {pc.desired[key]['grant']}\r\n\r\n".encode() + body)
+            return tls.recv(65536).decode() if answer else None
+
+    def post(body, answer=False):
+        return send("POST blobs HTTP/1.1\r\nTransfer-Encoding: chunked", body, answer)
+
+    whole = in_chunks(data, b"Blob-Digest: %s\r\n" % digest.encode())
     for cut in [0, 1, *range(65536, len(data), 65536), len(data) - 1]:
-        with socket.create_connection((host, int(port))) as s, trust.wrap_socket(s) as tls:
-            tls.sendall(f"PUT /v1/vm/{key[0]}.{key[1]}.{key[2]}/blobs/{digest} HTTP/1.1\r\n"
-                        f"Host: {host}\r\nAuthorization: Bearer {pc.desired[key]['grant']}\r\n"
-                        f"Content-Length: {len(data)}\r\n\r\n".encode() + data[:cut])
+        send(f"PUT blobs/{digest} HTTP/1.1\r\nContent-Length: {len(data)}", data[:cut])
+        post(whole[:cut])
         assert pc.data("HEAD", key, f"blobs/{digest}").status_code == 404, cut
+    post(whole[:-1])
     wait_for("the drafts to go", lambda: not list((grid.dir / "master/depot/tmp").iterdir()))
+    for fields, status in [(b"", "400"), (b"Blob-Digest: 123\r\n", "400"),
+                           (b"Blob-Digest: %s\r\n" % (b"0" * 64), "422")]:
+        assert f" {status} " in post(in_chunks(data, fields), True).splitlines()[0], fields
+    assert pc.data("HEAD", key, f"blobs/{digest}").status_code == 404
     assert pc.put(key, data) == digest
     assert pc.data("HEAD", key, f"blobs/{digest}").status_code == 200
+    # Its name behind it, and twice.
+    for data in [data, b"", b"short", bytes(range(255)) * 50000]:
+        digest = hashlib.sha256(data).hexdigest()
+        whole = in_chunks(data, b"Blob-Digest: %s\r\n" % digest.encode())
+        assert " 201 " in post(whole, True).splitlines()[0]
+        assert " 201 " in post(whole, True).splitlines()[0]
+        assert (grid.dir / "master/depot" / digest[:2] / digest).read_bytes() == data
     forget(grid, job, [pc, other])
 
 

@@ -239,6 +239,7 @@ def world(golden_world):
     w.server.output = b""
     w.server.mail = Mail()
     w.server.output_status, w.server.blob_status, w.server.cuts = 200, None, []
+    w.server.follow_cut, w.server.followed = None, []
     w.server.stall.clear()
     w.server.hang_from.clear()
     if not w.server.server:
@@ -548,6 +549,27 @@ def test_an_upload_that_is_cut_off(world):
                   60 + 10 * len(world.server.cuts))
     assert not world.server.cuts
     assert world.server.blobs[vm.report["layers"][0]["digest"]] == data
+    vm.drop()
+
+
+@pytest.mark.parametrize("cut", [None, 0, 1 << 20], ids=["whole", "at once", "in the middle"])
+def test_the_last_layer_is_sent_while_it_is_written(world, cut):
+    """With a slot from the beginning; what is cut off is sent once more, from the file."""
+    world.server.follow_cut = cut
+    vm = start(world, argv=["sh", "-c", "head -c 20000000 /dev/urandom > /tmp/noise; "
+                                        "echo ready; sleep 1000"])
+    vm.wait_until("the program", lambda: "ready" in world.text())
+    vm.lease(upload=True)
+    before = len(world.server.requests)
+    vm.suspend()
+    (layer,) = vm.wait("suspended")["layers"]
+    data = world.server.blobs[layer["digest"]]
+    assert len(data) == layer["size"] > 20000000
+    asked = [m for m, path, _ in world.server.requests[before:] if "/blobs" in path]
+    if cut is None:
+        assert world.server.followed == [layer["digest"]] and asked == ["POST", "HEAD"], asked
+    else:
+        assert not world.server.followed and asked == ["POST", "HEAD", "PUT"], asked
     vm.drop()
 
 
