@@ -24,7 +24,8 @@ enum {
     IO_RETRY_MAX_MS = 2000,
     CHECKPOINT_RETRY_MS = 10000, /* after one that could not be made */
     CPU_WINDOW_MS = 10000,       /* what was longer ago hardly counts */
-    IO_CALM_MS = 5000, /* after that long without an error the next retry comes soon again */
+    STORE_AFTER_MS = 5000, /* an owner's disk has other things to do while the upload goes well */
+    IO_CALM_MS = 5000,     /* after that long without an error the next retry comes soon again */
 };
 
 static uint64_t run_ms(const struct supervisor *s)
@@ -413,6 +414,11 @@ void supervisor_decide(struct supervisor *s)
         decide_live(s);
     else
         supervisor_end_mail(s);
+    if (s->stage == UPLOADING && s->stores && mono_ms() >= s->store_at_ms &&
+        work_is_idle(&s->work)) {
+        s->stores = false;
+        work_ask(&s->work, TASK_STORE);
+    }
     if (s->stage == FINISHING && !s->asked_finish && work_is_idle(&s->work)) {
         s->work.report = s->report;
         s->asked_finish = true;
@@ -444,6 +450,7 @@ static void check_uploads(struct supervisor *s)
         supervisor_fail(s, r == -ESTALE ? "stale" : "upload failed", err.text);
         return;
     }
+    atomic_store(&s->work.sent, s->stage == UPLOADING && made_all_durable(&s->made));
     s->report.upload_ms = (uint32_t)uploader_took_ms(s->made.uploader);
     supervisor_report_layers(s);
     if (s->stage == UPLOADING && !atomic_load(&s->work.has_vm) && made_all_durable(&s->made) &&
@@ -460,10 +467,18 @@ static void check_uploads(struct supervisor *s)
 
 static void layer_stored(struct supervisor *s)
 {
-    if (s->stage != UPLOADING)
+    if (s->stage != UPLOADING || atomic_load(&s->work.sent))
         return; /* it has reached the master meanwhile */
     supervisor_set_state(s, "saved");
     supervisor_set_state(s, "uploading");
+}
+
+static void store_later(struct supervisor *s)
+{
+    bool can_wait = s->may_upload && strcmp(s->report.reason, "owner") == 0;
+
+    s->stores = true;
+    s->store_at_ms = can_wait ? mono_ms() + STORE_AFTER_MS : 0;
 }
 
 void supervisor_upload_layer(struct supervisor *s, bool stored)
@@ -482,7 +497,7 @@ void supervisor_upload_layer(struct supervisor *s, bool stored)
     if (stored)
         layer_stored(s);
     else
-        work_ask(&s->work, TASK_STORE);
+        store_later(s);
     check_uploads(s);
 }
 

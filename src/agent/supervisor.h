@@ -106,6 +106,7 @@ struct work {
     atomic_bool hurry;     /* a save waits: what can be done without the master is */
     atomic_bool may_run;   /* main's word at this moment, looked at around vm_cont() */
     atomic_bool has_vm;    /* QEMU's memory is not given back */
+    atomic_bool sent;      /* the master has the last layer: it need not be stored here */
     /* While their memory is not given back, nor about to be; else 0. */
     atomic_int qemu_pid, pager_pid;
     atomic_ullong output_received; /* of the guest, so far */
@@ -156,8 +157,8 @@ int task_finish(struct work *w, char *ret_reason, struct err *ret_err);
 void task_learn(struct work *w);
 int task_checkpoint(struct work *w, char *ret_reason, struct err *ret_err);
 int task_save(struct work *w, char *ret_reason, struct err *ret_err);
-/* Makes the last layer durable, and those that are still under way, and names them in saved.json.
- */
+/* Makes the last layer durable, and those that are still under way, and names them in saved.json;
+ * not when the master has it meanwhile. */
 int task_store(struct work *w, char *ret_reason, struct err *ret_err);
 /* supervisor_drive.c */
 int work_open_drive(struct work *w, char *ret_reason, struct err *ret_err);

@@ -29,6 +29,7 @@ enum {
     CHECKPOINT_DRAIN_MS = 50,
     DRIVE_DRAIN_MS = 500,
     SAVE_NICE = 10,
+    STORE_STEP_BYTES = 8 << 20,
     HOT_BYTES_MAX = 1 << 20
 };
 
@@ -248,14 +249,21 @@ int task_checkpoint(struct work *w, char *ret_reason, struct err *ret_err)
 /* ---- the last one ----------------------------------------------------------------------------
  */
 
-/* One that is gone is recorded by the master. */
-static int sync_file(const char *path)
+/* In steps, between which it can be given up: nothing ends a thread that is in fsync. One that is
+ * gone is recorded by the master. */
+static int sync_file(const struct work *w, const char *path)
 {
     AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
 
     if (fd < 0 && errno == ENOENT)
         return 0;
-    return fd < 0 || fsync(fd) ? -errno : 0;
+    if (fd < 0 || fstat(fd, &st))
+        return -errno;
+    for (off_t at = 0; at < st.st_size && !atomic_load(&w->sent); at += STORE_STEP_BYTES)
+        (void)sync_file_range(fd, at, STORE_STEP_BYTES,
+                              SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER); /* fsync tells */
+    return atomic_load(&w->sent) ? -ECANCELED : fsync(fd) ? -errno : 0;
 }
 
 /* Those below the last one may be here only, too. */
@@ -266,7 +274,7 @@ static int sync_layers(const struct work *w, const struct sync_vm *report)
     for (size_t i = 0; r == 0 && i < report->count_layers; i++) {
         AUTO_FREE char *path = made_path(w->dir, report->layers[i].digest);
 
-        r = sync_file(path);
+        r = sync_file(w, path);
     }
     return r;
 }
@@ -284,7 +292,7 @@ int task_store(struct work *w, char *ret_reason, struct err *ret_err)
     if (r == 0)
         r = saved_store(w->dir, &report, ret_err);
     free(report.layers);
-    return r ? fail_save(r, ret_reason) : 0;
+    return r && r != -ECANCELED ? fail_save(r, ret_reason) : 0;
 }
 
 static int save(struct work *w, char *ret_reason, struct err *ret_err)

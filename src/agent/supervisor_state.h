@@ -50,7 +50,8 @@ struct supervisor {
     double cpu_got, cpu_wanted;              /* thousandths of a CPU, lately */
     uint64_t io_retry_at_ms;
     uint32_t io_retry_ms;
-    bool suspend;
+    bool suspend, stores; /* the last layer is to be stored here, at store_at_ms */
+    uint64_t store_at_ms;
     uint64_t suspend_until_ms; /* CLOCK_BOOTTIME; 0: as long as it takes */
 
     /* checkpoints, as the master wants them */
