@@ -411,11 +411,15 @@ def test_mail_over_a_save_and_going_back(world):
 
     def talk(vm, upto):
         """Posts one for each that came, as the other part would."""
-        while len(mail.sent) < upto:
-            n = len(mail.sent)
-            vm.wait_until("the next message", lambda: len(mail.sent) > n)
+        def answer():
             if len(mail.box) < len(mail.sent):
                 mail.post(b"%d" % len(mail.box))
+
+        while len(mail.sent) < upto:
+            answer()  # to what came since the last talk
+            n = len(mail.sent)
+            vm.wait_until("the next message", lambda: len(mail.sent) > n)
+        answer()
 
     vm = start(world, argv=["sh", "-c", TALK], parts=3)
     talk(vm, 10)
@@ -729,7 +733,7 @@ def test_owner_returns_while_reads_hang(world):
     vm, program, says = read_until_it_hangs(world)
     begin = time.monotonic()
     vm.suspend()
-    report = vm.wait("saved", "uploading")
+    report = vm.wait("saved", "uploading", "suspended")
     assert time.monotonic() - begin < 2 and report["stop_ms"] <= 50
     assert not world.text()
     world.server.hang_from.clear()
