@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * From a desired VM to a guest that stands at its first or next instruction: kernel and initrd into
- * the cache, the chain of layers opened, the pager's mount, QEMU started and restored. Memory, root
- * image and inputs are read through the pager as the guest needs them; where FUSE is missing, they
- * are fetched whole instead, and memory is composed to a plain file. A source that is away is asked
- * again until the task is cancelled.
+ * From a desired VM to a guest that stands at its first or next instruction: kernel and initrd of
+ * one that boots into the cache, the chain of layers of another opened, the pager's mount, QEMU
+ * started and restored. Memory, root image and inputs are read through the pager as the guest needs
+ * them; where FUSE is missing, they are fetched whole instead, and memory is composed to a plain
+ * file. A source that is away is asked again until the task is cancelled.
  */
 #include "agent/part.h"
 #include "agent/supervisor.h"
@@ -182,11 +182,13 @@ static int make_input(struct work *w, const char *path, char *ret_reason, struct
 
 /* What QEMU maps and reads. */
 struct guest_files {
-    char *root, *input, *memory; /* NULL: none */
+    char *kernel, *initrd, *root, *input, *memory; /* NULL: none */
 };
 
 static void guest_files_deinit(struct guest_files *f)
 {
+    free(f->kernel);
+    free(f->initrd);
     free(f->root);
     free(f->input);
     free(f->memory);
@@ -224,26 +226,38 @@ static void files_of_pager(struct work *w, struct guest_files *ret)
 
 /* ---- QEMU ---- */
 
-static int boot_blob(struct work *w, const struct sync_blob *s, struct blob **ret_blob,
-                     char *ret_reason, struct err *ret_err)
+static int boot_file(struct work *w, const struct sync_blob *s, char **ret_path, char *ret_reason,
+                     struct err *ret_err)
 {
-    int r = need_blob(w, s->digest, s->size, ret_blob, ret_reason, ret_err);
+    struct blob *b;
+    int r = need_blob(w, s->digest, s->size, &b, ret_reason, ret_err);
 
+    if (r)
+        return r;
     /* QEMU's own user reads these, and they are no secret. Else the engine makes a copy. */
-    if (r == 0)
-        (void)fchmod(blob_fd(*ret_blob), 0644);
-    return r;
+    (void)fchmod(blob_fd(b), 0644);
+    *ret_path = xstrdup(blob_path(b));
+    return 0;
 }
 
-static int launch(struct work *w, const struct guest_files *files, const char *kernel,
-                  const char *initrd, char *ret_reason, struct err *ret_err)
+static int boot_files(struct work *w, struct guest_files *files, char *ret_reason,
+                      struct err *ret_err)
+{
+    const struct sync_image *i = &w->config->desired.image;
+    int r = boot_file(w, &i->kernel, &files->kernel, ret_reason, ret_err);
+
+    return r ? r : boot_file(w, &i->initrd, &files->initrd, ret_reason, ret_err);
+}
+
+static int launch(struct work *w, const struct guest_files *files, char *ret_reason,
+                  struct err *ret_err)
 {
     const struct supervisor_config *c = w->config;
     const struct sync_desired *d = &c->desired;
     struct vm_config v = {.qemu = c->qemu,
                           .dir = w->dir,
-                          .kernel = kernel,
-                          .initrd = initrd,
+                          .kernel = files->kernel,
+                          .initrd = files->initrd,
                           .root = files->root,
                           .input = files->input,
                           .drive = w->drive ? drive_link_path(w->drive) : NULL,
@@ -306,7 +320,6 @@ int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
     const struct sync_desired *d = &w->config->desired;
     uint64_t since_ms = clock_ms(CLOCK_MONOTONIC);
     struct guest_files files = {0};
-    struct blob *kernel = NULL, *initrd = NULL;
     struct err why = {""};
     int r;
 
@@ -316,13 +329,9 @@ int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
     /* It gets ready while the rest is fetched. */
     if (start_pager(w, &why))
         log_warn("%s", why.text);
-    r = boot_blob(w, &d->image.kernel, &kernel, ret_reason, ret_err);
-    if (r == 0)
-        r = boot_blob(w, &d->image.initrd, &initrd, ret_reason, ret_err);
-    note(&since_ms, "kernel and initrd");
-    if (r == 0 && d->golden.digest[0])
-        r = open_chain(w, ret_reason, ret_err);
-    note(&since_ms, "chain");
+    r = d->golden.digest[0] ? open_chain(w, ret_reason, ret_err)
+                            : boot_files(w, &files, ret_reason, ret_err);
+    note(&since_ms, "chain, or kernel and initrd");
     if (r == 0)
         r = prepare_files(w, &files, ret_reason, ret_err);
     note(&since_ms, "pager");
@@ -332,7 +341,7 @@ int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
     if (r == 0 && atomic_load(&w->cancelled))
         r = work_fail(-ECANCELED, "cancelled", ret_reason);
     if (r == 0)
-        r = launch(w, &files, blob_path(kernel), blob_path(initrd), ret_reason, ret_err);
+        r = launch(w, &files, ret_reason, ret_err);
     if (r)
         r = look_at_pager(w, r, ret_reason);
     note(&since_ms, "QEMU");

@@ -127,8 +127,10 @@ void vm_args_make(const struct vm_config *c, const char *qemu, uint32_t version,
     if (c->memory_file)
         add(a, "-incoming", "defer");
     addf(a, "-kernel", "/proc/self/fd/%d", fds->kernel);
-    addf(a, "-initrd", "/proc/self/fd/%d", fds->initrd);
-    add(a, "-append", "console=ttyS0 quiet panic=-1 rdinit=/init");
+    if (fds->initrd >= 0) {
+        addf(a, "-initrd", "/proc/self/fd/%d", fds->initrd);
+        add(a, "-append", "console=ttyS0 quiet panic=-1 rdinit=/init");
+    }
 
     addf(a, "-chardev", "socket,id=qmp,fd=%d", fds->qmp);
     add(a, "-mon", "chardev=qmp,mode=control");

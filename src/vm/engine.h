@@ -31,7 +31,7 @@ struct vm_class {
 struct vm_config {
     const char *qemu;   /* binary; NULL: found in PATH */
     const char *dir;    /* private to this VM: sockets, layer files; exists */
-    const char *kernel; /* files the guest boots from; needed on resume, too (ROM blocks) */
+    const char *kernel; /* files the guest boots from; not used with memory_file */
     const char *initrd;
     const char *root;  /* read-only erofs image file (may be on the pager's mount), or NULL */
     const char *input; /* read-only raw file behind /dev/vdb, size fixed: VM_INPUT_BYTES */

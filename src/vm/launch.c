@@ -208,6 +208,22 @@ static int open_boot_file(const struct vm_config *c, const char *what, const cha
     return 0;
 }
 
+/* In place of the kernel of a guest that is resumed, and has it in its memory: with a kernel there
+ * is a ROM block more, which the saved state names. As small as QEMU takes it: a boot sector and
+ * one more, by the Linux boot protocol. */
+static int make_stub_kernel(int *ret_fd, struct err *err)
+{
+    uint8_t data[4096] = {
+        [0x1f1] = 1,   [0x1fe] = 0x55, [0x1ff] = 0xaa, [0x202] = 'H', [0x203] = 'd', [0x204] = 'r',
+        [0x205] = 'S', [0x206] = 0x06, [0x207] = 0x02, [0x211] = 1 /* loaded high */};
+    AUTO_CLOSE int fd = memfd_create("kernel", MFD_CLOEXEC);
+
+    if (fd < 0 || write(fd, data, sizeof data) != sizeof data)
+        return err_set(err, -errno, "cannot make a stub kernel: %s", strerror(errno));
+    *ret_fd = take_fd(&fd);
+    return 0;
+}
+
 /* The file that memory is mapped from: the caller's, or an empty one of our own. QEMU maps it
  * privately, but older ones open it for writing: it is given to QEMU's user where we may. */
 static int open_memory(const struct vm_config *c, int *ret_fd, struct err *err)
@@ -314,9 +330,11 @@ static int ends_open(const struct vm_config *c, struct ends *e, struct err *err)
         r = open_log(c, "console.log", &e->theirs.console, err);
     if (!r)
         r = open_memory(c, &e->theirs.memory, err);
-    if (!r)
+    if (!r && c->memory_file)
+        r = make_stub_kernel(&e->theirs.kernel, err);
+    else if (!r)
         r = open_boot_file(c, "kernel", c->kernel, &e->theirs.kernel, err);
-    if (!r)
+    if (!r && !c->memory_file)
         r = open_boot_file(c, "initrd", c->initrd, &e->theirs.initrd, err);
     if (!r && c->root)
         r = open_file("root image", c->root, O_RDONLY, &e->theirs.root, err);
