@@ -105,6 +105,44 @@ static int open_chain(struct work *w, char *ret_reason, struct err *ret_err)
     return 0;
 }
 
+/* The chain is opened while pager and QEMU start. */
+struct opening {
+    struct work *w;
+    pthread_t thread;
+    bool has_thread, begun;
+    int result;
+    char reason[WORK_REASON_MAX];
+    struct err err;
+};
+
+static void *open_beside(void *arg)
+{
+    struct opening *o = arg;
+
+    o->result = open_chain(o->w, o->reason, &o->err);
+    return NULL;
+}
+
+static void begin_opening(struct opening *o)
+{
+    o->begun = o->w->config->desired.golden.digest[0];
+    o->has_thread = o->begun && pthread_create(&o->thread, NULL, open_beside, o) == 0;
+    if (o->begun && !o->has_thread)
+        (void)open_beside(o);
+}
+
+/* Waits for it; its failure comes before that of what went on beside it. */
+static int end_opening(struct opening *o, int result, char *ret_reason, struct err *ret_err)
+{
+    if (o->has_thread)
+        (void)pthread_join(o->thread, NULL); /* our own thread: cannot fail */
+    o->has_thread = false;
+    if (!o->result)
+        return result;
+    *ret_err = o->err;
+    return work_fail(o->result, o->reason, ret_reason);
+}
+
 /* All of it, as a plain file. */
 static int compose(struct work *w, char **ret_memory, char *ret_reason, struct err *ret_err)
 {
@@ -220,7 +258,7 @@ static void files_of_pager(struct work *w, struct guest_files *ret)
     ret->input = xasprintf("%s/input", w->pager.mount);
     if (w->config->desired.image.root.digest[0])
         ret->root = xasprintf("%s/root", w->pager.mount);
-    if (w->chain)
+    if (w->config->desired.golden.digest[0])
         ret->memory = xasprintf("%s/memory", w->pager.mount);
 }
 
@@ -276,10 +314,14 @@ static int launch(struct work *w, const struct guest_files *files, char *ret_rea
         return work_fail(r, "QEMU does not start", ret_reason);
     atomic_store(&w->has_vm, true);
     atomic_store(&w->qemu_pid, vm_pid(w->vm));
-    if (!w->chain)
-        return 0;
-    r = vm_restore(w->vm, chain_blobs_chain(w->chain), ret_err);
-    return r == -EBADMSG ? blame(w, r, (int)d->count_chain, ret_reason)
+    return 0;
+}
+
+static int restore(struct work *w, char *ret_reason, struct err *ret_err)
+{
+    int r = vm_restore(w->vm, chain_blobs_chain(w->chain), ret_err);
+
+    return r == -EBADMSG ? blame(w, r, (int)w->config->desired.count_chain, ret_reason)
            : r           ? work_fail(r, "QEMU does not resume", ret_reason)
                          : 0;
 }
@@ -301,10 +343,11 @@ static void note(uint64_t *since_ms, const char *what)
     *since_ms = now;
 }
 
-static int prepare_files(struct work *w, struct guest_files *files, char *ret_reason,
-                         struct err *ret_err)
+static int prepare_files(struct work *w, struct opening *o, struct guest_files *files,
+                         char *ret_reason, struct err *ret_err)
 {
     struct err why = {"no pager"};
+    int r;
 
     if (w->has_pager && pager_child_wait_ready(&w->pager, PAGER_READY_MS, &why) == 0) {
         files_of_pager(w, files);
@@ -312,14 +355,15 @@ static int prepare_files(struct work *w, struct guest_files *files, char *ret_re
     }
     log_warn("%s; fetching image and memory whole", why.text);
     work_end_pager(w);
-    return files_without_pager(w, files, ret_reason, ret_err);
+    r = end_opening(o, 0, ret_reason, ret_err);
+    return r ? r : files_without_pager(w, files, ret_reason, ret_err);
 }
 
 int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
 {
-    const struct sync_desired *d = &w->config->desired;
     uint64_t since_ms = clock_ms(CLOCK_MONOTONIC);
     struct guest_files files = {0};
+    struct opening opening = {.w = w};
     struct err why = {""};
     int r;
 
@@ -329,11 +373,10 @@ int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
     /* It gets ready while the rest is fetched. */
     if (start_pager(w, &why))
         log_warn("%s", why.text);
-    r = d->golden.digest[0] ? open_chain(w, ret_reason, ret_err)
-                            : boot_files(w, &files, ret_reason, ret_err);
-    note(&since_ms, "chain, or kernel and initrd");
+    begin_opening(&opening);
+    r = opening.begun ? 0 : boot_files(w, &files, ret_reason, ret_err);
     if (r == 0)
-        r = prepare_files(w, &files, ret_reason, ret_err);
+        r = prepare_files(w, &opening, &files, ret_reason, ret_err);
     note(&since_ms, "pager");
     if (r == 0)
         r = work_open_drive(w, ret_reason, ret_err);
@@ -342,9 +385,13 @@ int task_prepare(struct work *w, char *ret_reason, struct err *ret_err)
         r = work_fail(-ECANCELED, "cancelled", ret_reason);
     if (r == 0)
         r = launch(w, &files, ret_reason, ret_err);
+    note(&since_ms, "QEMU");
+    r = end_opening(&opening, r, ret_reason, ret_err);
+    if (r == 0 && opening.begun)
+        r = restore(w, ret_reason, ret_err);
     if (r)
         r = look_at_pager(w, r, ret_reason);
-    note(&since_ms, "QEMU");
+    note(&since_ms, "restore");
     guest_files_deinit(&files);
     return r;
 }
