@@ -5,8 +5,8 @@
  *
  * A cut names what the drive was when the guest stood for that layer. A checkpoint needs it before
  * the guest goes on. The last layer does not: nobody writes any more, so the master is asked when
- * it is there, if need be by a supervisor after us; until then the layer's cut is 0, and it is not
- * sent.
+ * it is there, if need be by a supervisor after us; until then the layer's cut is 0, and the master
+ * is not told of it.
  */
 #include "agent/retry.h"
 #include "agent/supervisor.h"
