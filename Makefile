@@ -63,6 +63,7 @@ fuzz: $(FUZZ)/build.ninja
 soak: $(TEST)/build.ninja images
 	ninja -C $(TEST)
 	$(TEST)/yado sim check --count 200000
+	YADO_COUNT=20000 $(TEST)/src/mail/test_mail_histories
 	YADO_SOAK=1 $(MAKE) e2e
 
 bench: all

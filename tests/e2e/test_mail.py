@@ -58,15 +58,19 @@ def test_heat_whatever_happens():
         g.owner(parts[1]["pc"], "leave")
         seen = len(steps(g, job))
         wait_for("steps after the move", lambda: len(steps(g, job)) > seen, 60)
+        assert [m["reason"] for m in g.moves(job)] == ["owner"]
         g.owner(parts[1]["pc"], "auto")
         # Rank 2's PC loses its power, and what it did since its last checkpoint is done again.
-        pc = g.parts(job)[2]["pc"]
+        running(g, job, 3)
+        pc, epoch = g.parts(job)[2]["pc"], g.parts(job)[2]["epoch"]
         lose_power(g, pc)
         g.agents[pc].start()
         # Meanwhile the master is killed.
         g.master.kill()
         g.start_master()
+        assert g.job(job)["state"] == "running"
         g.wait_state(job, "done", timeout=180)
+        assert g.parts(job)[2]["epoch"] > epoch
         assert g.log(job, 0, "out").splitlines()[-1] == want
         assert steps(g, job) == sorted(set(steps(g, job)))
         print([(m["reason"], m["total_ms"]) for m in g.moves(job)])

@@ -145,6 +145,7 @@ def test_messages_come_in_order_and_a_waiting_reader_is_woken(g):
     assert c.get(1, size=1) == [(1, 0, 0, b"one")]  # at least one
     box = w.mailboxes()[2]
     assert (box["received"], box["read"], box["unread"], box["sent"]) == (3, 0, 3, 0)
+    assert box["in_per_s"] > 0 and w.mailboxes()[0]["out_per_s"] > 0
     a.layer(3, 1)
     w.restart()
     a, c = w.rank(0), w.rank(2)
@@ -205,8 +206,13 @@ def test_what_is_not_allowed(g):
     w.pc.sync()
     stranger = Rank(w, w.pc.take(other))
     assert a.post(1, (1, b"secret")) == 1
-    r = stranger.session.get(a.url.replace(f"{w.job}.0.", f"{w.job}.1."), timeout=10)
-    assert r.status_code in (403, 409) and b"secret" not in r.content
+    for url in (a.url, w.rank(1).url):  # another job's, with a grant of one's own
+        for r in (stranger.session.get(url, timeout=10),
+                  stranger.session.post(url, data=batch(2, (1, b"forged")), timeout=10),
+                  stranger.session.get(f"{url}/blobs/x", timeout=10),
+                  stranger.session.put(f"{url}/blobs/x", data=b"forged", timeout=10)):
+            assert r.status_code in (403, 409) and b"secret" not in r.content
+    assert w.rank(1).get(1) == [(1, 0, 0, b"secret")]
     assert stranger.get(1, status=204) == []
     for bad in (b"", b"short", batch(2, (0, b"x"))[:-1], batch(0, (0, b"x")),
                 batch(2, (0, b"x")) + batch(5, (0, b"y")),

@@ -28,6 +28,8 @@ enum {
     BUFFER = 4,  /* ... and takes ahead */
     STEPS = 60,  /* of a program */
     NOTES = 400, /* messages that a guest remembers */
+    SNAPS = 4,   /* reports of layers that are under way */
+    POSITIONS = RANKS * NOTES + RANKS,
     REQUESTS = 24,
     EVENTS = 500,
     FILE_BYTES = 3000,
@@ -62,12 +64,15 @@ struct layer {
 /* A part: its row, its guest, its host. */
 struct part {
     uint64_t epoch;
-    bool is_placed, is_final, has_failed, has_snap;
+    bool is_placed, is_final, has_failed;
     struct layer layers[2]; /* the newest is the last */
     unsigned count_layers;
     struct guest guest, longest;
     uint64_t host_sent, host_read; /* that the host has heard of */
-    struct layer snap;             /* made, not recorded yet */
+    /* Reports of layers, which may come late, twice, after younger ones, or never. */
+    struct layer snaps[SNAPS];
+    unsigned count_snaps;
+    uint64_t seen[POSITIONS]; /* of its mailbox: what was there when it was first read */
 };
 
 struct request {
@@ -89,7 +94,6 @@ struct world {
     struct mail_config config;
     struct mail_sink sink;
     bool committed;
-    bool together; /* on_part_failure: fail */
     uint32_t ranks;
     struct part parts[JOBS][RANKS];
     bool is_over[JOBS];
@@ -427,6 +431,12 @@ static void get(struct world *w, uint32_t job, uint32_t rank)
             if (words[0] != (job << 8 | n.peer))
                 fail(w, "job %u rank %u reads what somebody else wrote", job, rank);
         }
+        uint64_t *seen = &p->seen[g->want % POSITIONS];
+        uint64_t now = mix(n.hash, (uint64_t)n.kind << 32 | n.peer) | 1;
+        if (g->want >= POSITIONS || (*seen && *seen != now))
+            fail(w, "job %u rank %u: position %llu is another message than before", job, rank,
+                 (unsigned long long)g->want);
+        *seen = now;
         g->buffer[g->count_buffer++] = n;
         g->want++;
     }
@@ -434,26 +444,45 @@ static void get(struct world *w, uint32_t job, uint32_t rank)
 
 /* ---- layers and placements ------------------------------------------------------------------- */
 
-static void snap(struct world *w, struct part *p)
+static struct layer make_layer(struct world *w, const struct part *p)
 {
-    p->snap.guest = p->guest;
-    p->snap.mail = (struct mail_layer){w->next_layer++, p->epoch, p->host_sent, p->host_read};
-    p->has_snap = true;
+    return (struct layer){p->guest, {w->next_layer++, p->epoch, p->host_sent, p->host_read}};
 }
 
-static void record(struct world *w, uint32_t job, uint32_t rank)
+static void snap(struct world *w, struct part *p)
+{
+    if (p->count_snaps == SNAPS)
+        memmove(p->snaps, p->snaps + 1, --p->count_snaps * sizeof *p->snaps);
+    p->snaps[p->count_snaps++] = make_layer(w, p);
+}
+
+/* A layer of an older placement, or one that is there or below what is there, is ignored. */
+static void record(struct world *w, uint32_t job, uint32_t rank, const struct layer *layer)
 {
     struct part *p = &w->parts[job][rank];
 
-    if (!p->has_snap || p->snap.mail.epoch != p->epoch)
+    if (layer->mail.epoch != p->epoch ||
+        (p->count_layers && layer->mail.id <= p->layers[p->count_layers - 1].mail.id))
         return;
     if (p->count_layers == 2)
         p->layers[0] = p->layers[1];
     else
         p->count_layers++;
-    p->layers[p->count_layers - 1] = p->snap;
-    p->has_snap = false;
+    p->layers[p->count_layers - 1] = *layer;
     tell(w, job, rank);
+}
+
+/* Some report comes, and perhaps once more later. */
+static void report(struct world *w, uint32_t job, uint32_t rank)
+{
+    struct part *p = &w->parts[job][rank];
+
+    if (!p->count_snaps)
+        return;
+    uint32_t i = (uint32_t)rng_below(&w->rng, p->count_snaps);
+    record(w, job, rank, &p->snaps[i]);
+    if (!chance(w, 30))
+        p->snaps[i] = p->snaps[--p->count_snaps];
 }
 
 static void begin(struct guest *g)
@@ -468,7 +497,6 @@ static void place(struct world *w, uint32_t job, uint32_t rank)
 
     p->epoch = w->next_epoch++;
     p->is_placed = true;
-    p->has_snap = false;
     p->host_sent = p->host_read = 0;
     if (p->count_layers) {
         const struct layer *top = &p->layers[p->count_layers - 1];
@@ -489,8 +517,9 @@ static void leave(struct world *w, uint32_t job, uint32_t rank, bool dies)
     if (!p->is_placed)
         return;
     if (!dies) {
-        snap(w, p);
-        record(w, job, rank);
+        struct layer last = make_layer(w, p);
+
+        record(w, job, rank, &last);
     }
     w->sum->backs += dies;
     if (p->guest.count_sent > p->longest.count_sent)
@@ -525,12 +554,18 @@ static void stop_for_good(struct world *w, uint32_t job, uint32_t rank, bool fai
     tell(w, job, rank);
 }
 
+static bool deaths(const struct world *w)
+{
+    return w->kind == MAIL_WORLD_DEATH || w->kind == MAIL_WORLD_DEATH_OF_ALL;
+}
+
 static void end_for_good(struct world *w, uint32_t job, uint32_t rank)
 {
-    if (!w->parts[job][rank].is_placed || w->kind != MAIL_WORLD_DEATH || rank == 0)
+    if (!w->parts[job][rank].is_placed || !deaths(w) || rank == 0)
         return;
     stop_for_good(w, job, rank, true);
-    if (!w->together)
+    w->sum->deaths++;
+    if (w->kind != MAIL_WORLD_DEATH_OF_ALL)
         return;
     for (uint32_t i = 0; i < w->ranks; i++)
         stop_for_good(w, job, i, false);
@@ -543,8 +578,7 @@ static void finish(struct world *w, uint32_t job, uint32_t rank)
 {
     struct part *p = &w->parts[job][rank];
 
-    if (!p->is_placed || w->kind != MAIL_WORLD_DEATH || p->guest.count_window ||
-        p->guest.step < STEPS / 2)
+    if (!p->is_placed || !deaths(w) || p->guest.count_window || p->guest.step < STEPS / 2)
         return;
     p->is_placed = false;
     p->is_final = true;
@@ -569,7 +603,7 @@ static void hear_wishes(struct world *w)
         w->sum->asked++;
         snap(w, p);
         if (chance(w, 80))
-            record(w, (uint32_t)wish.job - 1, wish.rank);
+            record(w, (uint32_t)wish.job - 1, wish.rank, &p->snaps[p->count_snaps - 1]);
     }
     while (mail_take_news(w->mail, &news))
         ;
@@ -590,6 +624,7 @@ static void lie_large(struct world *w, uint64_t seq)
     struct cursor c = cursor_of(batch.data, batch.len);
     if (mail_out_get(&c, &out) == 0)
         fail(w, "a body that is too large was taken");
+    w->sum->large++;
 }
 
 /* What a hostile guest may say is refused, and changes nothing. */
@@ -654,7 +689,7 @@ static void happen(struct world *w, uint32_t job, uint32_t rank)
         leave(w, job, rank, true);
         break;
     case 86:
-        leave(w, job, rank, false);
+        leave(w, job, rank, w->kind == MAIL_WORLD_NO_CHECKPOINT);
         break;
     case 87 ... 88:
         if (!p->is_placed && !p->is_final)
@@ -665,7 +700,7 @@ static void happen(struct world *w, uint32_t job, uint32_t rank)
             snap(w, p);
         break;
     case 91 ... 92:
-        record(w, job, rank);
+        report(w, job, rank);
         break;
     case 93:
         if (chance(w, 40))
@@ -704,6 +739,18 @@ static uint64_t progress(const struct world *w)
     return sum;
 }
 
+/* What a history of its kind must have, in the midst of it. */
+static void force(struct world *w)
+{
+    if (w->kind == MAIL_WORLD_HOSTILE)
+        lie_large(w, 1);
+    if (!deaths(w) || w->parts[0][1].is_final)
+        return;
+    if (!w->parts[0][1].is_placed)
+        place(w, 0, 1);
+    end_for_good(w, 0, 1);
+}
+
 /* Nothing fails any more; what is left is read. */
 static void settle(struct world *w)
 {
@@ -721,7 +768,7 @@ static void settle(struct world *w)
                     (void)read_one(w, j, i);
                 post(w, j, i);
                 get(w, j, i);
-                record(w, j, i);
+                report(w, j, i);
             }
         for (uint32_t i = 0; i < w->count_requests; i++)
             deliver(w, &w->requests[i]);
@@ -781,28 +828,35 @@ const char *mail_world_run(uint64_t seed, enum mail_world_kind kind, struct mail
     static char why[200];
     /* Elsewhere programs may wait for each other for ever, each with its window full. */
     bool waits = kind == MAIL_WORLD_FLOOD || kind == MAIL_WORLD_NEVER_READS;
+    /* So little may be kept that readers must be saved. */
+    bool saves = kind == MAIL_WORLD_NO_CHECKPOINT;
     struct world *w = xcalloc(1, sizeof *w);
 
     w->rng = rng_seed(seed);
     w->kind = kind;
     w->sum = sum;
     w->config = (struct mail_config){.unread_max = waits ? 1500 : 1 << 20,
-                                     .kept_max = 2500,
-                                     .digests_max = 40,
+                                     .kept_max = saves ? 400 : 2500,
+                                     .digests_max = saves ? 6 : 40,
                                      .ask_ms = 200,
                                      .repeat_ms = 2000};
     w->sink = (struct mail_sink){append, w};
     w->committed = rng_below(&w->rng, 2);
-    w->together = seed % 4 == 3;
     w->ranks = 2 + (uint32_t)rng_below(&w->rng, RANKS - 1);
     w->next_epoch = w->next_layer = 1;
     w->now_ms = 1000;
     w->mail = mail_new(&w->config);
     for (uint32_t j = 0; j < JOBS; j++)
-        for (uint32_t i = 0; i < w->ranks; i++)
-            place(w, j, i);
-    for (int i = 0; i < EVENTS * (int)w->ranks && !w->why[0]; i++)
+        for (uint32_t i = 0; i < w->ranks; i++) {
+            tell(w, j, i);
+            if (chance(w, 70)) /* the others are sent to before they have started */
+                place(w, j, i);
+        }
+    for (int i = 0; i < EVENTS * (int)w->ranks && !w->why[0]; i++) {
+        if (i == EVENTS)
+            force(w);
         happen(w, (uint32_t)rng_below(&w->rng, JOBS), (uint32_t)rng_below(&w->rng, w->ranks));
+    }
     settle(w);
     for (uint32_t j = 0; j < JOBS; j++)
         for (uint32_t a = 0; a < w->ranks * w->ranks && !w->why[0]; a++)

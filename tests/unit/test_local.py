@@ -71,6 +71,69 @@ class Apps(unittest.TestCase):
         local(2, BLOCKS, "--n", 600)  # blocks of more than a message
 
 
+C = r"""
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <yado.h>
+
+static int is_readable(struct yado *y, int ms)
+{
+    struct pollfd p = {yado_fd(y), POLLIN, 0};
+
+    return poll(&p, 1, ms);
+}
+
+int main(void)
+{
+    struct yado_message m;
+    struct yado *y;
+    unsigned char *data;
+    size_t len;
+
+    assert(yado_open(&y) == 0);
+    assert(yado_recv(y, YADO_ANY, 0, &m) == -ETIMEDOUT && is_readable(y, 10) == 0);
+    assert(yado_barrier(y) == 0);
+    if (yado_rank(y) == 0) {
+        assert(yado_broadcast(y, "go", 2) == 0);
+        for (unsigned i = 1; i < yado_ranks(y); i++) {
+            assert(is_readable(y, 20000) == 1 && yado_recv(y, YADO_ANY, 0, &m) == 0);
+            assert(m.len == 3 && !m.gone && !memcmp(m.data, "got", 4));
+            free(m.data);
+        }
+        assert(is_readable(y, 0) == 0 && yado_put(y, "end", "x", 1) == 0);
+        assert(yado_send(y, yado_ranks(y), "", 0) == -EINVAL);
+        puts("all");
+    } else {
+        assert(is_readable(y, 20000) == 1 && yado_recv(y, 0, 0, &m) == 0 && m.from == 0);
+        assert(m.len == 2 && !memcmp(m.data, "go", 3));
+        free(m.data);
+        assert(yado_send(y, 0, "got", 3) == 0);
+        while (yado_get(y, "end", &data, &len) == -ENOENT)
+            (void)yado_recv(y, YADO_ANY, 10, &m);
+        assert(len == 1 && data[0] == 'x');
+        free(data);
+        puts("got");
+    }
+    yado_close(y);
+    return 0;
+}
+"""
+
+
+class Library(unittest.TestCase):
+    def test_poll_broadcast_and_the_rest(self):
+        with tempfile.TemporaryDirectory() as d:
+            source = pathlib.Path(d) / "x.c"
+            source.write_text(C)
+            subprocess.run(["cc", "-Wall", "-Wextra", "-Werror", "-I", FOLDER, "-o", d + "/x",
+                            source, LIBYADO], check=True, timeout=60)
+            self.assertEqual(local(3, d + "/x"), [["all"], ["got"], ["got"]])
+
+
 class Shell(unittest.TestCase):
     def test_a_program_in_shell(self):
         lines = shell(3, '''
@@ -92,6 +155,15 @@ class Shell(unittest.TestCase):
                 $MSG recv | wc -c
             fi''')
         self.assertEqual(lines[0], ["0123456789", "1048576"])
+
+    def test_broadcast(self):
+        lines = shell(3, '''
+            if [ $YADO_PART = 1 ]; then
+                $MSG broadcast all; echo of you | $MSG broadcast
+            else
+                $MSG recv --from 1; $MSG recv
+            fi''')
+        self.assertEqual([lines[0], lines[2]], [["allof you"]] * 2)
 
     def test_timeout_leaves_the_message_to_the_next(self):
         lines = shell(2, '''
