@@ -55,11 +55,13 @@ static uint32_t faded(uint32_t v)
     return v / 8 * 7 + v % 8 * 7 / 8;
 }
 
-/* An eighth a week. */
+/* An eighth a week; of what is older than a year nothing is left. */
 static void fade(struct grid_habit *h, uint64_t now_ms)
 {
     uint64_t weeks = ms_between(h->faded_ms, now_ms) / WEEK_MS;
 
+    if (h->faded_ms && weeks > 64)
+        h->n = (struct grid_habit_counts){0};
     if (!h->faded_ms || weeks > 64)
         h->faded_ms = now_ms;
     for (; weeks > 0 && weeks <= 64; weeks--, h->faded_ms += WEEK_MS) {

@@ -112,7 +112,7 @@ struct room {
 /* The most that any PC of a tree has for whoever has no reservation. */
 struct most {
     uint64_t bytes;
-    uint32_t cpus;
+    uint32_t cpus, speed;
 };
 
 /* PCs of one class; see room.c. */
@@ -253,8 +253,9 @@ void rooms_free(struct grid *g);
 /* The best PC for this part of that bucket, or NULL. *ret_golden is what it starts from there. */
 struct pc *room_for(struct grid *g, const struct bucket_key *k, const struct part *p,
                     uint64_t *ret_golden);
-/* The best PC that such a running part could go to, or NULL. */
-struct pc *room_for_move(struct grid *g, const struct part *p);
+/* The best PC of those that are faster than its own that such a running part could go to, or NULL.
+ */
+struct pc *room_on_a_faster_pc(struct grid *g, const struct part *p);
 /* It stands where its chances put it some time ago. */
 bool room_is_stale(const struct grid *g, const struct pc *pc, uint64_t now_ms);
 /* A builder for a golden layer without which PCs that have room cannot take it, or NULL. */

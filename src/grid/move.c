@@ -156,19 +156,23 @@ enum { GAIN_LEAST_MS = 30000 };
 /* What is left of it where it is: parts of a job are alike. */
 static double left_ms(const struct grid *g, const struct part *p)
 {
+    const struct grid_layer *top = part_top(p);
     const struct job *j = p->job;
-    double ran_ms = (double)p->r.run_ms + (double)ms_between(p->r.move_placed_ms, g->now_ms);
+    /* run_ms is that of its newest layer, which may be a checkpoint that was made here. */
+    uint64_t since_ms =
+        top && top->committed_ms > p->r.move_placed_ms ? top->committed_ms : p->r.move_placed_ms;
+    double ran_ms = (double)p->r.run_ms + (double)ms_between(since_ms, g->now_ms);
 
     return j->done_work_ms / j->count_work / find_pc(g, p->r.pc)->r.speed - ran_ms;
 }
 
 static void hurry(struct grid *g, struct part *p)
 {
-    struct pc *to = room_for_move(g, p), *from = find_pc(g, p->r.pc);
+    struct pc *to = room_on_a_faster_pc(g, p), *from = find_pc(g, p->r.pc);
     double left, gain;
 
-    if (!to || to->r.speed <= from->r.speed)
-        return; /* it is not faster, or nobody knows */
+    if (!to)
+        return;
     left = left_ms(g, p);
     gain = left - g->move_mean_ms - left * from->r.speed / to->r.speed;
     if (gain < GAIN_LEAST_MS || gain < GAIN_LEAST * left || move_check(g, p, to, NULL) != GRID_OK)

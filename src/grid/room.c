@@ -98,6 +98,7 @@ static void raise_to(struct most *m, const struct most *other)
 {
     m->bytes = other->bytes > m->bytes ? other->bytes : m->bytes;
     m->cpus = other->cpus > m->cpus ? other->cpus : m->cpus;
+    m->speed = other->speed > m->speed ? other->speed : m->speed;
 }
 
 static void sum_up(struct pc *pc)
@@ -197,7 +198,7 @@ static void take_down(struct pc *pc)
 
 static struct most own_of(const struct pc *pc)
 {
-    struct most own = {0};
+    struct most own = {.speed = pc->room.speed};
 
     if (pc->room.memory_bytes > pc->incoming_bytes)
         own.bytes = pc->room.memory_bytes - pc->incoming_bytes;
@@ -260,9 +261,15 @@ static bool failed_on(const struct bucket_key *k, const struct pc *pc)
 /* What a part asks of a PC beside its bucket's key. */
 struct wish {
     const struct bucket_key *k;
-    uint64_t avoid;     /* the PC that it left */
-    unsigned low, high; /* how long the PC is likely to stay free */
+    uint64_t avoid;       /* the PC that it left */
+    unsigned low, high;   /* how long the PC is likely to stay free */
+    uint32_t faster_than; /* 0: its speed is of no matter */
 };
+
+static bool is_faster(uint32_t speed, const struct wish *w)
+{
+    return !w->faster_than || speed > w->faster_than;
+}
 
 /* The first below this node that fits, is neither the one it left nor one that it failed on. */
 static struct pc *first(struct pc *tree, const struct wish *w)
@@ -271,14 +278,14 @@ static struct pc *first(struct pc *tree, const struct wish *w)
     struct pc *found;
 
     if (!tree || tree->most.bytes < grid_guest_reserve(k->memory_bytes) ||
-        tree->most.cpus < k->cpus)
+        tree->most.cpus < k->cpus || !is_faster(tree->most.speed, w))
         return NULL;
     /* Those on the left are likely to stay longer. */
     found = tree->room.stay <= w->high ? first(tree->left, w) : NULL;
     if (found)
         return found;
     if (tree->room.stay >= w->low && tree->room.stay <= w->high && tree->r.id != w->avoid &&
-        !failed_on(k, tree) && fits(tree, &tree->room, k))
+        is_faster(tree->room.speed, w) && !failed_on(k, tree) && fits(tree, &tree->room, k))
         return tree;
     return tree->room.stay >= w->low ? first(tree->right, w) : NULL;
 }
@@ -353,14 +360,15 @@ static uint64_t remaining_ms(const struct part *p)
 
 /* A short part takes the PC that is just likely enough to stay, and leaves the others to long ones:
  * twice as long as it needs, and again twice. Otherwise the one that is likely to stay longest. */
-static struct pc *best_of_all(struct grid *g, const struct bucket_key *k, const struct part *p)
+static struct pc *best_of_all(struct grid *g, const struct bucket_key *k, const struct part *p,
+                              uint32_t faster_than)
 {
     uint64_t ms = remaining_ms(p);
     unsigned enough = stay_for(ms) + 3;
-    struct wish w = {k, p->r.move_from, 0, STAY_MAX};
+    struct wish w = {k, p->r.move_from, 0, STAY_MAX, faster_than};
 
     for (unsigned stay = enough; ms && stay < STAY_MAX && g->config.by_habit; stay++) {
-        struct wish just = {k, p->r.move_from, stay, stay};
+        struct wish just = {k, p->r.move_from, stay, stay, faster_than};
         struct pc *pc = first_of_all(g, &just);
 
         if (pc)
@@ -401,7 +409,7 @@ struct pc *room_for(struct grid *g, const struct bucket_key *k, const struct par
     struct pc *best = unless_failed(k, this_one(g, k, k->target));
 
     if (!best)
-        best = best_of_all(g, k, p);
+        best = best_of_all(g, k, p, 0);
     if (!best)
         best = unless_failed(k, this_one(g, k, p->r.move_from));
     if (!best)
@@ -412,23 +420,24 @@ struct pc *room_for(struct grid *g, const struct bucket_key *k, const struct par
     return best;
 }
 
-struct pc *room_for_move(struct grid *g, const struct part *p)
+struct pc *room_on_a_faster_pc(struct grid *g, const struct part *p)
 {
+    const struct pc *from = find_pc(g, p->r.pc);
     struct bucket_key k = {.memory_bytes = p->job->r.memory_bytes,
                            .image = p->job->r.image,
                            .golden = p->r.golden,
                            .cpus = p->job->r.cpus,
-                           .cls = find_pc(g, p->r.pc)->r.cls};
+                           .cls = from->r.cls};
 
     memcpy(k.failed_pcs, p->r.failed_pcs, sizeof k.failed_pcs);
     rooms_renew(g);
-    return best_of_all(g, &k, p);
+    return best_of_all(g, &k, p, from->r.speed);
 }
 
 struct pc *room_to_build(struct grid *g, const struct bucket_key *k)
 {
     struct bucket_key any = *k;
-    struct wish w = {&any, 0, 0, STAY_MAX};
+    struct wish w = {&any, 0, 0, STAY_MAX, 0};
 
     memset(any.failed_pcs, 0, sizeof any.failed_pcs);
     for (struct shelf *s = g->shelves; s; s = s->next) {

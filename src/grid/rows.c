@@ -104,6 +104,7 @@ void note_move(struct grid *g, const struct part *p, uint64_t to_pc)
 {
     struct grid_move *m = &row_later(g, GRID_ROW_MOVE)->move;
     const struct grid_layer *top = part_top(p);
+    double cost_ms;
 
     m->seq = g->meta.move_seq++;
     m->at_ms = g->now_ms;
@@ -118,7 +119,9 @@ void note_move(struct grid *g, const struct part *p, uint64_t to_pc)
     m->resume_ms = ms_clamp(ms_between(p->r.move_placed_ms, g->now_ms));
     m->total_ms = ms_clamp(ms_between(p->r.move_started_ms, g->now_ms));
     m->bytes = top ? top->size_bytes : 0;
-    g->move_mean_ms += (m->total_ms - g->move_mean_ms) / (g->move_mean_ms > 0 ? 16 : 1);
+    /* To wait for a place is not what a move costs: whoever plans counts that by himself. */
+    cost_ms = m->total_ms > m->search_ms ? m->total_ms - m->search_ms : 0;
+    g->move_mean_ms += (cost_ms - g->move_mean_ms) / (g->move_mean_ms > 0 ? 16 : 1);
 }
 
 void note_truncate(struct grid *g, const struct part *p)

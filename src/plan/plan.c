@@ -158,7 +158,7 @@ static bool run_once(struct race *r, uint64_t seed)
         if (!r->budget)
             return false;
         if (ms == UINT64_MAX)
-            r->results[i].dropped = true; /* it does not come to an end */
+            r->results[i].mean_s = INFINITY; /* it does not come to an end */
         else
             row[i] = (double)ms / 1000;
     }
@@ -194,7 +194,8 @@ static size_t best_of(const struct race *r)
     double best_s = INFINITY, mean, error;
 
     for (size_t i = 0; i < r->count; i++) {
-        if (r->results[i].dropped || compare(r, i, SIZE_MAX, &mean, &error) == 0 || mean >= best_s)
+        if (r->results[i].dropped || isinf(r->results[i].mean_s) ||
+            compare(r, i, SIZE_MAX, &mean, &error) == 0 || mean >= best_s)
             continue;
         best_s = mean;
         best = i;
@@ -211,7 +212,7 @@ static void drop_the_hopeless(struct race *r, size_t naive)
         return;
     (void)compare(r, best, SIZE_MAX, &best_s, &error);
     for (size_t i = 0; i < r->count; i++) {
-        if (i == naive || !compare(r, i, SIZE_MAX, &mean, &error))
+        if (i == naive || isinf(r->results[i].mean_s) || !compare(r, i, SIZE_MAX, &mean, &error))
             continue;
         r->results[i].dropped = mean - error > best_s * HOPELESS;
     }

@@ -108,19 +108,24 @@ def test_kill_matrix(tmp_path):
 
 
 class KillGrid(Grid):
-    """Its master can be told to die at a sync that is still to come (killpoint.c)."""
+    """Its master, or what runs on a PC, can be told to die at a sync that is still to come
+    (killpoint.c)."""
 
     def daemon_env(self, name):
-        if name != "master":
-            return self.env
-        self.arm(0)
-        return {**self.env, "LD_PRELOAD": str(SHIM), "KILLPOINT": str(self.dir / "killpoint"),
+        self.arm(0, at=name)
+        return {**self.env, "LD_PRELOAD": str(SHIM), "KILLPOINT": str(self.point(name)),
                 "ASAN_OPTIONS": self.env["ASAN_OPTIONS"] + ":verify_asan_link_order=0"}
 
-    def arm(self, syncs, happens=False):
-        path = self.dir / "killpoint"
+    def point(self, name):
+        return self.dir / f"killpoint-{name}"
+
+    def arm(self, syncs, happens=False, at="master"):
+        path = self.point(at)
         with open(path, "r+b" if path.exists() else "wb") as f:
             f.write(struct.pack("=qq", syncs, happens))  # in place: it is mapped
+
+    def struck(self, at):
+        return struct.unpack("=qq", self.point(at).read_bytes())[0] == 0
 
 
 def test_a_master_that_dies_in_the_middle_of_commits(tmp_path):

@@ -6,7 +6,7 @@ Seed: YADO_SEED, printed first. Faults of each kind: 1, or 6 with YADO_SOAK."""
 import os
 import random
 
-from grid import Grid, wait_for
+from grid import Failed, Grid, wait_for
 from test_kill import KillGrid
 from test_mail import lose_power, running, submit, undisturbed
 
@@ -44,6 +44,20 @@ class Faults:
                     self.g.run("move", f"{job['id']}.{p['part']}", self.pc())
                     return
 
+    def supervisor(self):
+        """A supervisor, or its agent, dies at a sync of the last layer, before or behind it."""
+        part = wait_for("a part to run", lambda: next((
+            (f"{job['id']}.{p['part']}", p["pc"]) for job in self.g.json("jobs")["jobs"]
+            for p in self.g.parts(job["id"]) if p["state"] == "running"), None), 60)
+        self.g.arm(self.rng.randint(1, 3), self.rng.random() < 0.5, at=part[1])
+        self.g.run("move", part[0], self.rng.choice([p for p in self.g.agents if p != part[1]]))
+        try:
+            wait_for("it to die", lambda: self.g.struck(part[1]), 10)
+        except Failed:  # the master was faster, or nothing was left to save
+            self.g.arm(0, at=part[1])
+        if not self.g.agents[part[1]].alive():  # it was the agent's sync
+            self.g.agents[part[1]].start()
+
     def agent(self):
         agent = self.g.agents[self.pc()]
         agent.kill()
@@ -72,7 +86,7 @@ def test_programs_that_talk_while_everything_fails():
                 for parts, program, args, slowly, options in programs]
         running(g, jobs[0], 2)
         faults = Faults(g, rng)
-        kinds = ["power", "owner", "move", "agent", "master", "commit"] * ROUNDS
+        kinds = ["power", "owner", "move", "agent", "supervisor", "master", "commit"] * ROUNDS
         rng.shuffle(kinds)
         print(kinds)
         for kind in kinds:

@@ -93,6 +93,20 @@ static void test_the_past_fades(void **state)
     assert_true(grid_habit_stays(&h, now, 5 * HOUR_MS) > 0.5); /* 0.00005 as he was */
 }
 
+/* Nor is anything left of who was there before a PC stood in the cupboard for more than a year. */
+static void test_nothing_is_left_after_years(void **state)
+{
+    uint64_t now, minutes = 0;
+    struct grid_habit h = watched(8, 2, 2, &now);
+
+    now += 70 * WEEK_MS;
+    grid_habit_free(&h, now);
+    grid_habit_busy(&h, now + HOUR_MS);
+    for (int i = 0; i < GRID_HOURS; i++)
+        minutes += h.n.free_min[i];
+    assert_in_range(minutes, 59, 61);
+}
+
 /* A clock that jumps, a time that never ends: nothing overflows. */
 static void test_strange_times(void **state)
 {
@@ -133,7 +147,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_visits),         cmocka_unit_test(test_nothing_is_known_at_first),
         cmocka_unit_test(test_exponential),    cmocka_unit_test(test_hours_of_the_day),
-        cmocka_unit_test(test_the_past_fades), cmocka_unit_test(test_strange_times),
+        cmocka_unit_test(test_the_past_fades), cmocka_unit_test(test_nothing_is_left_after_years),
+        cmocka_unit_test(test_strange_times),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

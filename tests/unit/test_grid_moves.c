@@ -360,10 +360,10 @@ static void test_what_lags_moves_to_a_faster_pc(void **state)
           "b says 1.0 running\n"
           "b busy owner                     # one move, so that what it costs is known\n"
           "b says 1.0 suspended reason=owner layer=1\n"
-          "+5s\n"
           "b free\n"
           "b says 1.2 running\n"
           "b says 1.2 done run=100000       # 400 s of a's time\n"
+          "+5s\n"
           "b says 1.0 running\n"
           "b says 1.0 done run=100000\n"
           "logged lags on a: is to move to b\n"
@@ -371,6 +371,54 @@ static void test_what_lags_moves_to_a_faster_pc(void **state)
           "a wants 1.1 suspend move\n"
           "a says 1.1 suspended reason=move layer=3 over=2\n"
           "1.1 is resuming on b\n");
+}
+
+/* What it did before its checkpoint counts once: half of its work is left. */
+static void test_what_lags_behind_a_checkpoint_moves_too(void **state)
+{
+    trace("pc a builder cpus=1 speed=1000\n"
+          "pc b cpus=1 speed=4000\n"
+          "image tiny\n"
+          "submit parts=3\n"
+          "a says 0.1 done layer=9\n"
+          "a says 1.1 running\n"
+          "b says 1.0 running\n"
+          "b busy owner                     # one move, so that what it costs is known\n"
+          "b says 1.0 suspended reason=owner layer=1\n"
+          "b free\n"
+          "b says 1.2 running\n"
+          "b says 1.2 done run=100000       # 400 s of a's time\n"
+          "+5s\n"
+          "b says 1.0 running\n"
+          "+190s\n"
+          "a says 1.1 running layer=2 run=190000\n"
+          "b says 1.0 done run=100000\n"
+          "logged lags on a: is to move to b\n");
+}
+
+/* Beside the one that would be chosen for a part that is new, with nothing on it. */
+static void test_what_lags_finds_the_faster_pc(void **state)
+{
+    trace("pc a builder cpus=1 speed=1000\n"
+          "pc b cpus=2 speed=4000\n"
+          "image tiny\n"
+          "submit                           # one move, so that what it costs is known\n"
+          "a says 0.1 done layer=9\n"
+          "b says 1.0 running\n"
+          "b busy owner\n"
+          "b says 1.0 suspended reason=owner layer=1\n"
+          "+5s\n"
+          "a says 1.0 running\n"
+          "a says 1.0 done run=1000\n"
+          "b free\n"
+          "submit\n"
+          "b says 2.0 running\n"
+          "submit parts=2\n"
+          "a says 3.0 running\n"
+          "b says 3.1 running\n"
+          "pc c cpus=1 speed=1000\n"
+          "b says 3.1 done run=100000\n"
+          "logged lags on a: is to move to b\n");
 }
 
 /* It takes longer than parts usually do, and nobody knows for how long yet. */
@@ -400,6 +448,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_lags_moves_to_a_faster_pc),
+        cmocka_unit_test(test_what_lags_behind_a_checkpoint_moves_too),
+        cmocka_unit_test(test_what_lags_finds_the_faster_pc),
         cmocka_unit_test(test_what_is_on_the_fastest_pc_stays_there),
         cmocka_unit_test(test_a_part_runs),
         cmocka_unit_test(test_an_outdated_agent_ends_what_it_has),
