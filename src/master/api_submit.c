@@ -148,6 +148,12 @@ static bool split(struct req *r)
     int bad = plan_make(&call->pcs, call->spec, false, t);
     if (bad) {
         (void)req_reply_error(r, bad < 0 ? 400 : 409, "no_plan", "split: %s", t->why);
+    } else if (t->results[t->choice.chosen].swaps) {
+        bad = 1;
+        (void)req_reply_error(r, 409, "no_plan",
+                              "split: %s, but guests have nowhere to swap: name finer splits, or "
+                              "let a PC give more memory",
+                              t->why);
     } else {
         jobspec_take_split(call->spec, &t->candidates[t->choice.chosen]);
         call->note = xasprintf("split as planned: %s", t->why);

@@ -741,6 +741,7 @@ def test_a_job_is_split_as_planned():
         grid.admin.error("POST", "/v1/split/plan?no_swap=1", 409, "memory", json=spec)
         plan = grid.admin("POST", "/v1/split/plan", 200, json=spec).json()
         assert all(c["swaps"] for c in plan["candidates"]) and "least bad" in plan["why"]
+        grid.admin.error("POST", "/v1/jobs", 409, "name finer splits", json=spec)
 
 
 def test_images(grid):
