@@ -62,10 +62,11 @@ struct world_config {
     double (*move_s)(const void *arg, uint64_t memory_bytes);
     const void *move_arg;
     double dirty_bytes_per_s; /* a guest changes that much of its memory, at most half of it */
-    double save_bytes_per_s;  /* written to the PC's disk or memory */
+    double
+        disk_bytes_per_s[2]; /* of a PC, from .. to, by seed; its guests save one after another */
     uint64_t resume_ms;
-    double fetch_share;        /* of a guest's memory that is fetched before it runs well */
-    uint64_t deadline_ms;      /* by when an owner has his memory back */
+    double fetch_share;   /* of a guest's memory that is fetched before it runs well */
+    uint64_t deadline_ms; /* by when an owner has his memory back, once his visit is no short one */
     uint64_t mtbf_ms, down_ms; /* of a PC's power; 0: never fails */
     bool checkpoints;
     uint64_t history_ms; /* PCs have been watched for so long before; not of a trace */

@@ -70,6 +70,8 @@ struct wpc {
     uint64_t id;
     struct owner owner;
     struct rng rng; /* failures, messages */
+    double disk_bytes_per_s;
+    bool waits; /* the owner who is there has been counted as kept waiting */
     bool owner_present, down;
     bool report_due, answer_due; /* an event is on its way */
     uint64_t seen_epoch;
@@ -118,6 +120,8 @@ void wpc_answer_arrives(struct world *w, size_t pc);
 /* It has something to say, or is to hear. */
 void wpc_report(struct world *w, size_t pc);
 void wpc_answer(struct world *w, size_t pc);
+/* A guest's memory is still not given back, beyond the deadline. */
+void wpc_kept_waiting(struct world *w, size_t pc);
 /* Counts the time that the owner was away. */
 void wpc_count(struct world *w, size_t pc);
 

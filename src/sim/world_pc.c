@@ -31,15 +31,31 @@ static void expect_cut(struct world *w, size_t i)
         agenda_add(&w->events, w->now_ms + 1 + (uint64_t)ms, EV_POWER, (uint32_t)i, 0);
 }
 
+/* As many between 50 and 100 MB/s as between 100 and 200. */
+static double disk_of(const struct world *w, size_t i)
+{
+    struct rng rng = rng_seed(w->c.seed * 0x9e3779b97f4a7c15u ^ i);
+    const double *range = w->c.disk_bytes_per_s;
+
+    return range[0] > 0 ? range[0] * pow(range[1] / range[0], rng_unit(&rng)) : 0;
+}
+
 void wpc_start(struct world *w, size_t i)
 {
     struct wpc *pc = &w->pcs[i];
 
     pc->vms = NONE;
     pc->rng = rng_seed(w->c.seed * 0x2545f4914f6cdd1du + i);
+    pc->disk_bytes_per_s = disk_of(w, i);
     owner_init(&pc->owner, &pc->r.owners, w->c.seed, i);
     expect_owner(w, i);
     expect_cut(w, i);
+}
+
+void wpc_kept_waiting(struct world *w, size_t i)
+{
+    w->stats.late += !w->pcs[i].waits;
+    w->pcs[i].waits = true;
 }
 
 void wpc_count(struct world *w, size_t i)
@@ -58,6 +74,7 @@ void wpc_owner(struct world *w, size_t i)
 
     wpc_count(w, i);
     pc->owner_present = !pc->owner_present;
+    pc->waits = pc->waits && !pc->owner_present;
     if (pc->owner_present && pc->vms != NONE && !pc->down)
         w->stats.visits++;
     for (uint32_t vm = pc->vms; vm != NONE && !pc->down; vm = next) {

@@ -135,6 +135,19 @@ static void make_layer(struct world *w, struct vm *vm, double bytes, double done
     vm->has_layer = true;
 }
 
+/* Behind those of this PC whose layers are still being written. */
+static double disk_ms(const struct world *w, const struct vm *vm)
+{
+    const struct wpc *pc = &w->pcs[vm->pc];
+    double ms = dirty_bytes(w, vm) / pc->disk_bytes_per_s * 1000, ahead_ms = 0;
+
+    for (uint32_t i = pc->vms; i != NONE; i = w->vms[i].next)
+        if (w->vms[i].stage == VM_SAVING && &w->vms[i] != vm)
+            ahead_ms = fmax(ahead_ms, (double)w->vms[i].stage_ms + (double)w->vms[i].save_ms -
+                                          (double)w->now_ms);
+    return ahead_ms + ms;
+}
+
 static void save(struct world *w, uint32_t i, const char *reason)
 {
     struct vm *vm = &w->vms[i];
@@ -143,9 +156,9 @@ static void save(struct world *w, uint32_t i, const char *reason)
     enter(w, i, VM_SAVING);
     vm->reason = reason;
     vm->upload_ms = 0;
-    ms = w->c.move_s ? half_move_ms(w, vm) : 10 + dirty_bytes(w, vm) / w->c.save_bytes_per_s * 1000;
+    ms = w->c.move_s ? half_move_ms(w, vm) : 10 + disk_ms(w, vm);
     if (!w->c.move_s && ms > (double)w->c.deadline_ms)
-        w->stats.late++;
+        wpc_kept_waiting(w, vm->pc);
     vm->save_ms = (uint64_t)ms;
     expect(w, i, ms);
     wpc_report(w, vm->pc);
@@ -292,8 +305,11 @@ void guest_owner(struct world *w, uint32_t i, bool present)
 {
     if (present)
         owner_comes(w, i);
-    else if (w->vms[i].stage == VM_PAUSED)
+    else if (w->vms[i].stage == VM_PAUSED) {
+        if (w->now_ms - w->vms[i].stage_ms > w->c.pause_here_ms + w->c.deadline_ms)
+            wpc_kept_waiting(w, w->vms[i].pc);
         run(w, i);
+    }
 }
 
 /* ---- what the master says -------------------------------------------------------------------- */

@@ -11,11 +11,10 @@ LIMIT = 1 << 20
 
 
 def uses(grid, job):
-    """Digests of the blobs that the job's guest, which runs, has started from; golden first."""
+    """Digests of the blobs that the job's guest, which runs, has started from: golden."""
     config = next((grid.dir / "pc-1/vm").glob(f"{job}.0.*/config.json"))
     desired = json.loads(config.read_text())["desired"]
-    return [b["digest"] for b in (desired["golden"], desired["image"]["kernel"],
-                                  desired["image"]["initrd"])]
+    return [desired["golden"]["digest"]]
 
 
 def kept(grid):

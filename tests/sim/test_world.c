@@ -24,7 +24,7 @@ static struct world_config plain(const struct world_pc *pcs, size_t count)
                              .count_pcs = count,
                              .link_bytes_per_s = 12.5e6,
                              .dispatch_ms = 20000,
-                             .save_bytes_per_s = 1e9,
+                             .disk_bytes_per_s = {1e9, 1e9},
                              .dirty_bytes_per_s = 1e6,
                              .deadline_ms = 15000,
                              .tick_ms = 1000};
@@ -112,6 +112,42 @@ static void test_a_move(void **state)
     near(makespan(&c, &job), 125000, 500);
 }
 
+static uint64_t kept_waiting(const struct world_config *c, const struct world_job *job)
+{
+    struct world *w = world_new(c);
+    uint64_t late;
+
+    world_submit(w, job);
+    assert_true(world_finish(w, LONGEST_MS));
+    late = world_stats(w)->late;
+    world_free(w);
+    return late;
+}
+
+/* Two guests of a PC that have changed 100 MB each are saved one after the other. */
+static void test_owners_who_are_kept_waiting(void **state)
+{
+    struct interval visit = {120000, 180000};
+    size_t first[] = {0, 1};
+    struct owners_trace trace = {&visit, first, 1, 1};
+    struct world_pc pcs[] = {two_pcs[0], two_pcs[0]};
+    struct world_config c = plain(pcs, 2);
+    struct world_job job = {.parts = 4, .memory_bytes = 256 * MB, .work_ms = 200000};
+
+    pcs[0].owners = (struct owners_config){.kind = OWNERS_TRACE, .trace = &trace};
+    pcs[0].cpus = pcs[1].cpus = 2;
+    pcs[0].memory_bytes = pcs[1].memory_bytes = 1024 * MB;
+    assert_int_equal(kept_waiting(&c, &job), 0);
+    c.disk_bytes_per_s[0] = c.disk_bytes_per_s[1] = 10e6;
+    assert_int_equal(kept_waiting(&c, &job), 1);
+    c.disk_bytes_per_s[0] = c.disk_bytes_per_s[1] = 15e6;
+    assert_int_equal(kept_waiting(&c, &job), 0);
+    c.policy = WORLD_PAUSE;
+    assert_int_equal(kept_waiting(&c, &job), 1);
+    c.pause_here_ms = 60000;
+    assert_int_equal(kept_waiting(&c, &job), 0);
+}
+
 /* Fifty guests change more than the link carries: their checkpoints become rarer, and leave most of
  * it to others. */
 static void test_checkpoints_share_the_link(void **state)
@@ -170,6 +206,7 @@ int main(void)
         cmocka_unit_test(test_waves),
         cmocka_unit_test(test_the_link_is_shared),
         cmocka_unit_test(test_the_combining_job_comes_last),
+        cmocka_unit_test(test_owners_who_are_kept_waiting),
         cmocka_unit_test(test_a_move),
         cmocka_unit_test(test_checkpoints_share_the_link),
         cmocka_unit_test(test_seeds),
