@@ -151,7 +151,7 @@ bool move_is_wanted(const struct grid *g, const struct part *p)
 
 /* A move is worth it when it saves as much, and that share of what is left (decision 0008). */
 enum { GAIN_LEAST_MS = 30000 };
-#define GAIN_LEAST 0.4
+#define GAIN_LEAST 0.5
 
 /* What is left of it where it is: parts of a job are alike. */
 static double left_ms(const struct grid *g, const struct part *p)
