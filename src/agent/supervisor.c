@@ -127,6 +127,7 @@ void supervisor_suspend(struct supervisor *s, const char *reason, uint64_t event
 {
     if (until_ms && (!s->suspend_until_ms || until_ms < s->suspend_until_ms))
         s->suspend_until_ms = until_ms;
+    s->stores_at_once = s->suspend;
     if (s->suspend || (s->stage != PREPARING && s->stage != LIVE))
         return;
     if (s->stage == PREPARING || !s->ran || s->config.desired.job == 0) {
@@ -414,7 +415,7 @@ void supervisor_decide(struct supervisor *s)
         decide_live(s);
     else
         supervisor_end_mail(s);
-    if (s->stage == UPLOADING && s->stores && mono_ms() >= s->store_at_ms &&
+    if (s->stage == UPLOADING && s->stores && (s->stores_at_once || mono_ms() >= s->store_at_ms) &&
         work_is_idle(&s->work)) {
         s->stores = false;
         work_ask(&s->work, TASK_STORE);

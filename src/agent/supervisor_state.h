@@ -51,6 +51,7 @@ struct supervisor {
     uint64_t io_retry_at_ms;
     uint32_t io_retry_ms;
     bool suspend, stores; /* the last layer is to be stored here, at store_at_ms */
+    bool stores_at_once;  /* suspend came again: the PC shuts down, or goes to sleep */
     uint64_t store_at_ms;
     uint64_t suspend_until_ms; /* CLOCK_BOOTTIME; 0: as long as it takes */
 

@@ -61,9 +61,8 @@ struct world_config {
      * it goes; NULL: by layers, as follows. */
     double (*move_s)(const void *arg, uint64_t memory_bytes);
     const void *move_arg;
-    double dirty_bytes_per_s; /* a guest changes that much of its memory, at most half of it */
-    double
-        disk_bytes_per_s[2]; /* of a PC, from .. to, by seed; its guests save one after another */
+    double dirty_bytes_per_s;   /* a guest changes that much of its memory, at most half of it */
+    double disk_bytes_per_s[2]; /* of PCs, from .. to, by seed; a PC's guests save by turns */
     uint64_t resume_ms;
     double fetch_share;   /* of a guest's memory that is fetched before it runs well */
     uint64_t deadline_ms; /* by when an owner has his memory back, once his visit is no short one */

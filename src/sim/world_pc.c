@@ -31,7 +31,7 @@ static void expect_cut(struct world *w, size_t i)
         agenda_add(&w->events, w->now_ms + 1 + (uint64_t)ms, EV_POWER, (uint32_t)i, 0);
 }
 
-/* As many between 50 and 100 MB/s as between 100 and 200. */
+/* As many between 1 and 2 as between 2 and 4 of whatever it is. */
 static double disk_of(const struct world *w, size_t i)
 {
     struct rng rng = rng_seed(w->c.seed * 0x9e3779b97f4a7c15u ^ i);

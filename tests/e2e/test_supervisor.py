@@ -577,6 +577,25 @@ def test_the_last_layer_is_sent_while_it_is_written(world, cut):
     vm.drop()
 
 
+def test_a_shutdown_behind_the_owner_stores_at_once(world):
+    """His disk is left alone for 5 s while the master may get the layer, but not when the PC goes."""
+    vm = start(world)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 3)
+    vm.lease(upload=True)
+    world.server.blob_status = 507
+    vm.suspend()
+    vm.wait_until("the layer", lambda: list(vm.dir.glob("*.layer")))
+    begin = time.monotonic()
+    vm.say("ping")
+    assert vm.report["state"] == "saving" and not (vm.dir / "saved.json").exists()
+    vm.suspend()
+    vm.wait("saved", "uploading")
+    assert time.monotonic() - begin < 4 and (vm.dir / "saved.json").exists()
+    world.server.blob_status = None
+    vm.wait("suspended")
+    vm.drop()
+
+
 def test_an_idle_guest_writes_next_to_nothing(world):
     vm = start(world, argv=["sh", "-c", "echo ready; sleep 1000"])
     vm.wait_until("the program", lambda: "ready" in world.text())
