@@ -629,6 +629,7 @@ int agent_run(const struct agent_config *config, struct err *ret_err)
         return r;
     }
     a->config = *config;
+    a->spare = (struct vm_spare)VM_SPARE_NONE;
     log_set_name(a->identity.name);
     signal(SIGPIPE, SIG_IGN);
     MUST(uv_loop_init(&a->loop) == 0);

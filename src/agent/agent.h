@@ -21,6 +21,7 @@
 #include "agent/json_line.h"
 #include "agent/class_proof.h"
 #include "agent/users.h"
+#include "agent/vm_files.h"
 #include "base/str.h"
 #include "host/limits.h"
 #include "host/owner.h"
@@ -30,6 +31,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 #include <uv.h>
+
+enum { AGENT_VM_NAME_MAX = 72 };
 
 struct agent_config {
     const char *state;
@@ -77,6 +80,7 @@ struct agent {
 
     struct agent_vm *vms;
     size_t count_vms;
+    struct vm_spare spare; /* for the next one */
     uv_timer_t tick, connect, hush, store;
     uint64_t ticks;
 

@@ -44,7 +44,7 @@ struct agent_vm {
     struct agent *agent;
     struct agent_vm *next;
     uint64_t job, part, epoch;
-    char name[72];
+    char name[AGENT_VM_NAME_MAX];
     char *dir;
     enum stage stage;
     struct json_line link;
@@ -69,6 +69,7 @@ struct agent_vm {
     /* Of the worker. */
     uv_work_t work;
     json_t *config;
+    struct vm_spare spare; /* what was ready when it was launched */
     uint64_t guest_bytes;
     struct err err;
     int result;
@@ -442,7 +443,7 @@ static void do_launch(uv_work_t *work)
         json_object_set_new(vm->config, "cgroup", group[0] ? json_string(group) : json_null());
         config = json_dumps(vm->config, JSON_INDENT(1));
     }
-    vm->result = vm_files_launch(vm->dir, config, vm->agent->self, &vm->pid, &vm->err);
+    vm->result = vm_files_launch(vm->dir, config, vm->agent->self, &vm->spare, &vm->pid, &vm->err);
 }
 
 static void after_launch(uv_work_t *work, int status)
@@ -462,7 +463,31 @@ static void launch(struct agent_vm *vm)
     vm->stage = LAUNCHING;
     vm->err.text[0] = 0;
     vm->work.data = vm;
+    vm->spare = (struct vm_spare)VM_SPARE_NONE;
+    if (vm->agent->spare.input >= 0) {
+        vm->spare = vm->agent->spare;
+        vm->agent->spare = (struct vm_spare)VM_SPARE_NONE;
+    }
     uv_queue_work(&vm->agent->loop, &vm->work, do_launch, after_launch);
+}
+
+/* While this PC is lent one supervisor waits for the next VM; not while one starts, whose cores it
+ * would take. */
+static void keep_spare(struct agent *a)
+{
+    AUTO_FREE char *title = xasprintf("%s/vm/%-*s", a->config.state, AGENT_VM_NAME_MAX, "spare");
+    struct err err;
+
+    if (!a->available || a->leaving)
+        vm_spare_end(&a->spare);
+    if (!vm_spare_gone(&a->spare) || !a->available || a->leaving)
+        return;
+    for (const struct agent_vm *vm = a->vms; vm; vm = vm->next)
+        if (vm->stage == LAUNCHING || vm->stage == CONNECTING ||
+            strcmp(vm->report.state, "preparing") == 0)
+            return;
+    if (vm_spare_start(a->self, title, &a->spare, &err))
+        log_warn("%s", err.text);
 }
 
 void agent_vm_adopt_all(struct agent *a)
@@ -606,6 +631,7 @@ void agent_vm_tick(struct agent *a)
 {
     uint64_t now = agent_now_ms();
 
+    keep_spare(a);
     for (struct agent_vm *vm = a->vms; vm; vm = vm->next) {
         if (vm->stage != LIVE)
             continue;

@@ -22,11 +22,9 @@
 
 extern char **environ;
 
-static int spawn(const char *dir, int input, int output, pid_t *ret_pid)
+static int spawn(const char *title, int input, int output, pid_t *ret_pid)
 {
-    AUTO_FREE char *log = xasprintf("%s/pager.log", dir);
-    /* The folder is on its command line so that people and the agent see whose it is. */
-    char *argv[] = {(char *)"yado", (char *)"pager", (char *)dir, NULL};
+    char *argv[] = {(char *)"yado", (char *)"pager", (char *)title, NULL};
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
     sigset_t none;
@@ -36,7 +34,6 @@ static int spawn(const char *dir, int input, int output, pid_t *ret_pid)
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, input, 0);
     posix_spawn_file_actions_adddup2(&actions, output, 1);
-    posix_spawn_file_actions_addopen(&actions, 2, log, O_WRONLY | O_CREAT | O_APPEND, 0600);
     posix_spawnattr_init(&attr);
     posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
     posix_spawnattr_setsigmask(&attr, &none);
@@ -66,20 +63,13 @@ static int send_config(int fd, json_t *config)
     return 0;
 }
 
-int pager_child_start(const char *dir, json_t *config, struct pager_child *ret, struct err *ret_err)
+int pager_child_spawn(const char *title, struct pager_child *ret, struct err *ret_err)
 {
-    struct pager_child p = {.input = -1, .output = -1};
+    struct pager_child p = PAGER_CHILD_NONE;
     AUTO_CLOSE int their_input = -1;
     AUTO_CLOSE int their_output = -1;
     int in[2], out[2], r;
 
-    p.mount = xasprintf("%s/mnt", dir);
-    json_object_set_new(config, "mount", json_string(p.mount));
-    if (mkdir(p.mount, 0711) && errno != EEXIST) {
-        r = err_set(ret_err, -errno, "cannot make %s: %s", p.mount, strerror(errno));
-        free(p.mount);
-        return r;
-    }
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, in) == 0) {
         p.input = in[0];
         their_input = in[1];
@@ -89,15 +79,38 @@ int pager_child_start(const char *dir, json_t *config, struct pager_child *ret, 
         their_output = out[1];
     }
     r = their_input < 0 || their_output < 0 ? -errno
-                                            : spawn(dir, their_input, their_output, &p.pid);
-    if (r == 0)
-        r = send_config(p.input, config);
+                                            : spawn(title, their_input, their_output, &p.pid);
     if (r) {
         pager_child_end(&p);
         return err_set(ret_err, r, "cannot start the pager: %s", strerror(-r));
     }
     *ret = p;
     return 0;
+}
+
+int pager_child_start(const char *dir, json_t *config, struct pager_child *p, struct err *ret_err)
+{
+    AUTO_FREE char *mount = xasprintf("%s/mnt", dir);
+    AUTO_FREE char *log = xasprintf("%s/pager.log", dir);
+    int r = 0;
+
+    if (mkdir(mount, 0711) && errno != EEXIST)
+        r = err_set(ret_err, -errno, "cannot make %s: %s", mount, strerror(errno));
+    json_object_set_new(config, "mount", json_string(mount));
+    json_object_set_new(config, "log", json_string(log));
+    if (r == 0 && (!p->pid || send_config(p->input, config))) {
+        if (p->pid)
+            pager_child_end(p); /* it has died since it was started */
+        /* The folder is on its command line so that people and the agent see whose it is. */
+        r = pager_child_spawn(mount, p, ret_err);
+        if (r == 0 && (r = send_config(p->input, config)))
+            err_format(ret_err, "cannot tell the pager what to do: %s", strerror(-r));
+    }
+    if (r)
+        pager_child_end(p);
+    else
+        p->mount = TAKE_PTR(mount);
+    return r;
 }
 
 int pager_child_wait_ready(struct pager_child *p, int timeout_ms, struct err *ret_err)
@@ -171,5 +184,5 @@ void pager_child_end(struct pager_child *p)
     cleanup_close(&p->input);
     cleanup_close(&p->output);
     free(p->mount);
-    *p = (struct pager_child){.input = -1, .output = -1};
+    *p = (struct pager_child)PAGER_CHILD_NONE;
 }

@@ -14,18 +14,25 @@
 
 struct pager_child {
     pid_t pid;   /* 0: none */
-    int input;   /* our end of its standard input */
+    int input;   /* -1 without one; our end of its standard input */
     int output;  /* of its standard output: its end tells that the pager ended */
-    char *mount; /* DIR/mnt */
+    char *mount; /* DIR/mnt; NULL: it waits for its configuration */
     /* Because of what it ended, see pager_child_ask_why(). */
     char damaged[65]; /* a layer's digest, or "" */
     bool disk_full;
 };
 
-/* Starts `yado pager DIR` with its log in DIR/pager.log. config is its JSON but for "mount",
- * which is added here. */
-int pager_child_start(const char *dir, json_t *config, struct pager_child *ret,
-                      struct err *ret_err);
+#define PAGER_CHILD_NONE          \
+    {                             \
+        .input = -1, .output = -1 \
+    }
+
+/* Starts `yado pager TITLE`, which waits for its configuration. TITLE: what its command line shows
+ * until then, and no shorter than what it will show. */
+int pager_child_spawn(const char *title, struct pager_child *ret, struct err *ret_err);
+/* Gives one that waits, or else (pid 0) a new one, its mount DIR/mnt and its log DIR/pager.log.
+ * config is its JSON but for these two, which are added here. When it fails, there is none. */
+int pager_child_start(const char *dir, json_t *config, struct pager_child *p, struct err *ret_err);
 /* Waits until the mount is there. */
 int pager_child_wait_ready(struct pager_child *p, int timeout_ms, struct err *ret_err);
 /* Whether it is there no more. Any thread, and QEMU's death may be heard of first. */

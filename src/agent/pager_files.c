@@ -131,14 +131,15 @@ int pager_config_parse(json_t *json, struct pager_config *ret, struct err *ret_e
     size_t i;
 
     *ret = (struct pager_config){.json = json_incref(json), .key = ""};
-    if (json_unpack(json, "{s:s, s:s, s:s, s:s, s:s, s?b, s?I, s?I, s?s, s?s, s:o !}", "mount",
+    if (json_unpack(json, "{s:s, s:s, s:s, s:s, s:s, s?b, s?I, s?I, s?s, s?s, s?s, s:o !}", "mount",
                     &ret->mount, "url", &ret->url, "ca_file", &ret->ca_file, "grant", &ret->grant,
                     "cache_dir", &ret->cache_dir, "allow_other", &allow_other, "uid", &uid, "gid",
-                    &gid, "hot_file", &ret->hot_file, "key", &ret->key, "files", &files) ||
+                    &gid, "hot_file", &ret->hot_file, "log", &ret->log, "key", &ret->key, "files",
+                    &files) ||
         !json_is_array(files))
         return err_set(ret_err, -EINVAL,
                        "the pager needs {mount, url, ca_file, grant, cache_dir, allow_other, "
-                       "files} and nothing else but uid, gid, hot_file and key");
+                       "files} and nothing else but uid, gid, hot_file, log and key");
     ret->allow_other = allow_other;
     ret->uid = uid;
     ret->gid = gid;

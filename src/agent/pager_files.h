@@ -53,6 +53,7 @@ struct pager_config {
     json_t *json; /* owns the strings */
     const char *mount, *url, *ca_file, *grant, *cache_dir;
     const char *key;      /* of what is sealed, "" for none */
+    const char *log;      /* where it writes its log, or NULL: its standard error */
     const char *hot_file; /* where the list of what was read first goes, or NULL */
     bool allow_other;
     int64_t uid, gid; /* -1: stay */

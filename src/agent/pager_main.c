@@ -15,8 +15,10 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sched.h"
+#include "base/title.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <grp.h>
 #include <poll.h>
@@ -256,6 +258,17 @@ static void handle_line(struct pager *p, const char *line)
 
 /* ---- life ---- */
 
+/* It may have been started before it was known whose it would be. */
+static void take_name(const struct pager_config *c, int argc, char **argv)
+{
+    AUTO_CLOSE int log =
+        c->log ? open(c->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600) : -1;
+
+    title_set(argc, argv, c->mount);
+    if (c->log && (log < 0 || dup2(log, STDERR_FILENO) < 0))
+        log_warn("%s: %s", c->log, strerror(errno));
+}
+
 static int mount_files(struct pager *p, struct err *ret_err)
 {
     /* Not "ro", since that would refuse an open for writing; there is nothing that writes. */
@@ -356,6 +369,8 @@ int yado_pager_main(int argc, char **argv)
     (void)prctl(PR_SET_NAME, "yado-pager"); /* for people who look */
     (void)signal(SIGPIPE, SIG_IGN);
     r = read_config(&p, &err);
+    if (r == 0)
+        take_name(&p.config, argc, argv);
     if (r == 0)
         r = open_files(&p, &err);
     if (r == 0)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * `yado supervisor DIR`: the parent of one VM's QEMU and pager, from its first byte fetched to its
- * last byte uploaded (docs/protocol.md "Agent and supervisor"). It survives the agent.
+ * last byte uploaded (docs/protocol.md "Agent and supervisor"). It survives the agent. A spare one
+ * (vm_files.h) starts, and starts its pager, before there is a VM, and hears its DIR later.
  *
  * Threads. The main thread owns everything but what `struct work` marks, and never blocks: a stop
  * goes from the agent's socket to vm_stop_now() with nothing between. The worker, which lives as

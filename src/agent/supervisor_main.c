@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * `yado supervisor DIR`: start, loop and end; see supervisor.h and supervisor_state.h.
+ * `yado supervisor --spare TITLE`: the same, with DIR as a line of standard input.
  */
 #include "agent/commands.h"
 #include "agent/part.h"
@@ -10,8 +11,10 @@
 #include "base/log.h"
 #include "base/must.h"
 #include "base/sched.h"
+#include "base/title.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -121,7 +124,6 @@ static int open_all(struct supervisor *s, struct err *ret_err)
     s->work.wake_fd = s->wake_fd;
     s->work.source =
         (struct blob_source){s->config.url, s->config.ca_file, s->config.desired.grant};
-    hide_mounts();
     made_init(&s->made, s->dir, s->config.desired.key, &s->work.source, s->wake_fd);
     r = work_start(&s->work);
     if (r)
@@ -171,6 +173,7 @@ static void get_ready(struct supervisor *s)
     snprintf(s->final, sizeof s->final, "suspended");
     if (r == 0) {
         log_info("going on with an upload");
+        pager_child_end(&s->work.pager); /* a spare one: there is nothing to page */
         s->stage = SAVING;
         supervisor_set_state(s, "saved");
         return;
@@ -206,18 +209,67 @@ _Noreturn static void end_all(struct supervisor *s)
     _exit(0);
 }
 
+/* What it will need is loaded and started, and then it waits until it is needed; NULL: it never
+ * was. TITLE leaves room for what will stand in its place. */
+static const char *wait_for_folder(int argc, char **argv, struct pager_child *ret_pager)
+{
+    static char dir[4096]; /* for as long as the process */
+    struct err err = {""};
+    size_t len = 0;
+    ssize_t n = 1;
+
+    if (pager_child_spawn(argv[2], ret_pager, &err))
+        log_warn("%s", err.text); /* tried again when there is a VM */
+    while (n > 0 && len < sizeof dir && !memchr(dir, '\n', len)) {
+        n = read(STDIN_FILENO, dir + len, sizeof dir - len);
+        len += n > 0 ? (size_t)n : 0;
+    }
+    if (!len || dir[len - 1] != '\n')
+        return NULL;
+    dir[len - 1] = 0;
+    title_set(argc, argv, dir);
+    return dir;
+}
+
+/* A spare one had those of the agent. */
+static int take_log(const char *dir, struct err *ret_err)
+{
+    AUTO_FREE char *path = xasprintf("%s/supervisor.log", dir);
+    AUTO_CLOSE int log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    AUTO_CLOSE int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+    if (log < 0 || dup2(log, STDOUT_FILENO) < 0 || dup2(log, STDERR_FILENO) < 0 ||
+        dup2(null, STDIN_FILENO) < 0)
+        return err_set(ret_err, -errno, "%s: %s", path, strerror(errno));
+    return 0;
+}
+
 int yado_supervisor_main(int argc, char **argv)
 {
     static struct supervisor s; /* other threads may still look at it when the process ends */
+    bool spare = argc == 3 && strcmp(argv[1], "--spare") == 0;
+    struct pager_child pager = PAGER_CHILD_NONE;
     struct err err = {""};
+    const char *dir;
 
-    if (argc != 2) {
+    if (argc != 2 && !spare) {
         fprintf(stderr, "usage: yado supervisor DIR\n");
         return 2;
     }
     log_set_name("supervisor");
     (void)prctl(PR_SET_NAME, "yado-supervisor"); /* for people who look */
-    s = (struct supervisor){.dir = argv[1],
+    hide_mounts();
+    dir = spare ? wait_for_folder(argc, argv, &pager) : argv[1];
+    if (!dir) {
+        pager_child_end(&pager);
+        return 0;
+    }
+    if (spare && take_log(dir, &err)) {
+        log_error("%s", err.text);
+        return 1;
+    }
+    s = (struct supervisor){.dir = dir,
+                            .work.pager = pager,
                             .agent = {.fd = -1},
                             .result_fd = -1,
                             .start_ms = mono_ms(),

@@ -27,49 +27,6 @@ extern char **environ;
 
 enum { DEATH_MS = 5000 };
 
-static int spawn_supervisor(const char *dir, const char *self, pid_t *ret_pid)
-{
-    AUTO_FREE char *log = xasprintf("%s/supervisor.log", dir);
-    char *argv[] = {(char *)"yado", (char *)"supervisor", (char *)dir, NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    sigset_t none;
-    int r;
-
-    sigemptyset(&none);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_addopen(&actions, 1, log, O_WRONLY | O_CREAT | O_APPEND, 0644);
-    posix_spawn_file_actions_adddup2(&actions, 1, 2);
-    posix_spawnattr_init(&attr);
-    /* A session of its own: what ends the agent's does not end the guest. */
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK);
-    posix_spawnattr_setsigmask(&attr, &none);
-    r = posix_spawn(ret_pid, self, &actions, &attr, argv, environ);
-    posix_spawnattr_destroy(&attr);
-    posix_spawn_file_actions_destroy(&actions);
-    return -r;
-}
-
-int vm_files_launch(const char *dir, const char *config, const char *self, pid_t *ret_pid,
-                    struct err *ret_err)
-{
-    int r = 0;
-
-    if (config) {
-        if (mkdir(dir, 0711) < 0 && errno != EEXIST)
-            return err_set(ret_err, -errno, "cannot make %s: %s", dir, strerror(errno));
-        r = identity_write(dir, "config.json", config, strlen(config), 0600, ret_err);
-    }
-    if (r < 0)
-        return r;
-    r = spawn_supervisor(dir, self, ret_pid);
-    return r < 0 ? err_set(ret_err, r, "cannot start %s supervisor: %s", self, strerror(-r)) : 0;
-}
-
-/* ---- cleaning ---------------------------------------------------------------------------------
- */
-
 static void kill_and_wait(pid_t pid)
 {
     AUTO_CLOSE int fd = (int)syscall(SYS_pidfd_open, pid, 0);
@@ -82,6 +39,102 @@ static void kill_and_wait(pid_t pid)
         log_warn("process %d does not die", (int)pid);
     (void)waitpid(pid, NULL, WNOHANG); /* only if it was our child */
 }
+
+/* ---- starting ---------------------------------------------------------------------------------
+ */
+
+static int spawn(const char *self, const char *title, int input, pid_t *ret_pid)
+{
+    char *argv[] = {(char *)"yado", (char *)"supervisor", (char *)"--spare", (char *)title, NULL};
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attr;
+    sigset_t none;
+    int r;
+
+    sigemptyset(&none);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, input, 0);
+    posix_spawn_file_actions_adddup2(&actions, 2, 1);
+    posix_spawnattr_init(&attr);
+    /* A session of its own: what ends the agent's does not end the guest. */
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK);
+    posix_spawnattr_setsigmask(&attr, &none);
+    r = posix_spawn(ret_pid, self, &actions, &attr, argv, environ);
+    posix_spawnattr_destroy(&attr);
+    posix_spawn_file_actions_destroy(&actions);
+    return -r;
+}
+
+int vm_spare_start(const char *self, const char *title, struct vm_spare *ret, struct err *ret_err)
+{
+    int ends[2], r = pipe2(ends, O_CLOEXEC) ? -errno : 0;
+
+    if (r == 0) {
+        r = spawn(self, title, ends[0], &ret->pid);
+        close(ends[0]);
+        if (r)
+            close(ends[1]);
+    }
+    if (r)
+        return err_set(ret_err, r, "cannot start %s supervisor: %s", self, strerror(-r));
+    ret->input = ends[1];
+    return 0;
+}
+
+void vm_spare_end(struct vm_spare *s)
+{
+    if (s->input >= 0)
+        close(s->input);
+    s->input = -1;
+}
+
+bool vm_spare_gone(struct vm_spare *s)
+{
+    if (s->pid && waitpid(s->pid, NULL, WNOHANG) == 0)
+        return false;
+    vm_spare_end(s);
+    s->pid = 0;
+    return true;
+}
+
+/* Its folder is all that it waits for. */
+static bool tell(struct vm_spare *s, const char *dir)
+{
+    AUTO_FREE char *line = xasprintf("%s\n", dir);
+    size_t len = strlen(line);
+    bool told = s->pid && write(s->input, line, len) == (ssize_t)len; /* less than PIPE_BUF */
+
+    vm_spare_end(s);
+    return told;
+}
+
+int vm_files_launch(const char *dir, const char *config, const char *self, struct vm_spare *spare,
+                    pid_t *ret_pid, struct err *ret_err)
+{
+    int r = 0;
+
+    if (config) {
+        if (mkdir(dir, 0711) < 0 && errno != EEXIST)
+            return err_set(ret_err, -errno, "cannot make %s: %s", dir, strerror(errno));
+        r = identity_write(dir, "config.json", config, strlen(config), 0600, ret_err);
+    }
+    if (r == 0 && (vm_spare_gone(spare) || !tell(spare, dir))) {
+        if (spare->pid)
+            kill_and_wait(spare->pid);
+        r = vm_spare_start(self, dir, spare, ret_err);
+        if (r == 0 && !tell(spare, dir))
+            r = err_set(ret_err, -EPIPE, "%s supervisor ended at once", self);
+    }
+    if (r == 0)
+        *ret_pid = spare->pid;
+    else if (!vm_spare_gone(spare))
+        kill_and_wait(spare->pid);
+    vm_spare_end(spare);
+    return r;
+}
+
+/* ---- cleaning ---------------------------------------------------------------------------------
+ */
 
 /* One of ours (yado or QEMU) whose command line names the folder. */
 static bool names_folder(const char *pid, const char *dir)

@@ -156,7 +156,7 @@ def test_a_guest_that_does_not_stop_keeps_nothing_from_the_master():
     with Grid(pcs=1) as g:
         job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
         wait_for("ticks", lambda: g.log(job), 60)  # what has not run yet has nothing to save
-        (supervisor,) = g.pids("supervisor")
+        (supervisor,) = g.pids("supervisor", f"/vm/{job}.")
         os.kill(supervisor, signal.SIGSTOP)
         g.owner("pc-1", "leave")
         wait_for("the master to hear of it", lambda: not g.json("pcs")["pcs"][0]["available"], 3)
@@ -201,7 +201,37 @@ def test_a_killed_supervisor_leaves_nothing_and_costs_one_run():
         assert left == [f"{job}.0.{g.parts(job)[0]['epoch']}"]
         g.yado("cancel", job)
         wait_for("the guest's folder to go", lambda: not list((g.dir / "pc-1/vm").iterdir()), 20)
-        assert not g.pids("qemu-system") and not g.pids(" pager")
+        assert not g.pids("qemu-system") and not g.pids(" pager", f"/vm/{job}.")
+
+
+def spare(g):
+    """(supervisor, pager) that wait for the next VM, or ()."""
+    found = [g.pids(f" {name}", "/vm/spare") for name in ("supervisor", "pager")]
+    return tuple(pid for pids in found for pid in pids) if all(found) else ()
+
+
+def test_a_spare_supervisor_takes_the_next_vm():
+    with Grid(pcs=1, agent_args=NORMAL) as g:
+        wait_for("a spare supervisor", lambda: spare(g), 10)
+        ready = spare(g)
+        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+        g.wait_state(job, "running")
+        assert (*g.pids(" supervisor", f"/vm/{job}."), *g.pids(" pager", f"/vm/{job}.")) == ready
+        wait_for("another one", lambda: spare(g), 10)
+        for killed in 0, 1:  # what has died since it was started is started again
+            wait_for("a spare", lambda: spare(g), 10)
+            os.kill(spare(g)[killed], signal.SIGKILL)
+            second = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+            g.yado("cancel", job)
+            g.wait_state(second, "running")
+            assert len(g.pids(" pager", f"/vm/{second}.")) == 1
+            job = second
+        g.owner("pc-1", "leave")
+        wait_for("nothing to wait while the owner is there", lambda: not g.pids("/vm/spare"), 10)
+        g.owner("pc-1", "auto")
+        wait_for("a spare", lambda: spare(g), 10)
+        g.agents["pc-1"].kill()
+        wait_for("it to end with its agent", lambda: not g.pids("/vm/spare"), 10)
 
 
 class AsNobody(Loopback):
