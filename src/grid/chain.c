@@ -340,8 +340,10 @@ enum grid_outcome event_merged(struct grid *g, const struct grid_event *e, struc
     take_out(g, p, from, m->count);
     put_in(g, p->chain, from, &new);
     layer_row(g, p, &new, true);
-    if (p->r.pc)
+    if (p->r.pc) {
+        checkpoint_plan(g, p); /* it may have been too long for any */
         pc_wake(g, find_pc(g, p->r.pc));
+    }
     return GRID_OK;
 }
 

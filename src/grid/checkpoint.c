@@ -96,8 +96,12 @@ void checkpoint_plan(struct grid *g, struct part *p)
     else if (ms == GRID_CHECKPOINT_AUTO)
         ms = grid_checkpoint_interval(&g->config, cost_ms, upload_ms(g, p),
                                       grid_pc_mtbf_ms(&g->config, &find_pc(g, p->r.pc)->r));
-    if (p->chain && p->chain->r.count >= CHAIN_FULL)
+    if (p->chain && p->chain->r.count >= CHAIN_FULL) {
+        if (ms && p->r.checkpoint_ms)
+            note(g, GRID_LOG_PART, p->job, p, NULL,
+                 "has %d layers: no checkpoints by themselves until they are merged", CHAIN_FULL);
         ms = 0;
+    }
     p->r.checkpoint_ms = ms;
     part_dirty(g, p);
 }

@@ -7,6 +7,7 @@
 #include "base/must.h"
 #include "depot/depot.h"
 #include "master/digests.h"
+#include "master/hold.h"
 #include "state/state.h"
 
 #include <errno.h>
@@ -19,7 +20,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { CARE_NEWS_MAX = 16, CARE_GAVE_UP_MAX = 64 };
+enum { CARE_NEWS_MAX = 16, CARE_GAVE_UP_MAX = 64, GAVE_UP_MS = 10 * 60 * 1000 };
 
 struct care {
     struct master *m;
@@ -32,7 +33,7 @@ struct care {
     struct care_news news[CARE_NEWS_MAX]; /* not yet taken; the oldest first */
     size_t count_news;
     struct {
-        uint64_t job;
+        uint64_t job, until_ms;
         uint32_t part;
     } gave_up[CARE_GAVE_UP_MAX]; /* a ring */
     size_t next_gave_up;
@@ -67,6 +68,7 @@ static void give_up(struct care *c, const struct care_merge *m, const char *why)
     pthread_mutex_lock(&c->lock);
     c->gave_up[c->next_gave_up].job = m->job;
     c->gave_up[c->next_gave_up].part = m->part;
+    c->gave_up[c->next_gave_up].until_ms = holds_now() + GAVE_UP_MS;
     c->next_gave_up = (c->next_gave_up + 1) % CARE_GAVE_UP_MAX;
     pthread_mutex_unlock(&c->lock);
 }
@@ -98,6 +100,17 @@ static void merge(struct care *c, const struct care_merge *m)
         give_up(c, m, e.text);
     if (r == -EBADMSG)
         find_damage(c, m);
+}
+
+/* The lock is held, but not while it merges. */
+static void merge_offered(struct care *c)
+{
+    if (!c->has_merge)
+        return;
+    pthread_mutex_unlock(&c->lock);
+    merge(c, &c->merge);
+    pthread_mutex_lock(&c->lock);
+    c->has_merge = false;
 }
 
 /* ---- checking ------------------------------------------------------------------------------- */
@@ -169,8 +182,12 @@ static void check(struct care *c)
     pthread_mutex_lock(&c->lock);
     c->blobs = refs.count;
     pthread_mutex_unlock(&c->lock);
-    for (size_t i = 0; i < refs.count && !care_is_stopping(c); i++)
+    for (size_t i = 0; i < refs.count && !care_is_stopping(c); i++) {
         check_one(c, &refs.list[i]);
+        pthread_mutex_lock(&c->lock);
+        merge_offered(c); /* chains grow meanwhile */
+        pthread_mutex_unlock(&c->lock);
+    }
     free(refs.list);
     pthread_mutex_lock(&c->lock);
     c->checking = false;
@@ -190,10 +207,7 @@ static void *care_main(void *arg)
     pthread_mutex_lock(&c->lock);
     while (!care_is_stopping(c)) {
         if (c->has_merge) {
-            pthread_mutex_unlock(&c->lock);
-            merge(c, &c->merge);
-            pthread_mutex_lock(&c->lock);
-            c->has_merge = false;
+            merge_offered(c);
         } else if (c->check_asked) {
             c->check_asked = false;
             pthread_mutex_unlock(&c->lock);
@@ -245,7 +259,7 @@ void care_free(struct care *c)
 bool care_is_idle(struct care *c)
 {
     pthread_mutex_lock(&c->lock);
-    bool idle = !c->has_merge && !c->checking && !c->count_news;
+    bool idle = !c->has_merge && !c->count_news;
     pthread_mutex_unlock(&c->lock);
     return idle;
 }
@@ -266,7 +280,8 @@ bool care_gave_up_on(struct care *c, uint64_t job, uint32_t part)
 
     pthread_mutex_lock(&c->lock);
     for (size_t i = 0; i < CARE_GAVE_UP_MAX; i++)
-        found |= c->gave_up[i].job == job && c->gave_up[i].part == part;
+        found |= c->gave_up[i].job == job && c->gave_up[i].part == part &&
+                 holds_now() < c->gave_up[i].until_ms;
     pthread_mutex_unlock(&c->lock);
     return found;
 }
