@@ -55,7 +55,7 @@ struct agent_vm {
     int relaunches;
     struct sync_vm report;
     /* What the master wants of it, as the last answer said. */
-    char recorded[65]; /* digest of the newest layer that it has recorded; "" none */
+    char recorded[65]; /* name of the newest layer that it has recorded; "" none */
     uint64_t checkpoint, checkpoint_ms;
     char key[65]; /* only in memory: the disk is not to have it */
     bool upload;
@@ -575,7 +575,7 @@ void agent_vm_unpause_all(struct agent *a)
 static void note_wish(struct agent_vm *vm, const struct sync_desired *d)
 {
     snprintf(vm->recorded, sizeof vm->recorded, "%s",
-             d->count_chain ? d->chain[d->count_chain - 1].digest : "");
+             d->count_chain ? sync_layer_name(&d->chain[d->count_chain - 1]) : "");
     memcpy(vm->key, d->key, sizeof vm->key);
     vm->checkpoint = d->checkpoint;
     vm->checkpoint_ms = d->checkpoint_ms;

@@ -390,6 +390,21 @@ static void keep_deadline(struct supervisor *s)
     supervisor_fail(s, reason, "not saved within the return deadline");
 }
 
+void supervisor_recorded(struct supervisor *s, const char *name)
+{
+    bool ours = made_recorded(&s->made, name);
+
+    if (!ours && s->stage == LIVE && !s->suspend && strcmp(name, s->recorded) != 0) {
+        log_warn("the master has lost layers above %.16s: the next one holds what they held",
+                 name[0] ? name : "golden");
+        made_restart(&s->made);
+        supervisor_allow_upload(s);
+        work_set_base(&s->work, name);
+    }
+    snprintf(s->recorded, sizeof s->recorded, "%s", name);
+    supervisor_report_layers(s);
+}
+
 void supervisor_give_up(struct supervisor *s)
 {
     char reason[sizeof s->report.reason];
@@ -522,6 +537,13 @@ static void go_on_after_io(struct supervisor *s)
     s->io_failed = false;
 }
 
+static void remove_layer(const struct supervisor *s, const char *digest)
+{
+    AUTO_FREE char *path = made_path(s->dir, digest);
+
+    (void)unlink(path); /* at worst it goes with the folder */
+}
+
 static void end_checkpoint(struct supervisor *s)
 {
     supervisor_serve_vm(s); /* the stop of the checkpoint is none of the guest's own */
@@ -530,7 +552,9 @@ static void end_checkpoint(struct supervisor *s)
         return; /* its program has ended: nobody needs the layer any more */
     s->report.pause_ms = s->work.report.pause_ms;
     s->report.cost_ms = s->work.report.cost_ms;
-    if (s->work.layer.size)
+    if (s->work.layer.size && work_has_base(&s->work))
+        remove_layer(s, s->work.layer.digest); /* another one comes at once */
+    else if (s->work.layer.size)
         made_add(&s->made, &s->work.layer);
     else
         s->checkpoint_at_ms = mono_ms() + CHECKPOINT_RETRY_MS;

@@ -103,6 +103,8 @@ struct work {
     pthread_cond_t changed;
     enum task task; /* asked for, or under way */
     struct outcome outcome;
+    char base[65]; /* with has_base: what the next layer is to stand on ("": golden) */
+    bool has_base;
     atomic_bool cancelled; /* give up at the next step; nothing more will be asked but TASK_DROP */
     atomic_bool hurry;     /* a save waits: what can be done without the master is */
     atomic_bool may_run;   /* main's word at this moment, looked at around vm_cont() */
@@ -127,7 +129,8 @@ struct work {
     struct layer_prints *prints; /* of what `top` and all below it hold; NULL: not yet known */
     pthread_t dropper;           /* ends QEMU and pager, after which task_drop() has less to do */
     bool is_dropping;
-    char top[65]; /* name of the newest layer, here or at the master */
+    char top[65];   /* name of the newest layer, here or at the master */
+    bool all_pages; /* the next layer stands on less than the guest's memory was made of */
 
     /* Set by the main thread before CHECKPOINT, SAVE and FINISH; completed by them. */
     uint64_t run_ms;
@@ -145,6 +148,11 @@ struct outcome work_take_outcome(struct work *w);
 void work_cancel(struct work *w);
 /* Nothing may wait for the master any more. */
 void work_hurry(struct work *w);
+/* The master has lost the layers above this one ("": golden): the next save holds what they held.
+ */
+void work_set_base(struct work *w, const char *name);
+/* No save has begun since then: a layer made until now stands on what is lost. */
+bool work_has_base(struct work *w);
 /* Ends QEMU and pager at once, by which whatever the worker waits for with them ends, too. */
 void work_kill(struct work *w);
 /* To take back what they held is much work for the kernel: it goes on until task_drop(), while the
@@ -208,8 +216,9 @@ void made_add(struct made *m, const struct sync_layer *layer);
 struct draft *made_follow(struct made *m);
 /* Looks what the uploader has done; true when more became durable. */
 bool made_update(struct made *m);
-/* The master has recorded this layer and those below it: they are no longer ours to keep. */
-void made_recorded(struct made *m, const char *digest);
+/* The master has recorded this layer and those below it: they are no longer ours to keep. False:
+ * it is none of them. */
+bool made_recorded(struct made *m, const char *digest);
 bool made_all_durable(const struct made *m);
 /* Of those that are not durable. */
 uint64_t made_unsent_bytes(const struct made *m);
@@ -217,6 +226,8 @@ uint64_t made_unsent_bytes(const struct made *m);
 void made_abandon(struct made *m);
 /* The same, and its files are removed. */
 void made_discard(struct made *m);
+/* Nobody wants any of them: as if none had been made. */
+void made_restart(struct made *m);
 
 /* saved.json: what a supervisor before us had saved. 0, -ENOENT, or -errno. */
 int saved_load(const char *dir, struct sync_vm *ret_report, struct err *ret_err);

@@ -113,10 +113,8 @@ static void obey_lease(struct supervisor *s, const json_t *json)
     s->checkpoint_ms = number(json, "checkpoint_ms");
     s->may_upload = json_is_true(json_object_get(json, "upload"));
     supervisor_allow_upload(s);
-    if (recorded) {
-        made_recorded(&s->made, recorded);
-        supervisor_report_layers(s);
-    }
+    if (recorded)
+        supervisor_recorded(s, recorded);
     if (!s->begun) {
         snprintf(s->config.desired.key, sizeof s->config.desired.key, "%s", key ? key : "");
         supervisor_begin(s);

@@ -70,15 +70,16 @@ static void forget_first(struct made *m)
     memmove(m->layers, m->layers + 1, m->count * sizeof *m->layers);
 }
 
-void made_recorded(struct made *m, const char *digest)
+bool made_recorded(struct made *m, const char *digest)
 {
     size_t n = 0;
 
     for (size_t i = 0; i < m->count_durable; i++)
         if (strcmp(m->layers[i].digest, digest) == 0)
             n = i + 1;
-    while (n--)
+    for (size_t i = 0; i < n; i++)
         forget_first(m);
+    return n;
 }
 
 bool made_all_durable(const struct made *m)
@@ -95,10 +96,15 @@ uint64_t made_unsent_bytes(const struct made *m)
     return bytes;
 }
 
-void made_abandon(struct made *m)
+static void end_uploads(struct made *m)
 {
     uploader_free(m->uploader);
     m->uploader = uploader_new(m->source, m->wake_fd);
+}
+
+void made_abandon(struct made *m)
+{
+    end_uploads(m);
     m->count = m->count_durable;
     m->abandoned = true;
 }
@@ -108,4 +114,12 @@ void made_discard(struct made *m)
     for (size_t i = m->count_durable; i < m->count; i++)
         remove_file(m, i);
     made_abandon(m);
+}
+
+void made_restart(struct made *m)
+{
+    end_uploads(m);
+    for (size_t i = 0; i < m->count; i++)
+        remove_file(m, i);
+    m->count = m->count_durable = m->count_before = 0;
 }

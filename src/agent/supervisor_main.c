@@ -164,9 +164,11 @@ void supervisor_begin(struct supervisor *s)
 static void get_ready(struct supervisor *s)
 {
     const struct sync_desired *d = &s->config.desired;
+    const struct sync_layer *layer = supervisor_config_layer(&s->config);
     struct err err = {""};
     int r = saved_load(s->dir, &s->work.report, &err);
 
+    snprintf(s->recorded, sizeof s->recorded, "%s", layer ? sync_layer_name(layer) : "");
     s->report.job = d->job;
     s->report.part = d->part;
     s->report.epoch = d->epoch;

@@ -30,6 +30,7 @@ enum {
     DRIVE_DRAIN_MS = 500,
     SAVE_NICE = 10,
     STORE_STEP_BYTES = 8 << 20,
+    FETCH_BYTES = 1 << 20,
     HOT_BYTES_MAX = 1 << 20
 };
 
@@ -45,11 +46,53 @@ static void forget_all(struct work *w)
         layer_prints_forget(w->prints, i);
 }
 
+/* Of the chain from which the guest was resumed, those up to the layer of that name ("": none);
+ * SIZE_MAX when it has no such layer. */
+static size_t count_up_to(const struct sync_desired *d, const char *name)
+{
+    size_t i = d->count_chain;
+
+    while (name[0] && i > 0 && strcmp(sync_layer_name(&d->chain[i - 1]), name) != 0)
+        i--;
+    return !name[0] ? 0 : i ? i : SIZE_MAX;
+}
+
+/* The master has lost layers since. Pages that the guest has written are all here; of the others
+ * only those of the chain are, so where that has become shorter all pages are looked at. */
+static void take_base(struct work *w)
+{
+    const struct sync_desired *d = &w->config->desired;
+    struct err err = {"it was made here"};
+    char name[sizeof w->base];
+    size_t count;
+    bool has;
+
+    pthread_mutex_lock(&w->lock);
+    has = w->has_base;
+    memcpy(name, w->base, sizeof name);
+    w->has_base = false;
+    pthread_mutex_unlock(&w->lock);
+    if (!has)
+        return;
+    count = count_up_to(d, name);
+    snprintf(w->top, sizeof w->top, "%s", name[0] ? name : sync_layer_name(&d->golden));
+    w->all_pages |= count < d->count_chain;
+    layer_prints_free(w->prints);
+    w->prints = NULL;
+    if (count != SIZE_MAX &&
+        layer_chain_prints(chain_blobs_chain(w->chain), 1 + count, &w->prints, &err) == 0)
+        return;
+    log_info("what layer %.16s holds is not known: %s", name, err.text);
+    w->prints = layer_prints_new(d->memory_bytes);
+    forget_all(w);
+}
+
 void task_learn(struct work *w)
 {
     const struct layer_chain *chain = w->chain ? chain_blobs_chain(w->chain) : NULL;
     struct err err;
 
+    take_base(w);
     if (w->prints)
         return;
     if (chain && layer_chain_prints(chain, layer_chain_count(chain), &w->prints, &err) == 0)
@@ -75,8 +118,10 @@ struct saving {
 /* The guest stands and is drained. Afterwards it is no longer needed for this layer. */
 static int capture(struct work *w, struct saving *s, char *ret_reason, struct err *ret_err)
 {
-    struct vm_save_info info = {
-        .run_ms = w->run_ms, .disk_cut = w->layer.cut, .parent = w->top[0] ? w->top : NULL};
+    struct vm_save_info info = {.run_ms = w->run_ms,
+                                .disk_cut = w->layer.cut,
+                                .parent = w->top[0] ? w->top : NULL,
+                                .all_pages = w->all_pages};
     int r;
 
     MUST(getrandom(s->nonce, sizeof s->nonce, 0) == sizeof s->nonce);
@@ -174,6 +219,7 @@ static int write_layer(struct work *w, struct saving *s, const struct vm_class *
     }
     describe(w, s, cls, &stats);
     memcpy(w->top, stats.digest, sizeof w->top);
+    w->all_pages = false;
     log_info("layer of %llu pages, %llu private ones looked at, %llu bytes: device %u us, scan %u "
              "us, write %u us",
              (unsigned long long)stats.pages, (unsigned long long)stats.private_pages,
@@ -208,6 +254,19 @@ static int stop_and_drain(struct work *w, struct err *ret_err)
     return r;
 }
 
+/* So that the guest does not stand while its pages are fetched. What cannot be read now is read
+ * then. */
+static void fetch_all_pages(struct work *w)
+{
+    AUTO_FREE char *path = xasprintf("%s/memory", w->has_pager ? w->pager.mount : w->dir);
+    AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+    AUTO_FREE uint8_t *data = xmalloc(FETCH_BYTES);
+
+    while (fd >= 0 && !atomic_load(&w->hurry) && !atomic_load(&w->cancelled) &&
+           read(fd, data, FETCH_BYTES) > 0)
+        ;
+}
+
 int task_checkpoint(struct work *w, char *ret_reason, struct err *ret_err)
 {
     struct vm_class cls = *vm_class_of(w->vm);
@@ -216,6 +275,8 @@ int task_checkpoint(struct work *w, char *ret_reason, struct err *ret_err)
     int r, went_on = 0;
 
     task_learn(w);
+    if (w->all_pages)
+        fetch_all_pages(w);
     vm_save_prepare(w->vm);
     start_ms = clock_ms(CLOCK_MONOTONIC);
     r = stop_and_drain(w, ret_err);

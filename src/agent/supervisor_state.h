@@ -23,6 +23,7 @@ struct supervisor {
     struct supervisor_config config;
     struct work work;
     struct made made;
+    char recorded[65]; /* name of the newest layer that the master has of it; "": golden */
     enum stage stage;
     struct sync_vm report; /* its layers are those of `made` */
     char final[16];        /* state that the upload leads to */
@@ -107,6 +108,8 @@ void supervisor_pause(struct supervisor *s, const char *reason, uint64_t event_u
 /* Stop, save, upload. until_ms: CLOCK_BOOTTIME by which the memory is given back; 0: none. */
 void supervisor_suspend(struct supervisor *s, const char *reason, uint64_t event_us,
                         uint64_t until_ms);
+/* The newest layer that the master has recorded. */
+void supervisor_recorded(struct supervisor *s, const char *name);
 /* The last layer, which only this PC has, is dropped: what the master has counts. */
 void supervisor_give_up(struct supervisor *s);
 /* The VM is lost, by the grid's fault. */

@@ -227,6 +227,24 @@ void work_ask(struct work *w, enum task task)
     pthread_mutex_unlock(&w->lock);
 }
 
+void work_set_base(struct work *w, const char *name)
+{
+    pthread_mutex_lock(&w->lock);
+    snprintf(w->base, sizeof w->base, "%s", name);
+    w->has_base = true;
+    pthread_mutex_unlock(&w->lock);
+}
+
+bool work_has_base(struct work *w)
+{
+    bool has;
+
+    pthread_mutex_lock(&w->lock);
+    has = w->has_base;
+    pthread_mutex_unlock(&w->lock);
+    return has;
+}
+
 bool work_is_idle(struct work *w)
 {
     bool idle;

@@ -255,6 +255,8 @@ void part_damaged(struct grid *g, struct part *p, const struct grid_digest *laye
         part_lost(g, p, &loss);
         return;
     }
+    if (p->r.state == GRID_RUNNING || p->r.state == GRID_PAUSED_HERE)
+        checkpoint_ask(g, p); /* its PC has all of it in memory */
     if (!p->r.pc) {
         p->r.run_ms = part_top(p) ? part_top(p)->run_ms : 0;
         if (p->r.state == GRID_SUSPENDED && !part_top(p))

@@ -118,6 +118,8 @@ struct vm_save_info {
     uint64_t run_ms;
     uint64_t disk_cut;
     const char *parent; /* SHA-256 of the layer directly below, hexadecimal; NULL: a full layer */
+    bool all_pages; /* prints are not of what QEMU's memory file holds: look at what the guest has
+                     * never written, too */
     /* What is written becomes what the file holds, in place; NULL: it stays as it is. Used until
      * vm_save_finish() or vm_save_abort() returns. */
     void (*seal)(const void *arg, uint64_t offset, void *data, size_t len);

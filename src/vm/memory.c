@@ -194,6 +194,15 @@ int vm_memory_private(const struct vm_memory *m, struct vm_runs *ret_runs)
     return r ? vm_memory_private_read(m, ret_runs) : 0;
 }
 
+int vm_memory_all(const struct vm_memory *m, struct vm_runs *ret_runs)
+{
+    struct vm_runs runs = {0};
+
+    add_run(&runs, 0, m->bytes / PAGE);
+    *ret_runs = runs;
+    return 0;
+}
+
 /* ---- reading ----------------------------------------------------------------------------------
  */
 

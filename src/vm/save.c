@@ -148,7 +148,7 @@ static int capture(struct vm_save *s, const struct vm_memory *memory, const stru
     return r;
 }
 
-static int capture_memory(struct vm *vm, struct vm_save *s, struct err *err)
+static int capture_memory(struct vm *vm, struct vm_save *s, bool all_pages, struct err *err)
 {
     struct vm_memory memory;
     struct vm_runs runs = {0};
@@ -157,7 +157,7 @@ static int capture_memory(struct vm *vm, struct vm_save *s, struct err *err)
 
     if (r)
         return r;
-    r = vm_memory_private(&memory, &runs);
+    r = all_pages ? vm_memory_all(&memory, &runs) : vm_memory_private(&memory, &runs);
     s->stats.private_pages = runs.count_pages;
     if (!r)
         r = capture(s, &memory, &runs);
@@ -195,7 +195,7 @@ void vm_save_abort(struct vm_save *s)
     save_free(s);
 }
 
-static int begin(struct vm *vm, struct vm_save *s, struct err *err)
+static int begin(struct vm *vm, struct vm_save *s, bool all_pages, struct err *err)
 {
     uint64_t start = vm_now_us();
     int r = vm_read_state(vm, err);
@@ -206,7 +206,7 @@ static int begin(struct vm *vm, struct vm_save *s, struct err *err)
     if (r)
         return r;
     qemu_state_copy(&s->state, &vm->state);
-    return capture_memory(vm, s, err);
+    return capture_memory(vm, s, all_pages, err);
 }
 
 int vm_save_begin(struct vm *vm, struct layer_prints *prints, const char *path,
@@ -228,7 +228,7 @@ int vm_save_begin(struct vm *vm, struct layer_prints *prints, const char *path,
     }
     s->out.tell = info->written;
     s->out.tell_arg = info->written_arg;
-    r = begin(vm, s, ret_err);
+    r = begin(vm, s, info->all_pages, ret_err);
     if (r)
         vm_save_abort(s);
     else

@@ -113,6 +113,8 @@ void vm_runs_deinit(struct vm_runs *runs);
 int vm_memory_private(const struct vm_memory *m, struct vm_runs *ret_runs);
 int vm_memory_private_scan(const struct vm_memory *m, struct vm_runs *ret_runs);
 int vm_memory_private_read(const struct vm_memory *m, struct vm_runs *ret_runs);
+/* All pages there are. */
+int vm_memory_all(const struct vm_memory *m, struct vm_runs *ret_runs);
 
 /* files.c */
 int vm_map_file(const char *path, uint8_t **ret_data, size_t *ret_len, struct err *ret_err);

@@ -31,7 +31,10 @@ def flip(path, part, rng):
     """One bit of that part of a file in the depot. The sums of its blocks are made anew, as if its
     PC had written it so: nothing but the layer's own checks can notice."""
     data = bytearray(path.read_bytes())
-    offset, size = parts(data)[part]
+    found = parts(data)
+    if part == "a frame":
+        part = rng.choice([p for p in found if p.startswith("frame")])
+    offset, size = found[part]
     bit = rng.randrange(size * 8)
     data[offset + bit // 8] ^= 1 << bit % 8
     path.write_bytes(data)

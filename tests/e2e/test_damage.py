@@ -13,6 +13,7 @@ import pytest
 import layer_file
 from counter import COUNTER, check_ticks, wait_ticks
 from grid import Grid, wait_for
+from pressure import HOLDER
 
 SEED = int(os.environ.get("YADO_SEED", random.SystemRandom().randrange(1 << 32)))
 
@@ -54,9 +55,6 @@ def test_a_flipped_bit_in_every_part_of_a_layer():
             g.wait_state(job, "suspended")
             *_, good, bad = chain(g, job)
             path = in_depot(g, bad)
-            if part == "a frame":
-                part = rng.choice([p for p in layer_file.parts(path.read_bytes())
-                                   if p.startswith("frame")])
             print(f"damaged: {layer_file.flip(path, part, rng)}")
             g.owner("pc-1", "auto")
             if part not in ("hot list", "prints"):
@@ -67,6 +65,54 @@ def test_a_flipped_bit_in_every_part_of_a_layer():
             wait_ticks(g, job)
             assert good in chain(g, job)
             check_ticks(g, job)
+
+
+def test_a_bit_that_rots_under_a_running_guest():
+    """All of it is still in the memory of its PC, which saves it anew: nothing goes back. Of a layer
+    of this placement, then of one from which the guest was resumed, whose pages it may never have
+    written since."""
+    print(f"seed {SEED}")
+    rng = random.Random(SEED)
+    with Grid(pcs=2, memory="300M", fresh=True) as g:
+        job = g.submit("--memory", "128M", "--checkpoint", "never", "--", "sh", "-c",
+                       HOLDER.replace("24000000", "8000000"))
+        g.wait_state(job, "running")
+        wait_ticks(g, job)
+
+        def checkpoint():
+            before = chain(g, job)
+            g.yado("checkpoint", job)
+            wait_for("the checkpoint", lambda: chain(g, job) != before, 30)
+
+        def move():
+            at = g.parts(job)[0]["pc"]
+            g.owner(at, "leave")
+            g.wait_elsewhere(job, at)
+            g.owner(at, "auto")
+            wait_ticks(g, job)
+
+        def rot(digest):
+            print("damaged:", layer_file.flip(in_depot(g, digest), "a frame", rng))
+            assert g.run("depot", "check").returncode != 0
+            said = f"layer {digest[:16]} is damaged"
+            wait_for(said, lambda: any(said in e for e in events(g)), 30)
+            wait_for("a layer in its place", lambda: chain(g, job) and digest not in chain(g, job), 30)
+            assert g.parts(job)[0]["state"] == "running"
+            wait_ticks(g, job)
+
+        checkpoint()
+        rot(chain(g, job)[0])
+        checkpoint()  # and those that follow count as ever
+        move()
+        rot(chain(g, job)[0])
+        checkpoint()
+        rot(chain(g, job)[1])  # the one before counts, and is of this placement
+        move()
+        assert "all is well" in g.yado("depot", "check")
+        assert not [e for e in events(g) if "goes back" in e]
+        assert [m["reason"] for m in g.moves(job)] == ["owner", "owner"]
+        check_ticks(g, job)
+        assert len({line for line in g.log(job, 0, "out").splitlines() if line.endswith(" -")}) == 1
 
 
 class SmallMaster(Grid):

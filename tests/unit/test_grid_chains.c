@@ -13,14 +13,15 @@
 #include <cmocka.h>
 
 /* A part runs on a over golden 7; b is free. */
-#define TWO_PCS                 \
+#define PART_WITH(how)          \
     "pc a builder cpus=1\n"     \
     "pc b cpus=1\n"             \
     "image tiny\n"              \
-    "submit\n"                  \
+    "submit " how "\n"          \
     "a says 0.1 done layer=7\n" \
     "1.0 is starting on a\n"    \
     "a says 1.0 running\n"
+#define TWO_PCS PART_WITH("")
 
 static void test_checkpoints_count_while_it_runs(void **state)
 {
@@ -102,6 +103,7 @@ static void test_damage_under_a_running_guest(void **state)
                   "damage 1.0 9\n"
                   "1.0 is running on a\n"
                   "1.0 chain\n"
+                  "a wants 1.0 run checkpoint=1          # its PC has all of it\n"
                   "a says 1.0 running layer=10 over=9 offset=5 run=2000  # not again\n"
                   "1.0 chain\n"
                   "a says 1.0 running layer=11 offset=7 run=3000\n"
@@ -115,6 +117,25 @@ static void test_damage_under_a_running_guest(void **state)
                   "truncated 1.0 0\n"
                   "b free\n"
                   "1.0 is starting on b\n");
+}
+
+static void test_a_chain_that_is_full(void **state)
+{
+    char text[8192];
+    int n = snprintf(text, sizeof text, "%s", PART_WITH("every=60000"));
+
+    for (int i = 1; i <= 48; i++)
+        n += snprintf(text + n, sizeof text - (size_t)n,
+                      "a wants 1.0 run every=60000\n"
+                      "a says 1.0 running layer=%d %s%.0d run=%d000\n",
+                      i + 100, i > 1 ? "over=" : "", i > 1 ? i + 99 : 0, i);
+    n += snprintf(text + n, sizeof text - (size_t)n,
+                  "a wants 1.0 run every=0\n"
+                  "logged no checkpoints by themselves\n"
+                  "merge 1.0 101 102 103 into 20\n"
+                  "a wants 1.0 run every=60000\n");
+    assert_true((size_t)n < sizeof text);
+    trace(text);
 }
 
 static void test_merging(void **state)
@@ -456,6 +477,7 @@ int main(void)
         cmocka_unit_test(test_layers_that_are_refused),
         cmocka_unit_test(test_damage_goes_back_by_one),
         cmocka_unit_test(test_damage_under_a_running_guest),
+        cmocka_unit_test(test_a_chain_that_is_full),
         cmocka_unit_test(test_merging),
         cmocka_unit_test(test_checkpoint_by_hand),
         cmocka_unit_test(test_a_jobs_own_interval),
