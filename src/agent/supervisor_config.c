@@ -3,13 +3,13 @@
  * The supervisor's files in DIR: config.json, made by the agent, and saved.json, made here when a
  * layer or a result is whole on the disk.
  */
+#include "agent/identity.h"
 #include "agent/supervisor.h"
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -101,16 +101,10 @@ void saved_remove(const char *dir)
 
 int saved_store(const char *dir, const struct sync_vm *report, struct err *ret_err)
 {
-    AUTO_FREE char *path = xasprintf("%s/" SUPERVISOR_SAVED_FILE, dir);
-    AUTO_FREE char *draft = xasprintf("%s.draft", path);
     json_t *json = sync_vm_to_json(report);
     AUTO_FREE char *text = json_dumps(json, JSON_INDENT(1));
-    AUTO_CLOSE int fd = open(draft, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    size_t len = strlen(text);
 
     json_decref(json);
-    if (fd < 0 || write(fd, text, len) != (ssize_t)len || fsync(fd) || rename(draft, path))
-        return err_set(ret_err, errno ? -errno : -EIO, "cannot write %s: %s", path,
-                       strerror(errno));
-    return 0;
+    /* The folder is synced with it, and so are the names of the layers. */
+    return identity_write(dir, SUPERVISOR_SAVED_FILE, text, strlen(text), 0600, ret_err);
 }
