@@ -4,8 +4,10 @@
  * true: each layer's parent is the name of the one below it, the first one's is golden; run time
  * and output offset never shrink within one epoch.
  *
- * A blob that leaves the chain while the part has a PC is pinned until that placement ends: the
- * pager there may have been started over it. A part without layers and pins has no struct chain.
+ * A blob that leaves the chain while the part has a PC is pinned until that placement ends where
+ * the pager there may have been started over it, that is, unless that placement has made it; and
+ * where it is damaged, so that a report that comes late does not bring it back. A part without
+ * layers and pins has no struct chain.
  */
 #include "grid/internal.h"
 
@@ -180,7 +182,7 @@ static void pin(struct grid *g, struct part *p, const struct grid_layer *l)
 }
 
 /* The layers from index `from` on, `count` of them, leave the chain. */
-static void take_out(struct grid *g, struct part *p, size_t from, size_t count)
+static void take_out(struct grid *g, struct part *p, size_t from, size_t count, bool damaged)
 {
     struct grid_chain *r = &p->chain->r;
 
@@ -189,7 +191,7 @@ static void take_out(struct grid *g, struct part *p, size_t from, size_t count)
     for (size_t i = from; i < from + count; i++) {
         layer_row(g, p, &r->layers[i], false);
         give_back(g, r->layers[i].size_bytes);
-        if (p->r.pc)
+        if (p->r.pc && (damaged || r->layers[i].epoch != p->r.epoch))
             pin(g, p, &r->layers[i]);
     }
     memmove(&r->layers[from], &r->layers[from + count],
@@ -222,7 +224,7 @@ void chain_commit(struct grid *g, struct part *p, const struct grid_layer *l)
     size_t at = 0;
 
     MUST(find_place(g, p, &l->parent, &at));
-    take_out(g, p, at, c->r.count - at);
+    take_out(g, p, at, c->r.count - at, false);
     new.seq = at ? c->r.layers[at - 1].seq + 1 : 1;
     new.epoch = p->r.epoch;
     new.committed_ms = g->now_ms;
@@ -238,7 +240,7 @@ bool chain_drop(struct grid *g, struct part *p, const struct grid_digest *digest
 
     if (!p->chain || at == p->chain->r.count)
         return false;
-    take_out(g, p, at, p->chain->r.count - at);
+    take_out(g, p, at, p->chain->r.count - at, true);
     if (p->r.pc)
         pc_wake(g, find_pc(g, p->r.pc));
     free_if_empty(p);
@@ -266,7 +268,7 @@ void chain_clear(struct grid *g, struct part *p)
     chain_unpin(g, p);
     if (!p->chain)
         return;
-    take_out(g, p, 0, p->chain->r.count);
+    take_out(g, p, 0, p->chain->r.count, false);
     free_if_empty(p);
 }
 
@@ -337,7 +339,7 @@ enum grid_outcome event_merged(struct grid *g, const struct grid_event *e, struc
     new.digest = m->digest;
     new.size_bytes = m->size_bytes;
     new.parent = p->chain->r.layers[from].parent;
-    take_out(g, p, from, m->count);
+    take_out(g, p, from, m->count, false);
     put_in(g, p->chain, from, &new);
     layer_row(g, p, &new, true);
     if (p->r.pc) {

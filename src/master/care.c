@@ -38,6 +38,9 @@ struct care {
     } gave_up[CARE_GAVE_UP_MAX]; /* a ring */
     size_t next_gave_up;
 
+    struct grid_digest *discards;
+    size_t count_discards, cap_discards;
+
     bool check_asked, checking;
     uint64_t blobs, checked, bytes;
     json_t *damaged;
@@ -113,6 +116,33 @@ static void merge_offered(struct care *c)
     c->has_merge = false;
 }
 
+/* ---- removing ------------------------------------------------------------------------------ */
+
+/* A layer's name is never given again, so nobody refers to it later. What stays after a crash is
+ * the sweep's. */
+static void discard(struct care *c, const struct grid_digest *layer)
+{
+    bool needed;
+    int r = state_blob_is_referenced(c->m->state, layer, &needed);
+
+    if (r == 0 && !needed)
+        r = depot_remove(c->m->depot, layer->bytes);
+    if (r)
+        log_warn("a layer that nobody needs stays until the next sweep: %s", strerror(-r));
+}
+
+/* The lock is held, but not while it removes. */
+static void discard_all(struct care *c)
+{
+    while (c->count_discards && !care_is_stopping(c)) {
+        struct grid_digest layer = c->discards[--c->count_discards];
+
+        pthread_mutex_unlock(&c->lock);
+        discard(c, &layer);
+        pthread_mutex_lock(&c->lock);
+    }
+}
+
 /* ---- checking ------------------------------------------------------------------------------- */
 
 struct references {
@@ -186,6 +216,7 @@ static void check(struct care *c)
         check_one(c, &refs.list[i]);
         pthread_mutex_lock(&c->lock);
         merge_offered(c); /* chains grow meanwhile */
+        discard_all(c);
         pthread_mutex_unlock(&c->lock);
     }
     free(refs.list);
@@ -206,7 +237,9 @@ static void *care_main(void *arg)
     (void)syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0));
     pthread_mutex_lock(&c->lock);
     while (!care_is_stopping(c)) {
-        if (c->has_merge) {
+        if (c->count_discards) {
+            discard_all(c);
+        } else if (c->has_merge) {
             merge_offered(c);
         } else if (c->check_asked) {
             c->check_asked = false;
@@ -249,6 +282,7 @@ void care_free(struct care *c)
     if (!c)
         return;
     json_decref(c->damaged);
+    free(c->discards);
     pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->lock);
     free(c);
@@ -297,6 +331,20 @@ bool care_take(struct care *c, struct care_news *ret_news)
     }
     pthread_mutex_unlock(&c->lock);
     return have;
+}
+
+void care_discard(struct care *c, const struct grid_digest *layers, size_t count)
+{
+    pthread_mutex_lock(&c->lock);
+    for (size_t i = 0; i < count; i++) {
+        if (c->count_discards == c->cap_discards) {
+            c->cap_discards = c->cap_discards ? 2 * c->cap_discards : 64;
+            c->discards = xreallocarray(c->discards, c->cap_discards, sizeof *c->discards);
+        }
+        c->discards[c->count_discards++] = layers[i];
+    }
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
 }
 
 void care_check(struct care *c)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Care of the depot, by one thread of idle priority: long chains of layers are merged, and on an
- * administrator's word everything that any row refers to is compared with its digest.
+ * Care of the depot, by one thread of idle priority: long chains of layers are merged, layers that
+ * no row needs any longer are removed, and on an administrator's word everything that any row
+ * refers to is compared with its digest.
  *
  * The core thread offers what is to be merged and takes back what was done, as events of the grid
  * that it refuses when the chain has changed meanwhile. A crash at any moment leaves at most a
@@ -50,6 +51,8 @@ void care_offer(struct care *c, const struct care_merge *merge);
 /* Whether this one was tried and could not be merged: not to be offered again for a while. */
 bool care_gave_up_on(struct care *c, uint64_t job, uint32_t part);
 bool care_take(struct care *c, struct care_news *ret_news);
+/* Rows that referred to these layers have gone, durably: they are removed unless others do. */
+void care_discard(struct care *c, const struct grid_digest *layers, size_t count);
 
 /* ---- any thread ---- */
 

@@ -91,6 +91,9 @@ static void note_row(struct core *c, const struct grid_row *row)
     uint64_t job = 0, part = 0;
     if (row->kind == GRID_ROW_LOG)
         c->logged = true;
+    if (!row->put && (row->kind == GRID_ROW_LAYER || row->kind == GRID_ROW_PIN))
+        *PUSH(c->gone, c->count_gone, c->cap_gone) =
+            row->kind == GRID_ROW_LAYER ? row->layer.layer.digest : row->pin.digest;
     if (row->kind == GRID_ROW_PART) {
         job = row->part.job;
         part = row->part.index;
@@ -249,7 +252,8 @@ static void turn_ring(struct core *c)
 static void clear_batch(struct core *c)
 {
     c->error = 0;
-    c->count_touched = c->count_truncations = c->count_wake_pcs = c->count_retired = 0;
+    c->count_touched = c->count_truncations = c->count_wake_pcs = c->count_retired = c->count_gone =
+        0;
     c->logged = false;
 }
 
@@ -299,6 +303,7 @@ static void after_commit(struct core *c)
     wake_all(c);
     for (size_t i = 0; i < c->count_retired; i++)
         places_forget_job(c->m->places, c->retired[i]);
+    care_discard(c->m->care, c->gone, c->count_gone);
 }
 
 /* ---- batches -------------------------------------------------------------------------------- */
@@ -680,6 +685,7 @@ void core_free(struct core *c)
     free(c->truncations);
     free(c->wake_pcs);
     free(c->retired);
+    free(c->gone);
     free(c->resplits.jobs);
     ring_end(&c->ring);
     pthread_cond_destroy(&c->news);

@@ -69,6 +69,8 @@ struct core {
     size_t count_wake_pcs, cap_wake_pcs;
     uint64_t *retired;
     size_t count_retired, cap_retired;
+    struct grid_digest *gone; /* layers that a row refers to no more */
+    size_t count_gone, cap_gone;
     bool logged; /* the batch has LOG rows */
 
     struct resplits resplits;

@@ -19,6 +19,8 @@ from pressure import HOLDER, page_out
 CUTS = 100 if os.environ.get("YADO_SOAK") else 30
 SEED = int(os.environ.get("YADO_SEED", random.SystemRandom().randrange(1 << 32)))
 LEASE = ["--lease", "8s"]
+INTERVAL_MS = 1000  # of the job whose PCs lose their power
+RECORD_MS = 2000    # and what it takes until a checkpoint is written, sent and recorded, here
 
 
 def layers(grid, job):
@@ -62,9 +64,10 @@ def test_power_cuts_at_random_moments(tmp_path):
         (g.dir / "job.yaml").write_text("name: long\nmemory: 128M\ncheckpoint: 1s\ncommand:\n" +
                                         "".join(f"  - {w!r}\n" for w in program.command))
         job = g.submit("-f", g.dir / "job.yaml")
-        cut = 0
+        cut, lost_ms = 0, []
         while cut < CUTS:
             wait_unheld(g, job, "running", "done", timeout=60)
+            since, ran_ms = time.monotonic(), g.parts(job)[0]["run_ms"]  # of the layer below
             time.sleep(rng.random() * 2.5)  # the moment is what is random
             part = g.parts(job)[0]
             assert part["state"] != "done", f"it ended before cut {cut}"
@@ -72,13 +75,21 @@ def test_power_cuts_at_random_moments(tmp_path):
                 continue
             cut += 1
             print(f"cut {cut}: {part['pc']}, {part['layers']} layers, run {part['run_ms']} ms")
+            ran_ms += (time.monotonic() - since) * 1000
             g.cut_power(part["pc"])
             g.agents[part["pc"]].start()
+            back, = wait_for("the master to hear of it", lambda: [
+                p for p in g.parts(job)
+                if (p["state"], p["epoch"]) != (part["state"], part["epoch"])], 60)
+            if part["state"] == "running":
+                lost_ms.append(round(ran_ms - back["run_ms"]))
             for pc in g.json("pcs")["pcs"]:
                 if pc["draining"]:
                     g.yado("drain", pc["name"], "--undo")
         wait_unheld(g, job, "done", timeout=200)
         program.check(g, job, tmp_path / "r")
+        print(f"lost at a cut, ms: {sorted(lost_ms)}")
+        assert len(lost_ms) > CUTS // 2 and max(lost_ms) < INTERVAL_MS + RECORD_MS
 
 
 def test_a_live_move():
@@ -100,8 +111,15 @@ def test_a_live_move():
         assert layers(g, job) >= 2, "a checkpoint, then the rest"
 
 
+def blobs(grid):
+    return [p for p in (grid.dir / "master/depot").glob("*/*") if len(p.name) == 64]
+
+
 def test_a_long_chain_is_merged_while_its_guest_runs():
     with Grid(pcs=2, memory="300M", master_args=LEASE) as g:
+        first = g.submit("--memory", "128M", "--checkpoint", "never", "--", "true")
+        g.wait_state(first, "done")
+        others = len(blobs(g))
         job = g.submit("--memory", "128M", "--checkpoint", "1s", "--", "sh", "-c", COUNTER)
         g.wait_state(job, "running")
         most = 0
@@ -112,12 +130,16 @@ def test_a_long_chain_is_merged_while_its_guest_runs():
             most = max(most, now)
             return now < most
         wait_for("a shorter chain", shorter, 60)
+        wait_for("what was merged to leave the depot",
+                 lambda: len(blobs(g)) - others <= layers(g, job), 20)
         was = g.parts(job)[0]["pc"]
         g.owner(was, "leave")
         wait_for("the move", lambda: g.moves(job), 60)
         assert layers(g, job) <= 8
         wait_ticks(g, job)
         check_ticks(g, job)
+        g.yado("cancel", job)
+        wait_for("its layers to leave the depot", lambda: len(blobs(g)) == others, 20)
 
 
 def open_log(grid, job):
