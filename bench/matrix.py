@@ -183,6 +183,8 @@ class Rows:
         def bound(column, most):
             bounds.check(f"{name(key(r))}: {column}", r[column], round(most, 1))
         stock, small = beside(mb, "stock"), beside(180, way)
+        if stock:
+            bound("lost_60s_ms", stock["total_ms"])
         if link == "loopback":
             bound("resume_ms", 150)
             if mb == 2048 and small:
@@ -191,8 +193,6 @@ class Rows:
         per_ms = LINKS[link] / 1000
         bound("lost_60s_ms", 1.3 * mb * MIB / per_ms + 500)
         bound("free_ms", 1.3 * r["sent_bytes"] / per_ms + 200)
-        if stock:
-            bound("lost_60s_ms", stock["total_ms"])
         if key(r) == ("1gbit", 675, 5, "ours"):
             bound("total_ms", 1.5 * r["limit_ms"] + 300)
             if stock:

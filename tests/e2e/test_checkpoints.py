@@ -94,7 +94,7 @@ def test_power_cuts_at_random_moments(tmp_path):
 
 def test_a_live_move():
     with Grid(pcs=2, memory="300M", master_args=LEASE) as g:
-        job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
+        job = g.submit("--memory", "128M", "--checkpoint", "never", "--", "sh", "-c", HOLDER)
         g.wait_state(job, "running")
         wait_ticks(g, job)
         was = g.parts(job)[0]["pc"]
@@ -108,7 +108,9 @@ def test_a_live_move():
         assert (move["reason"], move["from"], move["to"]) == ("move", was, to)
         wait_ticks(g, job)
         check_ticks(g, job)
-        assert layers(g, job) >= 2, "a checkpoint, then the rest"
+        assert layers(g, job) >= 2
+        all_bytes = g.json("status")["layer_bytes"]
+        assert move["bytes"] < all_bytes / 4, "a checkpoint, then the rest, which is little"
 
 
 def blobs(grid):
@@ -178,6 +180,39 @@ def test_a_guest_that_stands_too_long_is_rebased():
         wait_ticks(g, job, 5)
         check_ticks(g, job)
         assert len(set(digests(g, job))) == 1, "its memory is what it was"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no FUSE here")
+def test_a_pager_that_hangs_under_a_running_guest():
+    """The guest waits for its memory and does not answer: it is given up, and goes on from its last
+    checkpoint."""
+    with Grid(pcs=1, memory="300M", master_args=LEASE,
+              agent_args=["--priority", "normal", "--guest-silence", "8s"]) as g:
+        job = g.submit("--memory", "128M", "--checkpoint", "never", "--", "sh", "-c", HOLDER)
+        g.wait_state(job, "running")
+        wait_ticks(g, job, 3)
+        g.owner("pc-1", "leave")
+        g.wait_state(job, "suspended")
+        g.owner("pc-1", "auto")
+        g.wait_state(job, "running")
+        wait_ticks(g, job, 3)
+        g.yado("checkpoint", job)
+        wait_for("the checkpoint", lambda: layers(g, job) >= 2, 20)
+        part = g.parts(job)[0]
+        vm, = (g.dir / "pc-1/vm").glob(f"{job}.*")
+        qemu, = g.pids("qemu-system", str(vm))
+        supervisor, = g.pids("yado supervisor", str(vm))
+        pager, = g.pids("yado pager", str(vm))
+        page_out(qemu, supervisor, vm)
+        os.kill(pager, signal.SIGSTOP)
+        wait_for("it to be given up", lambda: [e for e in g.json("events")["events"] if
+                                               "guest does not answer" in e["text"]], 60)
+        wait_for("the memory to be given back", lambda: not set(g.pids(str(vm))), 5)
+        g.wait_state(job, "running", timeout=60)
+        assert g.parts(job)[0]["epoch"] > part["epoch"]
+        wait_ticks(g, job, 3)
+        check_ticks(g, job)
+        assert len(set(digests(g, job))) == 1
 
 
 def damage_cache(grid, pc, digests, rng):

@@ -531,6 +531,7 @@ def test_a_checkpoint_that_cannot_be_written(world):
     check_whole(world.ticks())
 
 
+SEED = int(os.environ.get("YADO_SEED", random.SystemRandom().randrange(1 << 32)))
 # All frames with YADO_SOAK: the pauses between attempts grow to 5 s.
 CUTS = 1000 if os.environ.get("YADO_SOAK") else 4
 
@@ -538,6 +539,8 @@ CUTS = 1000 if os.environ.get("YADO_SOAK") else 4
 def test_an_upload_that_is_cut_off(world):
     """Between two frames, in the middle of one, before the first byte and before the last: what
     counts is whole."""
+    print(f"seed {SEED}")
+    rng = random.Random(SEED)
     vm = start(world, argv=["sh", "-c", "echo ready; sleep 1000"])
     vm.wait_until("the program", lambda: "ready" in world.text())
     world.server.blob_status = 507
@@ -547,7 +550,7 @@ def test_an_upload_that_is_cut_off(world):
     data = path.read_bytes()
     ends = [offset + size for offset, size in layer_file.parts(data).values()][:-1]
     cuts = [0, ends[0] + 1, *ends, len(data) - 1]
-    world.server.cuts = cuts if len(cuts) <= CUTS else random.sample(cuts, CUTS)
+    world.server.cuts = cuts if len(cuts) <= CUTS else rng.sample(cuts, CUTS)
     world.server.blob_status = None
     vm.wait_until("the checkpoint", lambda: vm.report.get("checkpoint") == 1,
                   60 + 10 * len(world.server.cuts))
