@@ -118,6 +118,8 @@ void supervisor_pause(struct supervisor *s, const char *reason, uint64_t event_u
     if (!reason[0] || !s->ran)
         return;
     (void)note_stopped(event_us, reason);
+    s->visited = true;
+    supervisor_allow_upload(s);
     snprintf(s->report.reason, sizeof s->report.reason, "%s", reason);
     supervisor_set_state(s, "paused");
 }
@@ -566,6 +568,8 @@ static void went_on(struct supervisor *s)
     if (!atomic_load(&s->work.may_run) || s->stage != LIVE)
         return;
     s->running = true;
+    s->visited = false;
+    supervisor_allow_upload(s);
     s->run_since_ms = mono_ms();
     if (!s->ran)
         s->report.resume_ms = (uint32_t)(mono_ms() - s->start_ms);

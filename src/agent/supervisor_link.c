@@ -81,7 +81,7 @@ void supervisor_allow_upload(struct supervisor *s)
     bool last_layer = s->suspend || s->stage == SAVING || s->stage == UPLOADING;
     bool needs_slot = last_layer && s->config.desired.job && !s->report.result[0];
 
-    uploader_allow(s->made.uploader, !needs_slot || s->may_upload);
+    uploader_allow(s->made.uploader, last_layer ? !needs_slot || s->may_upload : !s->visited);
 }
 
 static void set_lease(struct supervisor *s, uint64_t until_ms)

@@ -45,6 +45,7 @@ struct supervisor {
     struct mail_blob *blobs;
     int result_fd;
     bool running, ran, asked_hot;
+    bool visited; /* the owner has a look at his PC, and the link is his */
     uint64_t start_ms, run_since_ms, run_ms; /* guest run time until run_since_ms */
     uint64_t guest_ms, tick_ms;              /* the link's clock: while the guest had a CPU */
     struct cpu_use cpu;                      /* as of tick_ms */

@@ -66,6 +66,23 @@ static int open_seal(const struct file *f, int fd, struct seal *ret_seal)
     return seal_init(ret_seal, n ? f->key : "", nonce);
 }
 
+struct sending {
+    struct uploader *u;
+    struct seal seal;
+};
+
+/* Each piece waits until it may be sent. */
+static void filter(const void *arg, uint64_t offset, void *data, size_t len)
+{
+    const struct sending *s = arg;
+
+    pthread_mutex_lock(&s->u->lock);
+    while (!s->u->allowed && !s->u->ending)
+        pthread_cond_wait(&s->u->changed, &s->u->lock);
+    pthread_mutex_unlock(&s->u->lock);
+    seal_apply(&s->seal, offset, data, len);
+}
+
 static int put(struct uploader *u, const char *url, const struct file *f, struct err *ret_err)
 {
     AUTO_CLOSE int fd = open(f->path, O_RDONLY | O_CLOEXEC);
@@ -76,14 +93,14 @@ static int put(struct uploader *u, const char *url, const struct file *f, struct
                              .body_bytes = f->size,
                              .quiet_ms = QUIET_MS};
     AUTO_HTTP_RESPONSE struct http_response answer = {0};
-    struct seal seal;
+    struct sending sending = {.u = u};
     struct err why;
-    int r = fd < 0 ? -errno : open_seal(f, fd, &seal);
+    int r = fd < 0 ? -errno : open_seal(f, fd, &sending.seal);
 
     if (r)
         return err_set(ret_err, r, "cannot open %s: %s", f->path, strerror(-r));
-    q.body_filter = seal_apply;
-    q.body_filter_arg = &seal;
+    q.body_filter = filter;
+    q.body_filter_arg = &sending;
     r = http_do(u->http, &q, &answer, ret_err);
     if (r || (answer.status >= 200 && answer.status < 300))
         return r;

@@ -11,8 +11,12 @@
 
 #include <stdbool.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
-enum { SLOTS = 4 * VM_THREADS_MAX };
+enum {
+    SLOTS = 4 * VM_THREADS_MAX,
+    NICE = 10, /* a guest that runs, and an owner who is back, come first */
+};
 
 struct slot {
     size_t first, count; /* of its pages */
@@ -55,6 +59,7 @@ static void *work(void *arg)
     struct pack *p = arg;
     struct slot *s;
 
+    (void)setpriority(PRIO_PROCESS, 0, NICE); /* Linux: this thread; nothing that can fail */
     while ((s = take(p))) {
         layer_pack(packer, p->pages + s->first, s->count, &s->frame);
         pthread_mutex_lock(&p->lock);

@@ -361,6 +361,25 @@ def test_checkpoints_while_it_runs_and_going_back(world):
     check_whole(world.ticks())
 
 
+def test_a_checkpoint_waits_while_the_owner_has_a_look(world):
+    """The link is his. What was being sent goes on where it was when he has gone."""
+    vm = start(world)
+    world.server.blob_status = 507
+    vm.lease(checkpoint=1)
+    vm.wait_until("an attempt", lambda: "upload waits" in vm.text())
+    vm.say("stop", reason="owner", event_us=time.monotonic_ns() // 1000)
+    vm.wait("paused")
+    world.server.blob_status = None
+    end = time.monotonic() + 6  # longer than the longest pause between two attempts
+    vm.wait_until("another attempt", lambda: time.monotonic() > end)
+    assert not vm.report.get("layers") and vm.report["state"] == "paused"
+    vm.say("cont")
+    vm.wait_until("the checkpoint", lambda: vm.report.get("checkpoint") == 1)
+    vm.wait_until("ticks", lambda: len(world.ticks()) > 5)
+    vm.drop()
+    check_whole(world.ticks())
+
+
 def test_checkpoints_by_themselves_until_the_owner_comes(world):
     vm = start(world)
     vm.lease(checkpoint_ms=300)
