@@ -113,8 +113,9 @@ def first_word_ms(g, job, rank):
         h, m, s = clock.split(":")
         return (int(h) * 60 + int(m)) * 60 + float(s)
     newest = max(g.dir.glob(f"pc-*/vm/{job}.{rank}.*"), key=lambda p: int(p.name.split(".")[2]))
-    run, word = re.search(r"(\S+) supervisor: running\n(?:.*\n)*?(\S+) supervisor: debug: guest: phase",
-                          (newest / "supervisor.log").read_text(errors="replace")).groups()
+    run, word = wait_for(f"{newest.name} to say something", lambda: re.search(
+        r"(\S+) supervisor: running\n(?:.*\n)*?(\S+) supervisor: debug: guest: phase",
+        (newest / "supervisor.log").read_text(errors="replace"))).groups()
     return (at(word) - at(run)) % 86400 * 1000
 
 
