@@ -355,6 +355,106 @@ static void test_histories(void **unused)
     }
 }
 
+/* ---- a sender whose acknowledgements are lost, late or said twice -----------------------------
+ */
+
+enum { SENDER_HISTORIES = 1000, SENDER_STEPS = 200, SENDER_LATE = 4 };
+
+/* The carrier's side, as the master is: it takes the next number, and knows those before. */
+struct carrier {
+    uint64_t taken, last; /* last: that it was handed since the rewind; 0: none */
+    uint64_t late[SENDER_LATE];
+    unsigned count_late;
+};
+
+static void carry_sent(struct desk *d, struct carrier *k, bool is_lost)
+{
+    const struct desk_message *m = desk_next(d);
+    uint32_t said;
+
+    if (!m)
+        return;
+    /* None is skipped: a gap would never be mended. */
+    assert_int_equal(m->number, (k->last > d->acked ? k->last : d->acked) + 1);
+    k->last = m->number;
+    assert_in_range(m->len, 9, 70000);
+    memcpy(&said, m->body + 5, sizeof said);
+    assert_int_equal(said, m->number);
+    if (!is_lost && m->number == k->taken + 1)
+        k->taken++;
+}
+
+static void acknowledge(struct desk *d, struct carrier *k, struct rng *rng)
+{
+    uint64_t dice = rng_below(rng, 4);
+
+    if (dice == 0)
+        k->late[k->count_late++ % SENDER_LATE] = k->taken; /* it comes later, or never */
+    else if (dice == 1)
+        desk_ack(d, k->late[rng_below(rng, SENDER_LATE)]);
+    else
+        for (uint64_t i = 0; i < dice - 1; i++)
+            desk_ack(d, k->taken);
+    assert_true(d->acked <= k->taken);
+}
+
+/* The program sends on; what it was told is sent has the numbers from 1 on. */
+static void send_some(struct desk *d, struct desk_client *c, struct rng *rng, uint32_t *sent)
+{
+    static uint8_t body[70000];
+    struct cursor in;
+
+    while (hear(c, DESK_SENT, &in))
+        assert_int_equal(cursor_u32(&in), 0);
+    if (c->blocked)
+        return;
+    ++*sent;
+    memcpy(body + 4, sent, sizeof *sent);
+    assert_int_equal(send_to(d, c, 1, 0, body, rng_below(rng, 3) ? 8 : sizeof body - 1), 0);
+}
+
+static void test_sending_histories(void **unused)
+{
+    uint64_t seed = getenv("YADO_SEED") ? strtoull(getenv("YADO_SEED"), NULL, 0) : 5, waits = 0;
+    struct rng rng = rng_seed(seed);
+
+    printf("# seed %llu\n", (unsigned long long)seed);
+    for (int round = 0; round < SENDER_HISTORIES; round++) {
+        struct carrier k = {0};
+        struct desk_client *c;
+        uint32_t sent = 0;
+        struct desk d;
+
+        desk_init(&d, 0, 2);
+        c = program(&d);
+        for (int i = 0; i < SENDER_STEPS; i++) {
+            uint64_t dice = rng_below(&rng, 100);
+
+            if (dice < 50)
+                send_some(&d, c, &rng, &sent);
+            else if (dice < 85)
+                carry_sent(&d, &k, dice < 55);
+            else if (dice < 95)
+                acknowledge(&d, &k, &rng);
+            else
+                desk_rewind(&d), k.last = 0;
+            waits += c->blocked;
+            assert_true(d.sent.bytes <= MAIL_WINDOW_BYTES);
+        }
+        /* Nothing is lost any more: all of it comes, and the desk is empty. */
+        for (int turn = 0; d.acked < d.last_seq; turn++) {
+            assert_true(turn < SENDER_STEPS);
+            desk_rewind(&d), k.last = 0;
+            while (d.unsent)
+                carry_sent(&d, &k, false);
+            desk_ack(&d, k.taken);
+        }
+        assert_true(!c->blocked && d.last_seq == sent && k.taken == sent && !d.sent.first);
+        desk_deinit(&d);
+    }
+    assert_true(waits > SENDER_HISTORIES);
+}
+
 static void put_piece(struct desk *d, struct desk_client *c, uint8_t type, const char *name,
                       uint64_t total, uint64_t at, const char *data)
 {
@@ -458,7 +558,7 @@ int main(void)
         cmocka_unit_test(test_sending),   cmocka_unit_test(test_receiving),
         cmocka_unit_test(test_gone),      cmocka_unit_test(test_room),
         cmocka_unit_test(test_histories), cmocka_unit_test(test_blobs),
-        cmocka_unit_test(test_nonsense),
+        cmocka_unit_test(test_nonsense),  cmocka_unit_test(test_sending_histories),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
