@@ -8,9 +8,11 @@ import re
 import signal
 import subprocess
 
-from grid import YADO, Grid, wait_for
+from grid import ROOT, YADO, Grid, wait_for
 
-APPS = pathlib.Path(YADO).resolve().parent / "apps/talk"
+BUILD = pathlib.Path(YADO).resolve().parent
+APPS = BUILD / "apps/talk"
+DOCUMENT = (ROOT / "docs/messages.md").read_text()
 
 
 def undisturbed(parts, program, *args):
@@ -128,3 +130,46 @@ def test_a_move_in_a_ring_of_eight():
             r"median=([\d.]+) .*longest_lap_us=(\d+)", line).groups())
         assert len(g.moves(job)) == 1
         assert longest / 1000 < 8 * median / 1000 * 2 + g.moves(job)[0]["total_ms"] + 1000
+
+
+def test_first_programs_of_the_document(tmp_path):
+    """In C, built as the document says, and in shell; test_debian.py has the one in Python."""
+    for name, word in (("first.c", "c"), ("first.sh", "sh")):
+        (tmp_path / name).write_text(re.search(rf"```{word}\n(.*?)```", DOCUMENT, re.S)[1])
+    build = re.search(r"^cc .* first\.c .*$", DOCUMENT, re.M)[0].split()
+    lib = BUILD / "src/libyado"  # where they are installed a compiler finds both by itself
+    subprocess.run([*build[:-1], f"-I{ROOT}/src/libyado", f"-L{lib}", build[-1]], cwd=tmp_path, check=True)
+    with Grid(pcs=2, memory="600M") as g:
+        def first(name, *command):
+            return g.submit("--parts", 4, "--memory", "96M", "--input", tmp_path / name, "--", *command)
+        for job in (first("first", "/in/first"), first("first.sh", "sh", "/in/first.sh")):
+            g.wait_state(job, "done")
+            assert [g.log(job, i) for i in range(4)] == ["sum 6\n", "", "", ""]
+            assert [g.log(job, i, "err") for i in range(4)] == [""] * 4
+
+
+# Each says when it comes to the barrier and when it is through; rank 2 comes late.
+MEET = """if [ $YADO_PART = 0 ]; then yado-msg broadcast "a b"; yado-msg broadcast c; yado-msg broadcast; fi </dev/null
+[ $YADO_PART = 0 ] || for i in 1 2 3; do yado-msg recv --from 0; echo; done
+yado-msg send 0 "in $YADO_PART"
+if [ $YADO_PART = 2 ]; then echo late; sleep 6; fi
+yado-msg barrier
+yado-msg send 0 "out $YADO_PART"
+yado-msg barrier
+[ $YADO_PART != 0 ] || for i in 1 2 3 4 5 6 7 8; do yado-msg recv; echo; done"""
+
+
+def test_barrier_and_broadcast_while_a_rank_moves():
+    with Grid(pcs=3, memory="300M") as g:  # each has room for two
+        job = g.submit("--parts", 4, "--memory", "96M", "--", "sh", "-c", MEET)
+        wait_for("rank 2 to be late", lambda: "late" in g.log(job, 2), 120)
+        at = [p["pc"] for p in g.parts(job)]
+        g.yado("move", f"{job}.2", next(p for p in g.agents if p != at[2] and at.count(p) < 2))
+        g.wait_state(job, "done")
+        assert len(g.moves(job)) == 1
+        for i in range(1, 4):
+            assert [line for line in g.log(job, i).splitlines() if line != "late"] == ["a b", "c", ""]
+        said = g.log(job, 0).splitlines()
+        assert sorted(said[:4]) == [f"in {i}" for i in range(4)]
+        assert sorted(said[4:]) == [f"out {i}" for i in range(4)]
+        assert all(g.log(job, i, "err") == "" for i in range(4))
