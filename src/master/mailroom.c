@@ -67,6 +67,8 @@ int mailroom_open(struct master *m, const char *folder, struct mailroom **ret_ro
     pthread_condattr_destroy(&attr);
     if (m->config.mailbox_bytes)
         config.unread_max = m->config.mailbox_bytes;
+    if (m->config.mail_kept_bytes)
+        config.kept_max = m->config.mail_kept_bytes;
     x->mail = mail_new(&config);
     int r = mail_log_open(folder, MAIL_LOG_FILE_BYTES, load_record, x, &x->log, ret_err);
     if (r < 0) {

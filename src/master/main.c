@@ -72,6 +72,7 @@ static const char usage[] =
     "  --disk-quota SIZE   jobs are refused when the disks of all unfinished jobs would be more "
     "(none)\n"
     "  --mailbox SIZE      unread mail that a part may have before who sends to it waits (64M)\n"
+    "  --mail-kept SIZE    mail that a part has read and may read again before it is saved (256M)\n"
     "  --history TIME      how long finished jobs are kept (30d)\n"
     "  --cpu MODEL         the pool's CPU model (Nehalem)\n"
     "  --machine TYPE      the pool's machine type (pc-i440fx-7.2)\n"
@@ -132,6 +133,7 @@ enum option_code {
     OPT_DEPOT_QUOTA,
     OPT_DISK_QUOTA,
     OPT_MAILBOX,
+    OPT_MAIL_KEPT,
     OPT_HISTORY,
     OPT_CPU,
     OPT_MACHINE,
@@ -153,6 +155,7 @@ static const struct option long_options[] = {
     {"depot-quota", required_argument, NULL, OPT_DEPOT_QUOTA},
     {"disk-quota", required_argument, NULL, OPT_DISK_QUOTA},
     {"mailbox", required_argument, NULL, OPT_MAILBOX},
+    {"mail-kept", required_argument, NULL, OPT_MAIL_KEPT},
     {"history", required_argument, NULL, OPT_HISTORY},
     {"cpu", required_argument, NULL, OPT_CPU},
     {"machine", required_argument, NULL, OPT_MACHINE},
@@ -207,6 +210,13 @@ static int take_size(const char *option, const char *text, uint64_t *ret_bytes)
                : 0;
 }
 
+static int take_mail_size(const char *option, const char *text, uint64_t *ret_bytes)
+{
+    return num_parse_size(text, ret_bytes) < 0 || *ret_bytes < 2 << 20
+               ? bad_use("%s: a size from 2M on, not \"%s\"", option, text)
+               : 0;
+}
+
 /* 0, or the exit status. */
 static int take_option(struct options *o, enum option_code code, const char *value)
 {
@@ -246,10 +256,9 @@ static int take_option(struct options *o, enum option_code code, const char *val
     case OPT_DISK_QUOTA:
         return take_size("--disk-quota", value, &o->config.grid.disk_quota_bytes);
     case OPT_MAILBOX:
-        return num_parse_size(value, &o->config.mailbox_bytes) < 0 ||
-                       o->config.mailbox_bytes < 2 << 20
-                   ? bad_use("--mailbox: a size from 2M on, not \"%s\"", value)
-                   : 0;
+        return take_mail_size("--mailbox", value, &o->config.mailbox_bytes);
+    case OPT_MAIL_KEPT:
+        return take_mail_size("--mail-kept", value, &o->config.mail_kept_bytes);
     case OPT_HISTORY:
         return take_time("--history", value, &o->config.history_ms);
     case OPT_CPU:

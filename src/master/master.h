@@ -25,9 +25,10 @@ struct master_config {
     const char *images_dir; /* of the built-in image, or NULL */
     const char *cpu, *machine;
     struct grid_config grid;
-    uint64_t history_ms;    /* how long finished jobs are kept */
-    uint64_t mailbox_bytes; /* unread mail of a part; 0: the default */
-    uint64_t replan_ms;     /* between two plans of a job that waits; 0: it is planned once */
+    uint64_t history_ms;      /* how long finished jobs are kept */
+    uint64_t mailbox_bytes;   /* unread mail of a part; 0: the default */
+    uint64_t mail_kept_bytes; /* what it has read and may read again; 0: the default */
+    uint64_t replan_ms;       /* between two plans of a job that waits; 0: it is planned once */
 };
 
 struct master {

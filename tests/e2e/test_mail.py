@@ -173,3 +173,34 @@ def test_barrier_and_broadcast_while_a_rank_moves():
         assert sorted(said[:4]) == [f"in {i}" for i in range(4)]
         assert sorted(said[4:]) == [f"out {i}" for i in range(4)]
         assert all(g.log(job, i, "err") == "" for i in range(4))
+
+
+# Each says a digit half a million times, round by round, and counts what is not the other's digit.
+PAIR = """i=0; while [ $i -lt 24 ]; do d=$((i % 10))
+    head -c 500000 /dev/zero | tr '\\0' $d | yado-msg send $((1 - YADO_PART))
+    yado-msg recv > got; echo $i $(wc -c < got) $(tr -d $d < got | wc -c); i=$((i + 1))
+done"""
+
+
+def test_a_busy_pair_that_nobody_saves_but_its_mail():
+    """With `checkpoint: never` what they have read is kept until there is too much of it; then they
+    are saved, and nobody waits. With `mail: committed` checkpoints are all that lets a message go."""
+    with Grid(pcs=2, memory="300M", master_args=["--mailbox", "3M", "--mail-kept", "2M"]) as g:
+        pair = g.submit("--parts", 2, "--memory", "96M", "--checkpoint", "never", "--", "sh", "-c", PAIR)
+        ring = submit(g, 2, "ring", "--laps", 3,
+                      options=("--memory", "96M", "--checkpoint", "never", "--mail", "committed"))
+        kept, layers = [0], [0]
+
+        def watch():
+            kept.append(max((m["kept_bytes"] for m in g.json("mail", pair)["mailboxes"]), default=0)
+                        if g.job(pair)["state"] == "running" else 0)
+            layers.append(min(p["layers"] for p in g.parts(pair)))
+            return all(p["state"] == "done" for p in g.parts(pair))
+        wait_for("the pair to be done", watch, 200, 0.2)
+        for i in range(2):
+            assert g.log(pair, i).splitlines() == [f"{n} 500000 0" for n in range(24)]
+        print("kept at most", max(kept), "layers", max(layers))
+        assert 2 << 20 < max(kept) < 9 << 20  # of 12 MB
+        assert max(layers) >= 2
+        g.wait_state(ring, "done")
+        assert g.log(ring, 0, "out").startswith("ring: ranks=2 laps=3 ")
