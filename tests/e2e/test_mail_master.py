@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The master's side of mail: order, exactly once across going back and kills, both modes, limits,
 ends, blobs. PCs and guests are played by the test."""
+import hashlib
 import os
 import random
 import re
 import struct
 import threading
+import time
 
 import pytest
 import requests
@@ -329,6 +331,33 @@ def test_blobs_belong_to_the_job(g):
     other = g.submit_api()
     w.pc.sync()
     assert get(Rank(w, w.pc.take(other)), "x").status_code == 404
+
+
+def test_blobs_of_a_job_that_ended_leave_the_depot(g):
+    """As all that nothing needs: at a sweep, a day after they came."""
+    w = World(g)
+    a = w.rank(0)
+    data = os.urandom(100000)
+    digest = hashlib.sha256(data).hexdigest()
+    assert a.session.put(f"{a.url}/blobs/x", data=data, timeout=30).status_code == 201
+
+    def files():
+        return list((g.dir / "master/depot" / digest[:2]).glob(f"{digest}*"))
+
+    def a_day_later():
+        old = time.time() - 25 * 3600
+        for file in files():
+            os.utime(file, (old, old))
+        w.restart()
+    a_day_later()
+    assert w.rank(0).session.get(f"{a.url}/blobs/x", timeout=30).content == data
+    g.yado("cancel", str(w.job))
+    w.pc.vms.clear()  # it stops them
+    w.pc.sync()
+    wait_for("the job to be over", lambda: w.part(0)["state"] == "cancelled")
+    assert files()
+    a_day_later()
+    wait_for("the sweep", lambda: not files())
 
 
 def test_acknowledged_messages_survive_kills(g):
