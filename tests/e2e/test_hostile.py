@@ -21,7 +21,7 @@ SOURCES = ("src/guest/*.c", "src/libyado/desk.c", "src/libyado/desk_socket.c", "
 FAILS = {"begins-late": "its mail has a gap", "nobody": "it sent to a part that does not exist",
          "reads-ahead": "it asked for mail that is not kept, or does not exist"}
 GOES_ON = ("gap", "flood", "oversized", "reads-without-end", "blobs", "rubbish")
-RESIDENT_MB = 60  # of a supervisor; the sanitizer's own share included
+RESIDENT_MB = 100  # of a supervisor; a sanitizer's share included, but for what it keeps freed
 SECONDS = 10
 
 
@@ -49,7 +49,8 @@ class HostileGrid(Grid):
         self.images = images
 
     def daemon_env(self, name):
-        return dict(self.env, YADO_IMAGES=str(self.images))
+        asan = self.env["ASAN_OPTIONS"] + ":quarantine_size_mb=4:thread_local_quarantine_size_kb=64"
+        return dict(self.env, YADO_IMAGES=str(self.images), ASAN_OPTIONS=asan)
 
     def hostile(self, *words):
         return self.submit("--memory", "96M", "--", "hostile", *words)
