@@ -16,6 +16,7 @@ enum {
     RUNS_MAX = 2000,
     PCS_MAX = 128, /* larger pools and jobs are scaled down together */
     PARTS_MAX = 4096,
+    WAITS_MAX = 1024, /* parts that wait before the job */
 };
 
 /* With a candidate that is better by less, the naive split is kept. */
@@ -43,36 +44,57 @@ size_t plan_naive(const struct plan_candidate *c, size_t count, size_t pcs)
     return best;
 }
 
+uint64_t plan_holds(const struct plan_pc *pc, uint64_t memory_bytes, uint32_t cpus)
+{
+    uint64_t by_cpus = (pc->cpus ? pc->cpus : 1) / (cpus ? cpus : 1);
+    uint64_t reserve = plan_reserve(memory_bytes);
+    uint64_t by_memory = reserve ? pc->memory_bytes / reserve : by_cpus;
+
+    return by_memory < by_cpus ? by_memory : by_cpus;
+}
+
 /* (e^(l t) - 1) / l: the expected time that t takes when it is begun again at each return. */
 static double from_nothing(double l, double t)
 {
     return l > 0 ? expm1(fmin(l * t, 500)) / l : t;
 }
 
+/* What there is to do before the job; others who take turns with it delay it as they would so. */
+static double backlog_s(const struct plan_pool *pool)
+{
+    double s = 0;
+
+    for (size_t i = 0; i < pool->count_guests; i++)
+        s += pool->guests[i].left_s;
+    for (size_t i = 0; i < pool->count_waits; i++)
+        s += (double)pool->waits[i].parts * pool->waits[i].left_s;
+    return s;
+}
+
 double plan_estimate(const struct plan_pool *pool, const struct plan_candidate *c)
 {
-    double l = 0, v = 0, speed = 0, move, e, free_pcs, link, one;
-    size_t fits = 0;
+    double l = 0, v = 0, speed = 0, fits = 0, move, e, free_pcs, link, one;
 
     for (size_t i = 0; i < pool->count; i++) {
-        if (pool->pcs[i].memory_bytes < plan_reserve(c->memory_bytes))
-            continue;
-        fits++;
-        l += pool->pcs[i].returns_per_s;
-        v += pool->pcs[i].visit_s;
-        speed += pool->pcs[i].speed;
+        double holds = (double)plan_holds(&pool->pcs[i], c->memory_bytes, c->cpus);
+
+        fits += holds;
+        l += holds * pool->pcs[i].returns_per_s;
+        v += holds * pool->pcs[i].visit_s;
+        speed += holds * pool->pcs[i].speed;
     }
-    if (!fits)
+    if (fits < 1)
         return INFINITY;
-    l /= (double)fits;
-    v /= (double)fits;
+    l /= fits;
+    v /= fits;
     move = pool->move_s(pool->move_arg, c->memory_bytes);
-    one = c->work_s * (double)fits / speed;
+    one = c->work_s * fits / speed;
     e = from_nothing(l, pool->dispatch_s + c->in_bytes / pool->link_bytes_per_s) + one +
         l * one * (move / 2 + from_nothing(l, move / 2)) + c->out_bytes / pool->link_bytes_per_s;
-    free_pcs = (double)fits / (1 + l * v);
+    free_pcs = fits / (1 + l * v);
     link = (double)c->parts * (c->in_bytes + c->out_bytes) / pool->link_bytes_per_s;
-    return fmax(fmax(ceil((double)c->parts / (double)fits) * e * (1 + l * v),
+    return backlog_s(pool) / free_pcs +
+           fmax(fmax(ceil((double)c->parts / fits) * e * (1 + l * v),
                      (double)c->parts * e / free_pcs),
                 link) +
            c->combine_s + c->combine_bytes / pool->link_bytes_per_s;
@@ -84,8 +106,39 @@ double plan_estimate(const struct plan_pool *pool, const struct plan_candidate *
 struct scaled {
     struct plan_pool pool;
     struct plan_pc *pcs;
+    struct plan_guest *guests;
+    struct plan_wait *waits;
     double share;
 };
+
+static void scale_load(struct scaled *s, const struct plan_pool *pool, size_t step)
+{
+    double parts = 0, lump;
+
+    s->guests = xcalloc(pool->count_guests + 1, sizeof *s->guests);
+    s->pool.count_guests = 0;
+    for (size_t i = 0; i < pool->count_guests; i++) {
+        if (pool->guests[i].pc % step != 0)
+            continue;
+        s->guests[s->pool.count_guests] = pool->guests[i];
+        s->guests[s->pool.count_guests++].pc /= step;
+    }
+    s->pool.guests = s->guests;
+    for (size_t i = 0; i < pool->count_waits; i++)
+        parts += (double)pool->waits[i].parts * s->share;
+    lump = fmax(1, ceil(parts / WAITS_MAX)); /* as scale_parts() does */
+    s->waits = xcalloc(pool->count_waits + 1, sizeof *s->waits);
+    for (size_t i = 0; i < pool->count_waits; i++) {
+        double share = (double)pool->waits[i].parts * s->share / lump;
+
+        s->waits[i] = pool->waits[i];
+        if (!pool->waits[i].parts)
+            continue;
+        s->waits[i].parts = (uint64_t)ceil(share);
+        s->waits[i].left_s *= lump * share / ceil(share);
+    }
+    s->pool.waits = s->waits;
+}
 
 static struct scaled scale(const struct plan_pool *pool)
 {
@@ -99,6 +152,7 @@ static struct scaled scale(const struct plan_pool *pool)
     s.share = (double)s.pool.count / (double)pool->count;
     s.pool.pcs = s.pcs;
     s.pool.link_bytes_per_s *= s.share;
+    scale_load(&s, pool, step);
     return s;
 }
 
@@ -129,16 +183,30 @@ struct race {
     size_t runs;
 };
 
-static size_t count_fits(const struct plan_pool *pool, const struct plan_candidate *c)
+static void count_fits(const struct plan_pool *pool, const struct plan_candidate *c,
+                       struct plan_result *ret)
 {
-    uint64_t need = plan_reserve(c->memory_bytes), combine = plan_reserve(c->combine_memory_bytes);
-    size_t fits = 0, combines = 0;
+    size_t combines = 0;
 
     for (size_t i = 0; i < pool->count; i++) {
-        fits += pool->pcs[i].memory_bytes >= need;
-        combines += pool->pcs[i].memory_bytes >= combine;
+        uint64_t holds = plan_holds(&pool->pcs[i], c->memory_bytes, c->cpus);
+
+        ret->fits += holds > 0;
+        ret->holds += holds;
+        combines += plan_holds(&pool->pcs[i], c->combine_memory_bytes, c->combine_cpus) > 0;
     }
-    return combines ? fits : 0;
+    if (!combines)
+        ret->fits = ret->holds = 0;
+}
+
+/* Swapping is no remedy for these. */
+static bool lacks_cpus(const struct plan_pool *pool, const struct plan_candidate *c)
+{
+    uint32_t most = 1;
+
+    for (size_t i = 0; i < pool->count; i++)
+        most = pool->pcs[i].cpus > most ? pool->pcs[i].cpus : most;
+    return c->cpus > most || c->combine_cpus > most;
 }
 
 /* One run of all that are still in it; false when the budget is spent. */
@@ -223,13 +291,13 @@ static void prepare(struct race *r, const struct plan_pool *pool)
     bool any = false;
 
     for (size_t i = 0; i < r->count; i++) {
-        r->results[i] = (struct plan_result){.fits = count_fits(pool, &r->candidates[i]),
-                                             .estimate_s = plan_estimate(pool, &r->candidates[i])};
+        r->results[i] = (struct plan_result){.estimate_s = plan_estimate(pool, &r->candidates[i])};
+        count_fits(pool, &r->candidates[i], &r->results[i]);
         any |= r->results[i].fits > 0;
     }
     for (size_t i = 0; i < r->count; i++) {
-        r->results[i].swaps = !any;
-        if (!r->results[i].fits && (any || pool->no_swap))
+        r->results[i].swaps = !any && !lacks_cpus(pool, &r->candidates[i]);
+        if (!r->results[i].fits && (!r->results[i].swaps || pool->no_swap))
             r->results[i].mean_s = INFINITY;
     }
 }
@@ -285,7 +353,7 @@ int plan_choose(const struct plan_pool *pool, const struct plan_candidate *candi
                      .most = budget / 8};
     struct plan_choice choice;
 
-    if (!pool->count || !count || count > PLAN_CANDIDATES_MAX)
+    if (!pool->count || !count || count > PLAN_CANDIDATES_MAX || pool->count_kinds > PLAN_KINDS_MAX)
         return -EINVAL;
     prepare(&r, pool);
     choice.naive = plan_naive(candidates, count, pool->count);
@@ -296,6 +364,8 @@ int plan_choose(const struct plan_pool *pool, const struct plan_candidate *candi
     (void)compare(&r, choice.naive, choice.chosen, &choice.gain_s, &choice.gain_error_s);
     free(r.times);
     free(r.scaled.pcs);
+    free(r.scaled.guests);
+    free(r.scaled.waits);
     if (isinf(ret_results[choice.chosen].mean_s))
         return -ENOENT;
     *ret_choice = choice;

@@ -217,6 +217,86 @@ static void test_what_cannot_be_planned(void **state)
     assert_true(isinf(r.mean_s) || r.mean_s > 100);
 }
 
+/* As many parts as PCs leave three of four CPUs idle. */
+static void test_a_pc_holds_several(void **state)
+{
+    struct plan_pc pcs[4];
+    struct plan_pool pool = pool_of(pcs, 4, 0);
+    struct plan_candidate c[] = {{.parts = 4, .memory_bytes = 100 * MB, .work_s = 4000},
+                                 {.parts = 16, .memory_bytes = 100 * MB, .work_s = 1000},
+                                 {.parts = 16, .memory_bytes = 400 * MB, .work_s = 1000},
+                                 {.parts = 8, .memory_bytes = 100 * MB, .work_s = 2000, .cpus = 2}};
+    struct plan_result r[4];
+    struct plan_choice choice;
+
+    assert_int_equal(plan_choose(&pool, c, 3, 1, PLAN_BUDGET, r, &choice), 0);
+    assert_int_equal(choice.chosen, 0);
+    assert_true(r[1].holds == 4 && fabs(r[1].mean_s - 4080) < 2); /* four waves */
+    for (int i = 0; i < 4; i++)
+        pcs[i].cpus = 4;
+    assert_int_equal(plan_choose(&pool, c, 4, 1, PLAN_BUDGET, r, &choice), 0);
+    assert_true(choice.chosen == 1 && choice.naive == 0);
+    assert_true(r[1].holds == 16 && r[1].fits == 4 && fabs(r[1].mean_s - 1020) < 2);
+    assert_true(r[2].holds == 8 && fabs(r[2].mean_s - 2040) < 2); /* memory for two each */
+    assert_true(r[3].holds == 8 && fabs(r[3].mean_s - 2020) < 2); /* CPUs for two each */
+    assert_true(fabs(r[1].estimate_s - 1020) < 2);
+    /* An owner meets all guests of his PC at once. */
+    for (int i = 0; i < 4; i++)
+        pcs[i].returns_per_s = 1.0 / 3600;
+    assert_int_equal(plan_choose(&pool, &c[1], 1, 1, PLAN_BUDGET, r, &choice), 0);
+    assert_true(r[0].mean_s > 1100);
+    /* More CPUs than any PC has: nothing helps, swapping neither. */
+    c[0].cpus = 5;
+    assert_int_equal(plan_choose(&pool, c, 1, 1, PLAN_BUDGET, r, &choice), -ENOENT);
+    assert_true(!r[0].fits && !r[0].swaps);
+}
+
+/* What runs on the PCs, and what waits before the job, comes first. */
+static void test_the_present_load(void **state)
+{
+    static const struct plan_kind kinds[] = {{900 * MB, 1, false}, {100 * MB, 1, true}};
+    static const struct plan_guest guests[] = {{0, 0, 10000}, {1, 0, 500}};
+    static const struct plan_wait waits[] = {{0, 8, 1000}};
+    static const struct plan_wait beside[] = {{1, 400, 1000}};
+    struct plan_pc pcs[4];
+    struct plan_pool pool = pool_of(pcs, 4, 0);
+    struct plan_candidate c[] = {{.parts = 4, .memory_bytes = 500 * MB, .work_s = 3000},
+                                 {.parts = 12, .memory_bytes = 500 * MB, .work_s = 1000}};
+    struct plan_result r[2];
+    struct plan_choice choice;
+
+    for (int i = 0; i < 4; i++)
+        pcs[i].memory_bytes = 1200 * MB;
+    assert_int_equal(plan_choose(&pool, c, 2, 1, PLAN_BUDGET, r, &choice), 0);
+    assert_int_equal(choice.chosen, 0);
+    /* One PC is taken for long, one for a while: four large parts make two waves now. */
+    pool.kinds = kinds;
+    pool.count_kinds = 2;
+    pool.guests = guests;
+    pool.count_guests = 2;
+    assert_int_equal(plan_choose(&pool, c, 2, 1, PLAN_BUDGET, r, &choice), 0);
+    assert_int_equal(choice.chosen, 1);
+    assert_true(fabs(r[0].mean_s - 6040) < 2); /* PCs 2 and 3, then 1 at 500, then one again */
+    assert_true(r[1].mean_s < 4700);
+    /* The same user's earlier parts are served first: two waves of 1020 s. */
+    pool.count_guests = 0;
+    pool.waits = waits;
+    pool.count_waits = 1;
+    assert_int_equal(plan_choose(&pool, c, 1, 1, PLAN_BUDGET, r, &choice), 0);
+    assert_true(fabs(r[0].mean_s - (2 * 1020 + 3020)) < 2);
+    /* Another user of equal weight has half of the places, however much of his waits. */
+    pool.waits = beside;
+    pool.beside_weight = 1;
+    assert_int_equal(plan_choose(&pool, c, 1, 1, PLAN_BUDGET, r, &choice), 0);
+    assert_true(r[0].mean_s > 6000 && r[0].mean_s < 8000);
+    /* An owner who is there now: until he leaves, his PC is none. */
+    pool.count_waits = 0;
+    pcs[0].owner_present = true;
+    pcs[0].visit_s = 100000;
+    assert_int_equal(plan_choose(&pool, c, 1, 1, PLAN_BUDGET, r, &choice), 0);
+    assert_true(r[0].mean_s > 5000);
+}
+
 /* 20,000 parts on 500 PCs are planned as their share. */
 static void test_large_jobs(void **state)
 {
@@ -262,6 +342,8 @@ int main(void)
         cmocka_unit_test(test_the_frequency_decides),
         cmocka_unit_test(test_memory_decides),
         cmocka_unit_test(test_what_cannot_be_planned),
+        cmocka_unit_test(test_a_pc_holds_several),
+        cmocka_unit_test(test_the_present_load),
         cmocka_unit_test(test_large_jobs),
     };
 
