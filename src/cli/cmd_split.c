@@ -24,6 +24,7 @@ static const struct listing_column plan_columns[] = {
     {"EXPECTED", LISTING_RIGHT},
     {"+-", LISTING_RIGHT},
     {"FITS ON", LISTING_RIGHT},
+    {"HELD AT ONCE", LISTING_RIGHT},
 };
 
 static const char *time_text(const json_t *item, const char *key, char out[NUM_TEXT_MAX])
@@ -58,6 +59,7 @@ static void show(const json_t *reply)
         listing_add(&l, "%s", time_text(item, "error_s", error));
         listing_add(&l, "%s%" PRId64, cli_bool(item, "swaps") ? "swaps; " : "",
                     cli_int(item, "fits"));
+        listing_add(&l, "%" PRId64, cli_int(item, "holds"));
     }
     listing_show(&l);
     listing_deinit(&l);

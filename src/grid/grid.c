@@ -294,6 +294,18 @@ uint64_t grid_move_mean_ms(const struct grid *g)
     return (uint64_t)g->move_mean_ms;
 }
 
+uint64_t grid_start_mean_ms(const struct grid *g)
+{
+    return (uint64_t)g->start_mean_ms;
+}
+
+uint64_t grid_job_run_ms(const struct grid *g, uint64_t job)
+{
+    const struct job *j = find_job(g, job);
+
+    return j && j->count_done ? (uint64_t)(j->done_ms / j->count_done) : 0;
+}
+
 uint64_t grid_pc_seen_ms(const struct grid *g, uint64_t pc)
 {
     const struct pc *p = find_pc(g, pc);

@@ -697,6 +697,12 @@ void grid_each_merge(const struct grid *g,
                      void *arg);
 /* What the last moves took, on average; 0: none since the start. */
 uint64_t grid_move_mean_ms(const struct grid *g);
+/* ... and first starts, from the placement to the report that the guest runs. */
+uint64_t grid_start_mean_ms(const struct grid *g);
+/* What those of its parts that are done took, on average; 0: nobody knows. */
+uint64_t grid_job_run_ms(const struct grid *g, uint64_t job);
+/* The guest's memory is on its PC: given back once its layer is whole on the disk. */
+bool grid_part_takes_room(enum grid_part_state s);
 /* Bytes of all layers and pins of unfinished parts: what counts against the depot's quota. */
 uint64_t grid_layer_bytes(const struct grid *g);
 /* Sizes of the network drives that unfinished jobs may have: what counts against that quota. */

@@ -196,6 +196,7 @@ struct grid {
     uint64_t layer_bytes;    /* of all chains and pins */
     uint64_t disk_bytes;     /* of all unfinished jobs: job_disk_bytes() */
     double move_mean_ms;     /* of the last moves; soft */
+    double start_mean_ms;    /* of the last first starts; soft */
     bool starts_wait;        /* for room in the depot */
     struct chain *first_long;
     struct part *first_saving, *last_saving; /* the line for upload slots; see slots.c */
@@ -218,8 +219,6 @@ struct grid {
 /* states.c */
 void part_move(struct grid *g, struct part *p, enum grid_part_state to);
 bool part_is_placed_state(enum grid_part_state s);
-/* The guest's memory is on its PC: given back once its layer is whole on the disk. */
-bool part_takes_room(enum grid_part_state s);
 
 /* queue.c */
 void queue_add(struct grid *g, struct part *p);

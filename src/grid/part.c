@@ -84,6 +84,10 @@ void part_ran(struct grid *g, struct part *p)
 
     if (p->r.state != GRID_STARTING && p->r.state != GRID_RESUMING)
         return;
+    if (p->r.state == GRID_STARTING)
+        g->start_mean_ms +=
+            ((double)ms_between(p->r.move_placed_ms, g->now_ms) - g->start_mean_ms) /
+            (g->start_mean_ms > 0 ? 16 : 1);
     part_move(g, p, GRID_RUNNING);
     if (!p->r.started_ms)
         p->r.started_ms = g->now_ms;

@@ -43,7 +43,7 @@ static struct room room_of(const struct grid *g, const struct pc *pc)
         .memory_bytes = pc->r.memory_bytes, .cpus = pc->r.cpus, .speed = pc->r.speed};
 
     for (const struct part *p = pc->placed; p; p = p->next_placed)
-        if (part_takes_room(p->r.state))
+        if (grid_part_takes_room(p->r.state))
             take(&room, p->job->r.memory_bytes, p->job->r.cpus);
     for (const struct golden *x = g->first_golden; x; x = x->next)
         if (x->r.state == GRID_GOLDEN_BUILDING && x->r.pc == pc->r.id)

@@ -66,7 +66,7 @@ bool grid_part_is_final(enum grid_part_state s)
     return s == GRID_DONE || s == GRID_FAILED || s == GRID_CANCELLED;
 }
 
-bool part_takes_room(enum grid_part_state s)
+bool grid_part_takes_room(enum grid_part_state s)
 {
     return s != GRID_SAVED_LOCAL && s != GRID_UPLOADING;
 }
@@ -102,7 +102,7 @@ void part_move(struct grid *g, struct part *p, enum grid_part_state to)
     log_debug("part %" PRIu64 ".%" PRIu32 ": %s -> %s", p->r.job, p->r.index, names[from],
               names[to]);
     p->r.state = to;
-    if (p->r.pc && part_takes_room(from) != part_takes_room(to))
+    if (p->r.pc && grid_part_takes_room(from) != grid_part_takes_room(to))
         room_changed(g, find_pc(g, p->r.pc));
     if (part_is_saving_state(from) && !part_is_saving_state(to))
         slots_remove(g, p);

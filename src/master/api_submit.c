@@ -145,7 +145,8 @@ static bool split(struct req *r)
 {
     struct submit_call *call = r->data;
     struct plan_table *t = xcalloc(1, sizeof *t);
-    int bad = plan_make(&call->pcs, call->spec, false, t);
+    const struct plan_who who = {.user = r->user, .priority = call->spec->priority};
+    int bad = plan_make(&call->pcs, call->spec, &who, false, t);
     if (bad) {
         (void)req_reply_error(r, bad < 0 ? 400 : 409, "no_plan", "split: %s", t->why);
     } else if (t->results[t->choice.chosen].swaps) {

@@ -4,11 +4,12 @@
  *
  * A PC's speed is what it reports, against the mean of all. How often its owner returns is worked
  * out of its own past for the next four hours (grid_habit_stays()), how long he stays is the mean
- * of his last visits. A move costs what this grid's last moves took, and the link carries what
- * uploads have shown (meter.h). A usual value stands for what is not known yet.
+ * of his last visits. A move and a start cost what this grid's last ones took, and the link carries
+ * what uploads have shown (meter.h). A usual value stands for what is not known yet.
  */
 #include "master/plan.h"
 #include "master/api.h"
+#include "master/plan_load.h"
 
 #include "base/num.h"
 
@@ -21,7 +22,7 @@
 #define LOOK_AHEAD_MS (4 * UINT64_C(3600000))
 #define RETURNS_PER_S (0.5 / 3600) /* of a PC of which nothing is known */
 #define VISIT_S 900.0
-#define DISPATCH_S 1.0
+#define DISPATCH_S 1.0 /* before any start was measured */
 #define LINK_BYTES_PER_S 125e6
 #define MOVE_S 2.0 /* before any was measured */
 
@@ -32,6 +33,7 @@ struct look {
     size_t cap;
     double speed; /* of those that say one */
     size_t count_speeds;
+    struct core *core;
     const struct grid *grid;
     uint64_t now_ms;
     bool silent; /* these count as well */
@@ -56,9 +58,12 @@ static bool add_pc(void *arg, const struct grid_pc *pc)
         l->cap = l->cap ? l->cap * 2 : 16;
         p->pcs = xreallocarray(p->pcs, l->cap, sizeof *p->pcs);
     }
+    plan_load_pc(p->load, l->core, pc->id, p->count);
     p->pcs[p->count++] = (struct plan_pc){
         .speed = pc->speed,
         .memory_bytes = pc->memory_bytes,
+        .cpus = pc->cpus,
+        .owner_present = !pc->available,
         .returns_per_s =
             isnan(stays) ? RETURNS_PER_S : -log(fmax(stays, 1e-6)) / ((double)LOOK_AHEAD_MS / 1000),
         .visit_s = visit_ms ? (double)visit_ms / 1000 : VISIT_S,
@@ -67,6 +72,7 @@ static bool add_pc(void *arg, const struct grid_pc *pc)
     l->count_speeds += pc->speed > 0;
     mark(l, pc->id);
     mark(l, pc->memory_bytes);
+    mark(l, pc->cpus);
     mark(l, pc->speed);
     return true;
 }
@@ -74,11 +80,14 @@ static bool add_pc(void *arg, const struct grid_pc *pc)
 struct plan_pcs plan_look(struct core *c)
 {
     const struct grid *g = core_grid(c);
-    uint64_t move_ms = grid_move_mean_ms(g);
+    uint64_t move_ms = grid_move_mean_ms(g), start_ms = grid_start_mean_ms(g);
     double link = meter_bytes_per_s(&core_master(c)->link);
     struct look l = {.found = {.move_s = move_ms ? (double)move_ms / 1000 : MOVE_S,
+                               .dispatch_s = start_ms ? (double)start_ms / 1000 : DISPATCH_S,
                                .link_bytes_per_s = link > 0 ? link : LINK_BYTES_PER_S,
-                               .seed = grid_get_meta(g)->step},
+                               .seed = grid_get_meta(g)->step,
+                               .load = plan_load_new()},
+                     .core = c,
                      .grid = g,
                      .now_ms = core_now(c)};
 
@@ -87,6 +96,7 @@ struct plan_pcs plan_look(struct core *c)
         l.silent = true;
         grid_each_pc(g, add_pc, &l);
     }
+    plan_load_queue(l.found.load, c);
     for (size_t i = 0; i < l.found.count; i++) {
         double *speed = &l.found.pcs[i].speed;
 
@@ -98,6 +108,7 @@ struct plan_pcs plan_look(struct core *c)
 void plan_pcs_deinit(struct plan_pcs *p)
 {
     free(p->pcs);
+    plan_load_free(p->load);
     *p = (struct plan_pcs){0};
 }
 
@@ -137,30 +148,37 @@ static void explain(struct plan_table *t)
                  what, size, time, num_format_duration((uint64_t)(naive->mean_s * 1000), other));
 }
 
-static int choose(const struct plan_pcs *p, bool no_swap, struct plan_table *t)
+static int choose(const struct plan_pcs *p, const struct plan_who *who, bool no_swap,
+                  struct plan_table *t)
 {
     struct plan_pool pool = {.pcs = p->pcs,
                              .count = p->count,
                              .link_bytes_per_s = p->link_bytes_per_s,
-                             .dispatch_s = DISPATCH_S,
+                             .dispatch_s = p->dispatch_s,
                              .move_s = move_s,
                              .move_arg = &p->move_s,
                              .no_swap = no_swap};
+    struct plan_burden *burden;
+    int bad;
 
     if (!p->count) {
         snprintf(t->why, sizeof t->why, "no PC has said yet what it can give");
         return 1;
     }
-    if (plan_choose(&pool, t->candidates, t->count, p->seed, BUDGET, t->results, &t->choice) != 0) {
-        snprintf(t->why, sizeof t->why, "no PC has the memory for a part of any candidate");
+    burden = plan_burden_new(p->load, who, &pool);
+    bad = plan_choose(&pool, t->candidates, t->count, p->seed, BUDGET, t->results, &t->choice);
+    plan_burden_free(burden);
+    if (bad) {
+        snprintf(t->why, sizeof t->why,
+                 "no PC has the memory and the CPUs for a part of any candidate");
         return 1;
     }
     explain(t);
     return 0;
 }
 
-int plan_make(const struct plan_pcs *p, const struct jobspec *spec, bool no_swap,
-              struct plan_table *ret)
+int plan_make(const struct plan_pcs *p, const struct jobspec *spec, const struct plan_who *who,
+              bool no_swap, struct plan_table *ret)
 {
     struct split_where where;
     struct err err;
@@ -171,10 +189,13 @@ int plan_make(const struct plan_pcs *p, const struct jobspec *spec, bool no_swap
         snprintf(ret->why, sizeof ret->why, "%.250s", err.text);
         return -EINVAL;
     }
-    for (size_t i = 0; i < ret->count; i++) /* as its guest will be */
+    for (size_t i = 0; i < ret->count; i++) { /* as its guest will be */
         ret->candidates[i].memory_bytes = jobspec_split_memory(&ret->candidates[i]);
+        ret->candidates[i].cpus = spec->cpus;
+        ret->candidates[i].combine_cpus = spec->then ? spec->then->cpus : 0;
+    }
     ret->pcs = p->count;
-    return choose(p, no_swap, ret);
+    return choose(p, who, no_swap, ret);
 }
 
 /* ---- POST /v1/split/plan --------------------------------------------------------------------- */
@@ -193,12 +214,13 @@ json_t *plan_table_json(const struct plan_table *t)
         const struct plan_result *x = &t->results[i];
 
         json_array_append_new(
-            list, json_pack("{s:s, s:f, s:o, s:o, s:f, s:o, s:o, s:o, s:o, s:o, s:b, s:b}", "shape",
-                            c->shape, "x", c->x, "parts", api_u64(c->parts), "memory",
-                            api_u64(c->memory_bytes), "work_s", c->work_s, "expected_s",
-                            seconds(x->mean_s), "error_s", seconds(x->error_s), "estimate_s",
-                            seconds(x->estimate_s), "runs", api_u64(x->runs), "fits",
-                            api_u64(x->fits), "swaps", x->swaps, "dropped", x->dropped));
+            list,
+            json_pack("{s:s, s:f, s:o, s:o, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b}", "shape",
+                      c->shape, "x", c->x, "parts", api_u64(c->parts), "memory",
+                      api_u64(c->memory_bytes), "work_s", c->work_s, "expected_s",
+                      seconds(x->mean_s), "error_s", seconds(x->error_s), "estimate_s",
+                      seconds(x->estimate_s), "runs", api_u64(x->runs), "fits", api_u64(x->fits),
+                      "holds", api_u64(x->holds), "swaps", x->swaps, "dropped", x->dropped));
     }
     return json_pack("{s:o, s:o, s:o, s:o, s:s}", "candidates", list, "chosen",
                      api_u64(t->choice.chosen), "naive", api_u64(t->choice.naive), "pcs",
@@ -223,9 +245,10 @@ static void call_free(void *p)
 static enum req_next reply_plan(struct req *r)
 {
     const struct plan_call *call = r->data;
+    const struct plan_who who = {.user = r->user, .priority = call->spec->priority};
     struct plan_table *t = xcalloc(1, sizeof *t);
 
-    if (plan_make(&call->pcs, call->spec, call->no_swap, t) != 0)
+    if (plan_make(&call->pcs, call->spec, &who, call->no_swap, t) != 0)
         (void)req_reply_error(r, 409, "no_plan", "split: %s", t->why);
     else
         (void)req_reply_json(r, 200, plan_table_json(t));

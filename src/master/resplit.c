@@ -79,7 +79,8 @@ static void plan(struct core *c, const struct grid_job *j, const struct plan_pcs
 {
     struct jobspec *spec = spec_of(j);
     struct plan_table *t = xcalloc(1, sizeof *t);
-    if (spec && plan_make(pcs, spec, false, t) == 0) {
+    const struct plan_who who = {.user = j->user, .job = j->id, .priority = j->priority};
+    if (spec && plan_make(pcs, spec, &who, false, t) == 0) {
         jobspec_take_split(spec, &t->candidates[t->choice.chosen]);
         if (jobspec_inputs_fit(spec))
             take(c, j, spec, t->why);

@@ -22,7 +22,7 @@ def submit(g, **more):
 
 
 def busy_pc(g, name, memory):
-    pc = FakePC(g, name, memory=memory)
+    pc = FakePC(g, name, memory=memory, cpus=1)
     pc.report.update(available=False, reason="owner")
     pc.sync()
     return pc
@@ -64,3 +64,53 @@ def test_a_planner_that_is_asked_again_and_again():
         plans = [g.admin("POST", "/v1/split/plan", 200, json=spec).json() for _ in range(20)]
         assert {p["chosen"] for p in plans} == {0}
         assert parts_of(g, job) == 8
+
+
+def plan(g, spec, **query):
+    asked = "&".join(f"{k}={v}" for k, v in query.items())
+    return g.admin("POST", f"/v1/split/plan?{asked}", 200, json=spec).json()
+
+
+def test_a_plan_knows_what_else_there_is_to_do():
+    spec = {"command": ["true"], "split": SPLIT}
+    with ApiGrid() as g:
+        pcs = [FakePC(g, f"pc-{i}", memory=8 * GIB, cpus=1) for i in range(2)]
+        for pc in pcs:
+            pc.sync()
+        idle = plan(g, spec)
+        assert idle["chosen"] == 0 and idle["candidates"][0]["holds"] == 2, idle
+        assert 1000 <= idle["candidates"][0]["expected_s"] < 1200, idle
+        # One PC has a guest of which nobody knows how long it runs: ten minutes are supposed.
+        job = g.admin("POST", "/v1/jobs", 201, json={"command": ["true"]}).json()["id"]
+        pcs[0].build_golden()
+        pcs[1].sync()
+        next(pc for pc in pcs if any(k[0] == job for k in pc.desired)).take(job)
+        busy = plan(g, spec)
+        assert 1550 <= busy["candidates"][0]["expected_s"] < 1800, busy
+        # And ten parts wait before it, in two queues of five.
+        g.admin("POST", "/v1/jobs", 201, json={"command": ["true"], "parts": 12})
+        waits = plan(g, spec)
+        assert waits["candidates"][0]["expected_s"] > 3000, waits
+        # Those of another user do not stand before it: it gets every other place.
+        other = g.user("bob")
+        shared = other("POST", "/v1/split/plan", 200, json=spec).json()
+        assert shared["candidates"][0]["expected_s"] < waits["candidates"][0]["expected_s"] - 500
+
+
+def test_a_pc_with_several_cpus_holds_several_parts():
+    spec = {"command": ["true"], "split": [{"x": [1, 4], "parts": "x", "memory": "200e6",
+                                            "work": "4000 / x"}]}
+    with ApiGrid() as g:
+        pc = FakePC(g, "pc-1", memory=8 * GIB, cpus=1)
+        pc.sync()
+        assert plan(g, spec)["chosen"] == 0
+        pc.report["cpus"] = 4
+        pc.sync()
+        four = plan(g, spec)
+        assert four["chosen"] == 1 and four["candidates"][1]["holds"] == 4, four
+        assert four["candidates"][1]["expected_s"] < 1200, four
+        pc.report["memory_bytes"] = 1 * GIB  # for two at once
+        pc.sync()
+        two = plan(g, spec)
+        assert two["candidates"][1]["holds"] == 2 and two["candidates"][1]["expected_s"] > 2000, two
+        g.admin.error("POST", "/v1/split/plan", 409, "CPUs", json={**spec, "cpus": 8})
