@@ -294,6 +294,13 @@ uint64_t grid_move_mean_ms(const struct grid *g)
     return (uint64_t)g->move_mean_ms;
 }
 
+double grid_user_usage(const struct grid *g, uint64_t user, uint64_t now_ms)
+{
+    const struct user *u = find_user(g, user);
+
+    return u ? user_usage(g, u, now_ms) : 0;
+}
+
 uint64_t grid_start_mean_ms(const struct grid *g)
 {
     return (uint64_t)g->start_mean_ms;

@@ -669,6 +669,8 @@ const struct grid_image *grid_get_image(const struct grid *g, uint64_t image);
 const struct grid_image *grid_find_image(const struct grid *g, const char *name);
 const struct grid_golden *grid_get_golden(const struct grid *g, uint64_t id);
 const struct grid_user *grid_get_user(const struct grid *g, uint64_t user);
+/* The decayed CPU seconds of a user's guests, as the order of the queue counts them. */
+double grid_user_usage(const struct grid *g, uint64_t user, uint64_t now_ms);
 /* Time of the PC's last sync, 0 when never since the start. */
 uint64_t grid_pc_seen_ms(const struct grid *g, uint64_t pc);
 /* Its lease has ended, and it was not heard since. */

@@ -206,7 +206,7 @@ static enum core_next look_at_core(struct core *c, struct req *r)
     if (is_repeated(c, r))
         return CORE_REPLIED;
     if (call->spec->split)
-        call->pcs = plan_look(c);
+        call->pcs = plan_look(c, r->user);
     r->next = prepare;
     return CORE_CONTINUE;
 }

@@ -77,7 +77,7 @@ static bool add_pc(void *arg, const struct grid_pc *pc)
     return true;
 }
 
-struct plan_pcs plan_look(struct core *c)
+struct plan_pcs plan_look(struct core *c, uint64_t user)
 {
     const struct grid *g = core_grid(c);
     uint64_t move_ms = grid_move_mean_ms(g), start_ms = grid_start_mean_ms(g);
@@ -96,7 +96,7 @@ struct plan_pcs plan_look(struct core *c)
         l.silent = true;
         grid_each_pc(g, add_pc, &l);
     }
-    plan_load_queue(l.found.load, c);
+    plan_load_queue(l.found.load, c, user);
     for (size_t i = 0; i < l.found.count; i++) {
         double *speed = &l.found.pcs[i].speed;
 
@@ -258,7 +258,7 @@ static enum req_next reply_plan(struct req *r)
 
 static enum core_next look_at_pcs(struct core *c, struct req *r)
 {
-    ((struct plan_call *)r->data)->pcs = plan_look(c);
+    ((struct plan_call *)r->data)->pcs = plan_look(c, r->user);
     r->next = reply_plan;
     return CORE_CONTINUE;
 }

@@ -36,8 +36,8 @@ struct plan_who {
     int32_t priority;
 };
 
-/* The core thread. */
-struct plan_pcs plan_look(struct core *c);
+/* The core thread. user: who asks; 0: somebody whose parts wait already. */
+struct plan_pcs plan_look(struct core *c, uint64_t user);
 void plan_pcs_deinit(struct plan_pcs *p);
 
 /* 0; a positive value: nothing can be chosen, why says so (no PC has reported yet, or nothing fits

@@ -41,6 +41,7 @@ struct wait {
 struct weight {
     uint64_t user;
     uint32_t weight;
+    double usage_s;
 };
 
 struct plan_load {
@@ -48,7 +49,7 @@ struct plan_load {
     size_t count_guests, cap_guests;
     struct wait *waits;
     size_t count_waits, cap_waits;
-    struct weight *weights; /* of users whose parts wait */
+    struct weight *weights; /* of users whose parts wait, and of the one who asks */
     size_t count_weights, cap_weights;
 };
 
@@ -112,8 +113,9 @@ void plan_load_pc(struct plan_load *l, struct core *c, uint64_t pc, size_t at)
     grid_each_placed(core_grid(c), pc, add_guest, &look);
 }
 
-static void add_weight(struct plan_load *l, const struct grid *g, uint64_t user)
+static void add_weight(struct plan_load *l, const struct core *c, uint64_t user)
 {
+    const struct grid *g = core_grid(c);
     const struct grid_user *u = grid_get_user(g, user);
 
     for (size_t i = 0; i < l->count_weights; i++)
@@ -123,7 +125,8 @@ static void add_weight(struct plan_load *l, const struct grid *g, uint64_t user)
         l->cap_weights = l->cap_weights ? l->cap_weights * 2 : 16;
         l->weights = xreallocarray(l->weights, l->cap_weights, sizeof *l->weights);
     }
-    l->weights[l->count_weights++] = (struct weight){user, u ? u->weight : 1};
+    l->weights[l->count_weights++] =
+        (struct weight){user, u ? u->weight : 1, grid_user_usage(g, user, core_now(c))};
 }
 
 static bool add_job(void *arg, const struct grid_job *j)
@@ -135,7 +138,7 @@ static bool add_job(void *arg, const struct grid_job *j)
 
     if (!parts)
         return true;
-    add_weight(l, g, j->user);
+    add_weight(l, look->c, j->user);
     if (l->count_waits == l->cap_waits) {
         l->cap_waits = l->cap_waits ? l->cap_waits * 2 : 64;
         l->waits = xreallocarray(l->waits, l->cap_waits, sizeof *l->waits);
@@ -146,10 +149,12 @@ static bool add_job(void *arg, const struct grid_job *j)
     return true;
 }
 
-void plan_load_queue(struct plan_load *l, struct core *c)
+void plan_load_queue(struct plan_load *l, struct core *c, uint64_t user)
 {
     struct look look = {l, c, 0};
 
+    if (user)
+        add_weight(l, c, user);
     grid_each_job(core_grid(c), add_job, &look);
 }
 
@@ -229,16 +234,23 @@ static void take_waits(struct plan_burden *b, const struct plan_load *l, const s
     } while (next != INT64_MIN);
 }
 
-static double beside_weight(const struct plan_load *l, const struct plan_who *who)
+static void take_shares(const struct plan_load *l, const struct plan_who *who,
+                        struct plan_pool *pool)
 {
     double own = 1, others = 0;
 
-    for (size_t i = 0; i < l->count_weights; i++)
-        if (l->weights[i].user == who->user)
-            own = l->weights[i].weight;
-        else
-            others += l->weights[i].weight;
-    return own > 0 ? others / own : 0;
+    for (size_t i = 0; i < l->count_weights; i++) {
+        const struct weight *w = &l->weights[i];
+
+        if (w->user == who->user) {
+            own = w->weight;
+            pool->usage_s = w->usage_s;
+        } else {
+            others += w->weight;
+            pool->beside_usage_s += w->usage_s;
+        }
+    }
+    pool->beside_weight = own > 0 ? others / own : 0;
 }
 
 struct plan_burden *plan_burden_new(const struct plan_load *l, const struct plan_who *who,
@@ -260,7 +272,7 @@ struct plan_burden *plan_burden_new(const struct plan_load *l, const struct plan
     pool->count_guests = b->count_guests;
     pool->waits = b->waits;
     pool->count_waits = b->count_waits;
-    pool->beside_weight = beside_weight(l, who);
+    take_shares(l, who, pool);
     return b;
 }
 

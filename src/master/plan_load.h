@@ -16,8 +16,8 @@ struct plan_load *plan_load_new(void);
 void plan_load_free(struct plan_load *l);
 /* The guests of that PC, the at-th of the plan's. */
 void plan_load_pc(struct plan_load *l, struct core *c, uint64_t pc, size_t at);
-/* All that waits, and for whom. */
-void plan_load_queue(struct plan_load *l, struct core *c);
+/* All that waits, and for whom. user: who asks; 0: somebody whose parts wait. */
+void plan_load_queue(struct plan_load *l, struct core *c, uint64_t user);
 
 /* Any thread: what of it concerns that job goes into the pool. Parts of one of `who`'s own jobs
  * that come after it are no concern of it. */

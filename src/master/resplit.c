@@ -104,7 +104,7 @@ void resplit_run(struct core *c)
             continue;
         if (!looked) {
             c->now_ms = core_wall_ms();
-            pcs = plan_look(c);
+            pcs = plan_look(c, 0);
             looked = true;
         }
         put(l, (struct resplit){job.job, pcs.mark, now_ms});

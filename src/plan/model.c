@@ -28,6 +28,8 @@
 /* As in the grid's move.c. */
 enum { GAIN_LEAST_MS = 30000, LAST_WAVE_MAX = 64 };
 #define GAIN_LEAST 0.4
+/* As in its queue.c: what a user is charged in advance for each CPU that he holds. */
+#define ADVANCE_MS 60000.0
 
 enum kind_of_event { OWNER, STAGE, LEFT, LINK };
 enum stage { START, INPUT, RUN, OUTPUT, RESUME, LEAVE };
@@ -92,6 +94,7 @@ struct model {
     uint64_t seq;
     uint64_t leaving, moves, done; /* parts of ours */
     double cpus[2];                /* held by this user's, and by those of others */
+    double usage_ms[2];            /* CPU time that they have had */
 };
 
 static double exponential(struct rng *r, double mean)
@@ -379,13 +382,19 @@ static bool place_one(struct model *m, bool beside)
     return place_fresh(m, beside) || place_moved(m, beside);
 }
 
-/* Users are served by turns, so that what they hold is as their weights are. */
+/* As the grid's queue.c: whoever has had less, by his weight, is served first. */
+static bool is_turn_of_others(const struct model *m)
+{
+    return m->usage_ms[1] + ADVANCE_MS * m->cpus[1] <
+           m->pool->beside_weight * (m->usage_ms[0] + ADVANCE_MS * m->cpus[0]);
+}
+
 static void place(struct model *m)
 {
     bool beside;
 
     do
-        beside = m->cpus[1] < m->pool->beside_weight * m->cpus[0];
+        beside = is_turn_of_others(m);
     while (place_one(m, beside) || place_one(m, !beside));
 }
 
@@ -472,6 +481,8 @@ static void has_left(struct model *m, uint32_t i)
 
 static void take(struct model *m, const struct event *e)
 {
+    for (int i = 0; i < 2; i++)
+        m->usage_ms[i] += m->cpus[i] * (double)(e->at_ms - m->now_ms);
     m->now_ms = e->at_ms;
     if (e->kind == OWNER)
         owner(m, e->who);
@@ -584,6 +595,7 @@ uint64_t model_run(const struct plan_pool *pool, const struct plan_candidate *c,
     struct model m = {.pool = pool,
                       .swaps = swaps,
                       .unused = NONE,
+                      .usage_ms = {pool->usage_s * 1000, pool->beside_usage_s * 1000},
                       .link = {.bytes_per_ms = pool->link_bytes_per_s / 1000}};
     struct plan_candidate combine = {.parts = 1,
                                      .memory_bytes = c->combine_memory_bytes,

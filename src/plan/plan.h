@@ -88,7 +88,8 @@ struct plan_pool {
     size_t count_guests;
     const struct plan_wait *waits;
     size_t count_waits;
-    double beside_weight; /* of the users of `beside` together, against the job's own */
+    double beside_weight;           /* of the users of `beside` together, against the job's own */
+    double usage_s, beside_usage_s; /* CPU seconds that each has had, as the queue counts them */
 };
 
 struct plan_candidate {
