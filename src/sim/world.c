@@ -259,6 +259,21 @@ bool world_finish(struct world *w, uint64_t until_ms)
     return w->unfinished == 0;
 }
 
+static bool is_finished(const struct world *w, uint64_t id)
+{
+    const struct grid_job *j = grid_get_job(w->g, id);
+
+    /* One that is not there any more has retired. */
+    return !j || (j->finished_ms && (!j->then_job || is_finished(w, j->then_job)));
+}
+
+bool world_finish_job(struct world *w, uint64_t job, uint64_t until_ms)
+{
+    while (!is_finished(w, job) && take_next(w, until_ms))
+        ;
+    return is_finished(w, job);
+}
+
 /* ---- setting up ------------------------------------------------------------------------------ */
 
 static void load(struct world *w, const struct grid_row *row)

@@ -93,6 +93,8 @@ uint64_t world_submit(struct world *w, const struct world_job *job);
 void world_run(struct world *w, uint64_t until_ms);
 /* Takes events until no job is unfinished; false: some still is at that time. */
 bool world_finish(struct world *w, uint64_t until_ms);
+/* ... until that job is finished, its combining job included. */
+bool world_finish_job(struct world *w, uint64_t job, uint64_t until_ms);
 uint64_t world_now(const struct world *w);
 const struct grid *world_grid(const struct world *w);
 const struct link *world_link(const struct world *w);
