@@ -14,6 +14,7 @@
  *   move.c    leaving a PC while it runs: a checkpoint, then the rest
  *   balance.c leaving a PC whose own load is too high
  *   expect.c  what the next hour may bring
+ *   commit.c  what must not be seen before its rows are durable
  *   rows.c    what changed, as rows  load.c    and back               digest.c
  *
  * Records (`r`) are durable; everything else in a node is derived from records or soft. Whoever

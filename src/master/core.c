@@ -105,26 +105,15 @@ static void note_row(struct core *c, const struct grid_row *row)
     *PUSH(c->touched, c->count_touched, c->cap_touched) = (struct core_touched){job, part};
 }
 
-static void take_effect(struct core *c, const struct grid_fx *fx)
+/* What of an effect belongs into the transaction. */
+static void write_effect(struct core *c, const struct grid_fx *fx)
 {
-    switch (fx->kind) {
-    case GRID_FX_ROW:
+    if (fx->kind == GRID_FX_ROW) {
         if (c->error == 0)
             core_fail(c, state_apply(c->m->state, &fx->row, 1));
         note_row(c, &fx->row);
-        break;
-    case GRID_FX_RETIRE:
-        if (c->error == 0)
-            core_fail(c, state_retire(c->m->state, fx->job));
-        *PUSH(c->retired, c->count_retired, c->cap_retired) = fx->job;
-        break;
-    case GRID_FX_WAKE_PC:
-        *PUSH(c->wake_pcs, c->count_wake_pcs, c->cap_wake_pcs) = fx->pc;
-        break;
-    case GRID_FX_TRUNCATE:
-        *PUSH(c->truncations, c->count_truncations, c->cap_truncations) =
-            (struct core_truncation){fx->job, fx->part, fx->offset};
-        break;
+    } else if (fx->kind == GRID_FX_RETIRE && c->error == 0) {
+        core_fail(c, state_retire(c->m->state, fx->job));
     }
 }
 
@@ -138,7 +127,8 @@ enum grid_outcome core_step(struct core *c, struct req *r, struct grid_event *ev
         return outcome;
     (void)core_write(c, r); /* even a step without rows counts */
     for (size_t i = 0; i < c->fx.count; i++)
-        take_effect(c, &c->fx.fx[i]);
+        write_effect(c, &c->fx.fx[i]);
+    grid_commit_add(&c->pending, &c->fx);
     return GRID_OK;
 }
 
@@ -252,13 +242,14 @@ static void turn_ring(struct core *c)
 static void clear_batch(struct core *c)
 {
     c->error = 0;
-    c->count_touched = c->count_truncations = c->count_wake_pcs = c->count_retired = c->count_gone =
-        0;
+    c->count_touched = c->count_gone = 0;
+    grid_commit_drop(&c->pending);
     c->logged = false;
 }
 
-static int commit(struct core *c)
+static int make_durable(void *arg)
 {
+    struct core *c = arg;
     if (c->error == 0 && state_in_transaction(c->m->state))
         core_fail(c, state_commit(c->m->state));
     if (c->error && state_in_transaction(c->m->state))
@@ -266,28 +257,49 @@ static int commit(struct core *c)
     return c->error;
 }
 
-static void truncate_outputs(struct core *c)
+static void truncate_output(struct core *c, const struct grid_fx *t)
 {
     struct master *m = c->m;
-    for (size_t i = 0; i < c->count_truncations; i++) {
-        const struct core_truncation *t = &c->truncations[i];
-        uint64_t have = 0;
-        places_lock_output(m->places, t->job, t->part);
-        int r = segment_truncate(m->segments, t->job, t->part, t->offset);
-        if (r == 0)
-            r = segment_length(m->segments, t->job, t->part, &have);
-        places_set_output(m->places, t->job, t->part, have);
-        places_unlock_output(m->places, t->job, t->part);
-        if (r < 0)
-            give_up(c, "truncating output", r);
-    }
+    uint64_t have = 0;
+    places_lock_output(m->places, t->job, t->part);
+    int r = segment_truncate(m->segments, t->job, t->part, t->offset);
+    if (r == 0)
+        r = segment_length(m->segments, t->job, t->part, &have);
+    places_set_output(m->places, t->job, t->part, have);
+    places_unlock_output(m->places, t->job, t->part);
+    if (r < 0)
+        give_up(c, "truncating output", r);
 }
 
-static void wake_all(struct core *c)
+static bool act(void *arg, const struct grid_fx *fx)
+{
+    struct core *c = arg;
+    if (fx->kind == GRID_FX_TRUNCATE)
+        truncate_output(c, fx);
+    else if (fx->kind == GRID_FX_WAKE_PC)
+        holds_wake(c->m->holds, &(struct hold_key){HOLD_SYNC, fx->pc, 0});
+    else
+        places_forget_job(c->m->places, fx->job);
+    return true;
+}
+
+static void publish(void *arg)
+{
+    struct core *c = arg;
+    turn_ring(c);
+    core_publish_touched(c);
+}
+
+static void publish_all(void *arg)
+{
+    struct core *c = arg;
+    turn_ring(c);
+    core_publish_all(c);
+}
+
+static void wake_readers(struct core *c)
 {
     struct holds *h = c->m->holds;
-    for (size_t i = 0; i < c->count_wake_pcs; i++)
-        holds_wake(h, &(struct hold_key){HOLD_SYNC, c->wake_pcs[i], 0});
     for (size_t i = 0; i < c->count_touched; i++)
         if (c->touched[i].job)
             holds_wake(h, &(struct hold_key){HOLD_LOG, c->touched[i].job, c->touched[i].part});
@@ -295,15 +307,16 @@ static void wake_all(struct core *c)
         holds_wake(h, &(struct hold_key){HOLD_EVENTS, 0, 0});
 }
 
-static void after_commit(struct core *c)
+/* The batch, in the order of commit.h. When it fails nothing of it is visible. */
+static int commit(struct core *c)
 {
-    turn_ring(c);
-    core_publish_touched(c);
-    truncate_outputs(c);
-    wake_all(c);
-    for (size_t i = 0; i < c->count_retired; i++)
-        places_forget_job(c->m->places, c->retired[i]);
+    static const struct grid_commit_io io = {make_durable, publish, act};
+    int r = grid_commit_run(&c->pending, &io, c);
+    if (r != 0)
+        return r;
+    wake_readers(c);
     care_discard(c->m->care, c->gone, c->count_gone);
+    return r;
 }
 
 /* ---- batches -------------------------------------------------------------------------------- */
@@ -364,7 +377,6 @@ static void run_batch(struct core *c, struct req *batch)
         }
         if (r < 0)
             give_up(c, "writing the state", r);
-        after_commit(c);
         for (struct req *next; batch; batch = next) {
             next = batch->queue_next;
             batch->queue_next = NULL;
@@ -403,8 +415,6 @@ bool core_own_step(struct core *c, struct grid_event *e)
         (void)refuse_batch(c, NULL); /* nobody asked: nobody is refused */
     else if (r < 0)
         give_up(c, "writing the state", r);
-    else
-        after_commit(c);
     return r == 0;
 }
 
@@ -465,7 +475,7 @@ static void run_care(struct core *c)
 static void note_gone(void *arg, uint64_t job)
 {
     struct core *c = arg;
-    *PUSH(c->retired, c->count_retired, c->cap_retired) = job;
+    *PUSH(c->aged, c->count_aged, c->cap_aged) = job;
 }
 
 /* Forgets finished jobs that are older than the history goes back, a few at a time. */
@@ -477,18 +487,19 @@ static void age(struct core *c)
                                   .keep_events = CORE_KEEP_ROWS,
                                   .keep_moves = CORE_KEEP_ROWS};
     clear_batch(c);
+    c->count_aged = 0;
     struct state *s = core_write(c, NULL);
     if (c->error == 0)
         core_fail(c, state_age(s, &ageing, note_gone, c));
     int r = commit(c);
     if (r < 0 && r != -ENOSPC) /* with a full disk: an hour later */
         give_up(c, "forgetting old jobs", r);
-    for (size_t i = 0; r == 0 && i < c->count_retired; i++)
-        if (segment_remove_job(c->m->segments, c->retired[i]) < 0)
+    for (size_t i = 0; r == 0 && i < c->count_aged; i++)
+        if (segment_remove_job(c->m->segments, c->aged[i]) < 0)
             log_warn("the output of job %llu, which is forgotten, could not be removed",
-                     (unsigned long long)c->retired[i]);
+                     (unsigned long long)c->aged[i]);
     /* A full measure: there is more to forget. */
-    c->next_age_ms = holds_now() + (c->count_retired == CORE_AGE_JOBS ? CORE_TICK_MS : CORE_AGE_MS);
+    c->next_age_ms = holds_now() + (c->count_aged == CORE_AGE_JOBS ? CORE_TICK_MS : CORE_AGE_MS);
 }
 
 /* What the rules of mail wish; all of it in one commit. */
@@ -506,7 +517,6 @@ static void run_mail(struct core *c)
             (void)refuse_batch(c, NULL);
             return;
         }
-        after_commit(c);
     }
 }
 
@@ -603,6 +613,7 @@ static int make_first_user(struct core *c, struct err *ret_err)
 
 static int first_steps(struct core *c, struct err *ret_err)
 {
+    static const struct grid_commit_io io = {make_durable, publish_all, act};
     clear_batch(c);
     c->now_ms = core_wall_ms();
     (void)core_step(c, NULL, &(struct grid_event){.kind = GRID_EV_RESTART}); /* never refused */
@@ -611,15 +622,12 @@ static int first_steps(struct core *c, struct err *ret_err)
         r = images_import(c, ret_err);
     if (r < 0)
         return r;
-    r = commit(c);
+    r = grid_commit_run(&c->pending, &io, c);
     if (r == -ENOSPC)
         return err_set(ret_err, r, "the disk of %s is full: make room and start again",
                        c->m->config.state_dir);
     if (r < 0)
         return err_set(ret_err, r, "cannot write the state: %s", state_error(c->m->state));
-    turn_ring(c);
-    core_publish_all(c);
-    truncate_outputs(c);
     resplit_find(c);
     return 0;
 }
@@ -682,9 +690,8 @@ void core_free(struct core *c)
     grid_effects_deinit(&c->fx);
     grid_free(c->grid);
     free(c->touched);
-    free(c->truncations);
-    free(c->wake_pcs);
-    free(c->retired);
+    grid_commit_deinit(&c->pending);
+    free(c->aged);
     free(c->gone);
     free(c->resplits.jobs);
     ring_end(&c->ring);

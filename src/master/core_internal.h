@@ -7,6 +7,7 @@
 #define YADO_MASTER_CORE_INTERNAL_H
 
 #include "base/table.h"
+#include "grid/commit.h"
 #include "master/core.h"
 #include "master/resplit.h"
 #include "master/ring.h"
@@ -36,10 +37,6 @@ struct core_touched {
     uint64_t job, part;
 };
 
-struct core_truncation {
-    uint64_t job, part, offset;
-};
-
 struct core {
     struct master *m;
     struct grid *grid;
@@ -63,15 +60,13 @@ struct core {
     int error;
     struct core_touched *touched;
     size_t count_touched, cap_touched;
-    struct core_truncation *truncations;
-    size_t count_truncations, cap_truncations;
-    uint64_t *wake_pcs;
-    size_t count_wake_pcs, cap_wake_pcs;
-    uint64_t *retired;
-    size_t count_retired, cap_retired;
+    struct grid_commit pending;
     struct grid_digest *gone; /* layers that a row refers to no more */
     size_t count_gone, cap_gone;
     bool logged; /* the batch has LOG rows */
+
+    uint64_t *aged; /* jobs that the history has just forgotten */
+    size_t count_aged, cap_aged;
 
     struct resplits resplits;
     struct ring ring;

@@ -151,9 +151,9 @@ uint64_t core_output_have(struct core *c, uint64_t job, uint64_t part, uint64_t 
         segment_length(c->m->segments, job, part, &have) < 0)
         log_error("job %llu part %llu: its output cannot be read", (unsigned long long)job,
                   (unsigned long long)part);
-    for (size_t i = 0; i < c->count_truncations; i++) {
-        const struct core_truncation *t = &c->truncations[i];
-        if (t->job == job && t->part == part && t->offset < have)
+    for (size_t i = 0; i < c->pending.count; i++) {
+        const struct grid_fx *t = &c->pending.fx[i];
+        if (t->kind == GRID_FX_TRUNCATE && t->job == job && t->part == part && t->offset < have)
             have = t->offset;
     }
     return have;

@@ -449,6 +449,7 @@ struct history_result history_run(uint64_t seed, bool verbose, const bool *skip,
     grid_free(s->g);
     grid_effects_deinit(&s->fx);
     grid_store_deinit(&s->store);
+    grid_commit_deinit(&s->pending);
     free(s->depot);
     free(s->messages);
     free(s);

@@ -14,6 +14,7 @@
 #include "base/buf.h"
 #include "base/rng.h"
 #include "grid/grid.h"
+#include "grid/commit.h"
 #include "sim/grid_store.h"
 
 #include <stdbool.h>
@@ -125,7 +126,10 @@ struct sim {
     struct grid *g;
     struct grid_effects fx;
     struct grid_store store;
-    uint64_t digest; /* of the state at the last commit */
+    struct grid_commit pending;
+    uint64_t dies_after; /* so many effects; of the commit under way */
+    bool dies_before;    /* it */
+    uint64_t digest;     /* of the state at the last commit */
     uint64_t term;
     uint64_t down_until; /* the master */
     struct sim_agent agents[SIM_PCS_MAX];

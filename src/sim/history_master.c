@@ -9,6 +9,7 @@
 #include "base/must.h"
 #include "state/ring.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -142,6 +143,7 @@ enum grid_outcome sim_step(struct sim *s, struct grid_event *e)
     write_mark(s);
     s->steps++;
     grid_store_stage(&s->store, &s->fx);
+    grid_commit_add(&s->pending, &s->fx);
     for (size_t i = 0; i < s->count_agents; i++) {
         struct hash h = desired_hash(s, s->agents[i].id);
 
@@ -215,9 +217,13 @@ static void check_rows(struct sim *s)
     }
 }
 
-static void do_effect(struct sim *s, const struct grid_fx *fx)
+static bool do_effect(void *arg, const struct grid_fx *fx)
 {
+    struct sim *s = arg;
     struct sim_part *p;
+
+    if (!s->dies_after--)
+        return false;
 
     if (fx->kind == GRID_FX_WAKE_PC) {
         for (size_t i = 0; i < s->count_agents; i++)
@@ -225,35 +231,44 @@ static void do_effect(struct sim *s, const struct grid_fx *fx)
                 s->agents[i].sync_next = s->t; /* its held sync is answered: it asks again */
     }
     if (fx->kind != GRID_FX_TRUNCATE)
-        return;
+        return true;
     p = part_of(s, fx->job, fx->part);
     /* Sent back and cancelled in one transaction. */
     SIM_TRUE(s, !p->final || p->state == GRID_CANCELLED);
     if (fx->offset < p->length)
         p->length = (uint32_t)fx->offset;
+    return true;
+}
+
+static int make_durable(void *arg)
+{
+    struct sim *s = arg;
+
+    if (s->dies_before)
+        return -EIO;
+    check_rows(s);
+    grid_store_commit(&s->store);
+    s->store.staged.count = 0;
+    s->digest = grid_digest(s->g);
+    return 0;
 }
 
 bool sim_commit(struct sim *s)
 {
+    static const struct grid_commit_io io = {make_durable, NULL, do_effect};
     bool dies = !s->calm && sim_chance(s, 1);
-    size_t done;
 
-    if (dies && sim_chance(s, 50)) {
-        sim_crash(s);
-        return false;
-    }
-    if (!s->store.staged.count) {
+    s->dies_before = dies && sim_chance(s, 50);
+    if (!s->dies_before && !s->store.staged.count) {
         if (dies)
             sim_crash(s);
         return !dies;
     }
-    check_rows(s);
-    grid_store_commit(&s->store);
-    s->digest = grid_digest(s->g);
-    done = dies ? rng_below(&s->rng, s->store.staged.count + 1) : s->store.staged.count;
-    for (size_t i = 0; i < done; i++)
-        do_effect(s, &s->store.staged.fx[i]);
-    s->store.staged.count = 0;
+    s->dies_after = dies ? rng_below(&s->rng, s->pending.count + 1) : UINT64_MAX;
+    if (grid_commit_run(&s->pending, &io, s) != 0) {
+        sim_crash(s);
+        return false;
+    }
     check_layers(s);
     if (dies)
         sim_crash(s);
@@ -266,6 +281,7 @@ void sim_crash(struct sim *s)
 
     s->crashes++;
     grid_store_drop(&s->store);
+    grid_commit_drop(&s->pending);
     grid_free(s->g);
     s->g = grid_store_load(&s->store, &s->config);
     sim_ring_begin(s);
