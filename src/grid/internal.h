@@ -116,25 +116,41 @@ struct most {
     uint32_t cpus, speed;
 };
 
+/* Of a shelf's PCs, those on which that golden layer was used last. */
+struct cached {
+    uint64_t golden;
+    struct pc *root;
+    struct cached *next;
+};
+
 /* PCs of one class; see room.c. */
 struct shelf {
     struct grid_class cls;
     bool builder;
     struct pc *root;
+    struct cached *cached;
     struct shelf *next;
 };
 
+/* A PC stands in two trees of its shelf. */
+enum tree { TREE_ALL, TREE_CACHED, TREES };
+
 struct pc {
-    /* In room.c's tree; together, since a walk down the tree touches nothing else: */
-    struct pc *left, *right;
+    /* In room.c's trees; together, since a walk down a tree touches nothing else: */
+    struct branch {
+        struct pc *left, *right;
+        struct most most; /* of its own and of those below */
+    } in[TREES];
     struct room room;
-    struct most own, most; /* its own, and of those below, too */
+    struct most own;
     /* What every report touches; the record after it, since most of it is only copied: */
     struct part *placed;
     struct pc *prev_heard, *next_heard; /* in the list of those that are not silent */
     uint64_t seen_ms;                   /* last sync; 0 never since the start */
     uint64_t lease_from_ms;             /* its lease runs from here */
     struct shelf *shelf;     /* of room.c; NULL: it has no room, or is given nothing now */
+    struct cached *cached;   /* ... and where it stands as well, or NULL */
+    uint64_t golden;         /* that a part used here last; soft, 0 none */
     uint64_t incoming_bytes; /* reserved for parts that move here */
     uint32_t incoming_cpus;
     bool lapsed;   /* TICK saw its lease end */

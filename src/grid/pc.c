@@ -44,6 +44,7 @@ void pc_link_part(struct grid *g, struct pc *pc, struct part *p)
     struct part **link = &pc->placed;
 
     g->count_busy += !pc->placed;
+    pc->golden = p->r.golden;
     room_changed(g, pc);
     while (*link && ((*link)->r.job < p->r.job ||
                      ((*link)->r.job == p->r.job && (*link)->r.index < p->r.index)))

@@ -11,7 +11,8 @@
  *
  * Of the PCs that fit, in this order: the one that is reserved for the part (unless it failed
  * there), not the one the part left or failed on, one that is likely to stay free as long as the
- * part needs (habit.c), the one with the fewest guests, the faster, the one known longer.
+ * part needs (habit.c), the one with the fewest guests, one on which the same golden layer was used
+ * last, so that it is in its cache, the faster, the one known longer.
  */
 #include "grid/internal.h"
 

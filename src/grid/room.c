@@ -6,7 +6,9 @@
  * PCs of one class (and builders apart) stand on one shelf: a treap in the order of preference,
  * whose nodes know the most memory and CPUs of any PC below them. "The first that fits" skips every
  * branch in which none can. Priorities are a hash of the id, so that the same PCs always make the
- * same tree.
+ * same tree. The PCs of a shelf on which the same golden layer was used last stand in a tree of
+ * their own as well: of PCs that are alike but for their speed, one that has the layer (and with it
+ * the image) in its cache goes first, for one more search.
  *
  * A PC whose room may have changed is marked with room_changed(); before anybody looks, those and
  * no others are put in their places. One that went silent is found out when it comes up.
@@ -101,73 +103,75 @@ static void raise_to(struct most *m, const struct most *other)
     m->speed = other->speed > m->speed ? other->speed : m->speed;
 }
 
-static void sum_up(struct pc *pc)
+static void sum_up(struct pc *pc, enum tree t)
 {
-    pc->most = pc->own;
-    if (pc->left)
-        raise_to(&pc->most, &pc->left->most);
-    if (pc->right)
-        raise_to(&pc->most, &pc->right->most);
+    struct branch *in = &pc->in[t];
+
+    in->most = pc->own;
+    if (in->left)
+        raise_to(&in->most, &in->left->in[t].most);
+    if (in->right)
+        raise_to(&in->most, &in->right->in[t].most);
 }
 
 /* Into those before and those after the pivot. */
-static void split(struct pc *tree, const struct pc *pivot, struct pc **ret_low,
+static void split(struct pc *tree, enum tree t, const struct pc *pivot, struct pc **ret_low,
                   struct pc **ret_high)
 {
     if (!tree) {
         *ret_low = *ret_high = NULL;
     } else if (before(tree, pivot)) {
-        split(tree->right, pivot, &tree->right, ret_high);
+        split(tree->in[t].right, t, pivot, &tree->in[t].right, ret_high);
         *ret_low = tree;
-        sum_up(tree);
+        sum_up(tree, t);
     } else {
-        split(tree->left, pivot, ret_low, &tree->left);
+        split(tree->in[t].left, t, pivot, ret_low, &tree->in[t].left);
         *ret_high = tree;
-        sum_up(tree);
+        sum_up(tree, t);
     }
 }
 
-static struct pc *join(struct pc *low, struct pc *high)
+static struct pc *join(struct pc *low, struct pc *high, enum tree t)
 {
     struct pc *top;
 
     if (!low || !high)
         return low ? low : high;
     if (priority(low) > priority(high)) {
-        low->right = join(low->right, high);
+        low->in[t].right = join(low->in[t].right, high, t);
         top = low;
     } else {
-        high->left = join(low, high->left);
+        high->in[t].left = join(low, high->in[t].left, t);
         top = high;
     }
-    sum_up(top);
+    sum_up(top, t);
     return top;
 }
 
-static struct pc *insert(struct pc *tree, struct pc *pc)
+static struct pc *insert(struct pc *tree, enum tree t, struct pc *pc)
 {
     if (!tree || priority(pc) > priority(tree)) {
-        split(tree, pc, &pc->left, &pc->right);
+        split(tree, t, pc, &pc->in[t].left, &pc->in[t].right);
         tree = pc;
     } else if (before(pc, tree)) {
-        tree->left = insert(tree->left, pc);
+        tree->in[t].left = insert(tree->in[t].left, t, pc);
     } else {
-        tree->right = insert(tree->right, pc);
+        tree->in[t].right = insert(tree->in[t].right, t, pc);
     }
-    sum_up(tree);
+    sum_up(tree, t);
     return tree;
 }
 
-static struct pc *cut(struct pc *tree, const struct pc *pc)
+static struct pc *cut(struct pc *tree, enum tree t, const struct pc *pc)
 {
     MUST(tree);
     if (tree == pc)
-        return join(tree->left, tree->right);
+        return join(tree->in[t].left, tree->in[t].right, t);
     if (before(pc, tree))
-        tree->left = cut(tree->left, pc);
+        tree->in[t].left = cut(tree->in[t].left, t, pc);
     else
-        tree->right = cut(tree->right, pc);
-    sum_up(tree);
+        tree->in[t].right = cut(tree->in[t].right, t, pc);
+    sum_up(tree, t);
     return tree;
 }
 
@@ -188,12 +192,38 @@ static struct shelf *shelf_for(struct grid *g, const struct pc *pc)
     return *end;
 }
 
+static struct cached *find_cached(const struct shelf *s, uint64_t golden)
+{
+    struct cached *c = s->cached;
+
+    while (c && c->golden != golden)
+        c = c->next;
+    return c;
+}
+
+/* Few: as many as there are sizes and images in use. */
+static struct cached *cached_for(struct shelf *s, uint64_t golden)
+{
+    struct cached *c = find_cached(s, golden);
+
+    if (c || !golden)
+        return c;
+    c = xcalloc(1, sizeof *c);
+    c->golden = golden;
+    c->next = s->cached;
+    s->cached = c;
+    return c;
+}
+
 static void take_down(struct pc *pc)
 {
     if (pc->shelf)
-        pc->shelf->root = cut(pc->shelf->root, pc);
+        pc->shelf->root = cut(pc->shelf->root, TREE_ALL, pc);
+    if (pc->cached)
+        pc->cached->root = cut(pc->cached->root, TREE_CACHED, pc);
     pc->shelf = NULL;
-    pc->left = pc->right = NULL;
+    pc->cached = NULL;
+    memset(pc->in, 0, sizeof pc->in);
 }
 
 static struct most own_of(const struct pc *pc)
@@ -220,7 +250,10 @@ static void put_up(struct grid *g, struct pc *pc)
         g->config.by_habit ? habit_stay(&pc->r.habit, g->now_ms) : (unsigned)STAY_UNKNOWN;
     pc->own = own_of(pc);
     pc->shelf = shelf_for(g, pc);
-    pc->shelf->root = insert(pc->shelf->root, pc);
+    pc->shelf->root = insert(pc->shelf->root, TREE_ALL, pc);
+    pc->cached = cached_for(pc->shelf, pc->golden);
+    if (pc->cached)
+        pc->cached->root = insert(pc->cached->root, TREE_CACHED, pc);
 }
 
 void room_changed(struct grid *g, struct pc *pc)
@@ -244,6 +277,10 @@ void rooms_renew(struct grid *g)
 void rooms_free(struct grid *g)
 {
     for (struct shelf *s = g->shelves, *next; s; s = next) {
+        for (struct cached *c = s->cached, *more; c; c = more) {
+            more = c->next;
+            free(c);
+        }
         next = s->next;
         free(s);
     }
@@ -272,22 +309,26 @@ static bool is_faster(uint32_t speed, const struct wish *w)
 }
 
 /* The first below this node that fits, is neither the one it left nor one that it failed on. */
-static struct pc *first(struct pc *tree, const struct wish *w)
+static struct pc *first(struct pc *tree, enum tree t, const struct wish *w)
 {
     const struct bucket_key *k = w->k;
+    const struct branch *in;
     struct pc *found;
 
-    if (!tree || tree->most.bytes < grid_guest_reserve(k->memory_bytes) ||
-        tree->most.cpus < k->cpus || !is_faster(tree->most.speed, w))
+    if (!tree)
+        return NULL;
+    in = &tree->in[t];
+    if (in->most.bytes < grid_guest_reserve(k->memory_bytes) || in->most.cpus < k->cpus ||
+        !is_faster(in->most.speed, w))
         return NULL;
     /* Those on the left are likely to stay longer. */
-    found = tree->room.stay <= w->high ? first(tree->left, w) : NULL;
+    found = tree->room.stay <= w->high ? first(in->left, t, w) : NULL;
     if (found)
         return found;
     if (tree->room.stay >= w->low && tree->room.stay <= w->high && tree->r.id != w->avoid &&
         is_faster(tree->room.speed, w) && !failed_on(k, tree) && fits(tree, &tree->room, k))
         return tree;
-    return tree->room.stay >= w->low ? first(tree->right, w) : NULL;
+    return tree->room.stay >= w->low ? first(in->right, t, w) : NULL;
 }
 
 /* The same, of those that can still be heard. */
@@ -295,9 +336,30 @@ static struct pc *first_on(struct grid *g, struct shelf *s, const struct wish *w
 {
     struct pc *pc;
 
-    while ((pc = first(s->root, w)) && !pc_is_eligible(g, pc, g->now_ms))
+    while ((pc = first(s->root, TREE_ALL, w)) && !pc_is_eligible(g, pc, g->now_ms))
         take_down(pc);
     return pc;
+}
+
+static struct pc *first_cached(struct grid *g, struct cached *c, const struct wish *w)
+{
+    struct pc *pc;
+
+    while ((pc = first(c->root, TREE_CACHED, w)) && !pc_is_eligible(g, pc, g->now_ms))
+        take_down(pc);
+    return pc;
+}
+
+/* That one, or one that is as good but for its speed and has the golden layer in its cache. */
+static struct pc *or_cached(struct grid *g, struct shelf *s, struct pc *pc, uint64_t golden,
+                            const struct wish *w)
+{
+    struct cached *c = pc && pc->golden != golden ? find_cached(s, golden) : NULL;
+    struct pc *other = c ? first_cached(g, c, w) : NULL;
+
+    return other && other->room.stay == pc->room.stay && other->room.guests == pc->room.guests
+               ? other
+               : pc;
 }
 
 /* What a part of that bucket would start from on PCs of that class; 0: it cannot. */
@@ -323,15 +385,28 @@ static struct pc *this_one(const struct grid *g, const struct bucket_key *k, uin
                : NULL;
 }
 
+/* Of different shelves. */
+static bool is_better(const struct pc *a, bool a_cached, const struct pc *b, bool b_cached)
+{
+    if (a->room.stay == b->room.stay && a->room.guests == b->room.guests && a_cached != b_cached)
+        return a_cached;
+    return before(a, b);
+}
+
 static struct pc *first_of_all(struct grid *g, const struct wish *w)
 {
     struct pc *best = NULL;
+    bool best_cached = false;
 
     for (struct shelf *s = g->shelves; s; s = s->next) {
-        struct pc *pc = base_for(g, w->k, &s->cls) ? first_on(g, s, w) : NULL;
+        uint64_t golden = base_for(g, w->k, &s->cls);
+        struct pc *pc = golden ? or_cached(g, s, first_on(g, s, w), golden, w) : NULL;
+        bool cached = pc && pc->golden == golden;
 
-        if (pc && (!best || before(pc, best)))
+        if (pc && (!best || is_better(pc, cached, best, best_cached))) {
             best = pc;
+            best_cached = cached;
+        }
     }
     return best;
 }

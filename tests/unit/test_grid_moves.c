@@ -347,6 +347,46 @@ static void test_output_before_the_first_report(void **state)
                   "truncated 2.0 0\n");
 }
 
+/* Before the faster; but the fewest guests come first, and a restart forgets it. */
+static void test_what_is_cached_decides_between_likes(void **state)
+{
+    trace("pc a builder speed=9 cpus=2\n"
+          "pc b speed=1 cpus=2\n"
+          "pc c speed=5 cpus=2\n"
+          "image tiny\n"
+          "image other\n"
+          "submit image=other\n"
+          "a says 0.1 done layer=7\n"
+          "1.0 is starting on a\n"
+          "a busy owner\n"
+          "c busy owner\n"
+          "submit\n"
+          "a free\n"
+          "a says 0.2 done layer=8\n"
+          "2.0 is starting on b\n"
+          "b says 2.0 done\n"
+          "a says 1.0 done\n"
+          "c free\n"
+          "submit\n"
+          "3.0 is starting on b           # it has tiny, though both others are faster\n"
+          "submit image=other\n"
+          "4.0 is starting on a\n"
+          "submit\n"
+          "5.0 is starting on c           # nothing runs there\n"
+          "b says 3.0 done\n"
+          "a says 4.0 done\n"
+          "c says 5.0 done\n"
+          "submit\n"
+          "6.0 is starting on c           # both have it: the faster\n"
+          "c says 6.0 done\n"
+          "reload\n"
+          "a reports\n"
+          "b reports\n"
+          "c reports\n"
+          "submit\n"
+          "7.0 is starting on a\n");
+}
+
 static void test_what_lags_moves_to_a_faster_pc(void **state)
 {
     trace("pc a builder cpus=1 speed=1000\n"
@@ -447,6 +487,7 @@ static void test_what_is_on_the_fastest_pc_stays_there(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_what_is_cached_decides_between_likes),
         cmocka_unit_test(test_what_lags_moves_to_a_faster_pc),
         cmocka_unit_test(test_what_lags_behind_a_checkpoint_moves_too),
         cmocka_unit_test(test_what_lags_finds_the_faster_pc),
