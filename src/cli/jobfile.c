@@ -406,7 +406,9 @@ static int complain_of_split(struct reader *r, const yaml_node_t *node, bool one
 
     if (where->key == SPLIT_KEYS)
         return complain(r, shape, "split: %s", text);
-    value = value_of(r, shape, split_key_name(where->key));
+    value = value_of(r, shape, *where->name ? "let" : split_key_name(where->key));
+    if (*where->name)
+        value = value_of(r, value, where->name);
     column = value->start_mark.column + 1;
     if (value != shape) /* in the text, behind its quote if it has one */
         column += where->column + (value->data.scalar.style != YAML_PLAIN_SCALAR_STYLE);

@@ -119,7 +119,13 @@ static double value_of(struct parser *p, const char *at, const char *name)
     p->text = p->at = n->text;
     n->value = compare(p);
     if (!p->wrong && peek(p))
-        (void)fail(p, at, "\"%s\" stands for more than one expression", name);
+        (void)fail(p, p->at, "%s", "here an operator is missing");
+    if (!p->wrong && !isfinite(n->value))
+        (void)fail(p, n->text, "%s", "this has no finite value");
+    if (p->wrong && !p->names->wrong_name) {
+        p->names->wrong_name = n->name;
+        p->names->wrong_column = (size_t)(p->wrong - n->text);
+    }
     if (p->wrong)
         p->wrong = at; /* the place in the text that was asked about */
     n->state = KNOWN;
@@ -230,6 +236,7 @@ int expr_eval(const char *text, struct expr_names *names, double *ret_value, siz
     struct parser p = {.text = text, .at = text, .names = names, .err = ret_err};
     double v;
 
+    names->wrong_name = NULL;
     for (size_t i = 0; i < names->count; i++)
         names->names[i].state = 0;
     if (strlen(text) > EXPR_BYTES_MAX) {

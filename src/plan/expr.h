@@ -23,6 +23,9 @@ struct expr_name {
 struct expr_names {
     struct expr_name names[EXPR_NAMES_MAX];
     size_t count;
+    /* Of the last evaluation that went wrong: the name in whose text it did, or NULL. */
+    const char *wrong_name;
+    size_t wrong_column;
 };
 
 /* 0; or -EINVAL with a text, and in ret_column (may be NULL) where in `text` it went wrong, from 0.

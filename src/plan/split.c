@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* What each may come to. */
@@ -28,19 +29,25 @@ const char *split_key_name(enum split_key key)
 }
 
 static int eval_key(struct split_shape *s, enum split_key key, double x, double *ret,
-                    size_t *ret_column, struct err *err)
+                    struct split_where *where, struct err *err)
 {
     char why[sizeof err->text];
     struct err deeper;
 
     *ret = 0;
-    *ret_column = 0;
+    where->column = 0;
+    where->name[0] = '\0';
     if (!s->texts[key] && key <= SPLIT_WORK)
         return err_set(err, -EINVAL, "%s is missing", keys[key].name);
     if (!s->texts[key])
         return 0;
-    if (expr_eval(s->texts[key], &s->names, ret, ret_column, &deeper) != 0) {
+    if (expr_eval(s->texts[key], &s->names, ret, &where->column, &deeper) != 0) {
         memcpy(why, deeper.text, sizeof why);
+        if (s->names.wrong_name) {
+            where->column = s->names.wrong_column;
+            snprintf(where->name, sizeof where->name, "%s", s->names.wrong_name);
+            return err_set(err, -EINVAL, "let: %s: %.400s", where->name, why);
+        }
         return err_set(err, -EINVAL, "%s: %.400s", keys[key].name, why);
     }
     if (*ret < keys[key].least || *ret > keys[key].most)
@@ -57,7 +64,7 @@ static int candidate(struct split_shape *s, double x, struct plan_candidate *ret
     s->names.names[0] = (struct expr_name){.name = "x", .value = x};
     for (int k = 0; k < SPLIT_KEYS; k++) {
         where->key = (enum split_key)k;
-        if (eval_key(s, where->key, x, &v[k], &where->column, err) != 0)
+        if (eval_key(s, where->key, x, &v[k], where, err) != 0)
             return -EINVAL;
     }
     *ret = (struct plan_candidate){.x = x,

@@ -36,7 +36,8 @@ struct split_shape {
 struct split_where {
     size_t shape;
     enum split_key key;
-    size_t column; /* in the text */
+    size_t column;            /* in the text */
+    char name[EXPR_NAME_MAX]; /* ... of that name, which the key's text needs; or "" */
 };
 
 /* Adds the candidates of all shapes; -EINVAL with text and place. combine_memory_bytes: of the

@@ -197,7 +197,16 @@ static void test_split(void **state)
         "job.yaml:3: split: x: should be a range such as 2..8, or a list of numbers, not \"8..2\"");
     refused("command: [a]\nsplit:\n  x: 1..2\n  let: {a: b, b: a + 1}\n  parts: a\n  memory: 1\n"
             "  work: 1\n",
-            "job.yaml:5:10: split: parts: \"a\" needs itself");
+            "job.yaml:4:18: split: let: b: \"a\" needs itself");
+    refused("command: [a]\nsplit:\n  x: 1..2\n  let:\n    a: x\n    b: \"a * (3\"\n"
+            "  parts: 1\n  memory: b\n  work: 1\n",
+            "job.yaml:6:15: split: let: b: here a \")\" is missing");
+    refused("command: [a]\nsplit:\n  x: 1..2\n  let: {a: 1 / (x - 1)}\n  parts: 1\n"
+            "  memory: 7 * a\n  work: 1\n",
+            "job.yaml:4:12: split: let: a: this has no finite value");
+    refused("command: [a]\nsplit:\n  x: 1..2\n  let: {a: 2 x}\n  parts: a\n"
+            "  memory: 7\n  work: 1\n",
+            "job.yaml:4:14: split: let: a: here an operator is missing");
     refused("command: [a]\nsplit:\n  x: [1]\n  parts: 1e12\n  memory: 1\n  work: 1\n",
             "job.yaml:4:10: split: parts: comes to 1e+12 for x = 1; it should be a number of parts "
             "from 1 to 100000");
