@@ -129,7 +129,7 @@ uint64_t owner_next(struct owner *o, const struct owners_config *c, size_t pc)
 /* ---- traces ---------------------------------------------------------------------------------- */
 
 struct row {
-    size_t pc;
+    size_t pc, line;
     struct interval interval;
 };
 
@@ -143,12 +143,13 @@ static bool read_seconds(const char *s, char **end, uint64_t *ret_ms)
     return true;
 }
 
-static bool read_row(const char *line, struct row *row)
+static bool read_row(const char *line, size_t number, struct row *row)
 {
     char *end;
     unsigned long long pc = strtoull(line, &end, 10);
 
     row->pc = (size_t)pc;
+    row->line = number;
     return end != line && *line != '-' && pc < TRACE_PCS_MAX && *end == ',' &&
            read_seconds(end + 1, &end, &row->interval.start_ms) && *end == ',' &&
            read_seconds(end + 1, &end, &row->interval.end_ms) && (*end == '\n' || !*end);
@@ -168,7 +169,7 @@ static int read_rows(const char *path, FILE *f, struct rows *r, struct err *err)
 
         if (*line == '\n' || *line == '#' || (n == 1 && strncmp(line, "pc,", 3) == 0))
             continue;
-        if (!read_row(line, &row))
+        if (!read_row(line, n, &row))
             return err_set(err, -EINVAL,
                            "%s:%zu: a line is pc,start,end: a PC's number from 0, and seconds",
                            path, n);
@@ -206,10 +207,11 @@ static int sort_rows(const char *path, const struct rows *r, struct owners_trace
         size_t pc = r->rows[i].pc, at = next[pc]++;
 
         if (at > t->first[pc] && t->intervals[at - 1].end_ms >= r->rows[i].interval.start_ms)
-            return err_set(err, -EINVAL,
-                           "%s: an interval of PC %zu starts at %.3f s, before the one above it in "
-                           "the file has ended",
-                           path, pc, (double)r->rows[i].interval.start_ms / 1000);
+            return err_set(
+                err, -EINVAL,
+                "%s:%zu: an interval of PC %zu starts at %.3f s, before the one above it "
+                "in the file has ended",
+                path, r->rows[i].line, pc, (double)r->rows[i].interval.start_ms / 1000);
         t->intervals[at] = r->rows[i].interval;
     }
     return 0;

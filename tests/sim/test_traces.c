@@ -77,8 +77,10 @@ static void test_refused(void **state)
     refused("99999999999999999999,1,2\n", ":1: a line is");
     refused("0,5,5\n", ":1: the interval ends before it starts");
     refused("0,5,4\n", ":1: the interval ends before it starts");
-    refused("0,10,20\n1,1,2\n0,15,30\n", "starts at 15.000 s, before the one above it");
-    refused("0,10,20\n0,1,2\n", "starts at 1.000 s, before the one above it");
+    refused("0,10,20\n1,1,2\n0,15,30\n",
+            ":3: an interval of PC 0 starts at 15.000 s, before the one above it");
+    refused("# pc,start,end\n\n0,10,20\n0,1,2\n",
+            ":4: an interval of PC 0 starts at 1.000 s, before the one above it");
     memset(line, '1', sizeof line - 1);
     line[sizeof line - 1] = '\0';
     refused(line, ":1: a line is");
