@@ -19,9 +19,11 @@ points = json.loads(text)["points"]
 assert len(points) == 24
 for p in points:
     where = f"{p['cost']} at {p['returns_per_hour']}: {p}"
-    assert p["paired_diff_percent"] <= 1 + p["diff_ci_percent"], where
+    # The whole interval: what is measured, and not only what is likely, is at most 1 % worse.
+    most = p["paired_diff_percent"] + p["diff_ci_percent"]
+    assert most <= 1, where
     assert p["diff_ci_percent"] < 3 and p["runs"] >= 1, where
     least = {("paper", 6): -15, ("paper-literal", 12): -5}.get((p["cost"], p["returns_per_hour"]))
     if least is not None:
-        assert p["paired_diff_percent"] <= least, where
+        assert most <= least, where
 print(f"{len(points)} points")
