@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -50,6 +51,7 @@ struct order {
     uint64_t seed, count;
     const bool *skip;
     bool verbose, quiet;
+    bool aside; /* what it prints goes to standard error */
 };
 
 /* True: every promise held. */
@@ -69,6 +71,8 @@ static bool run(const struct order *o, struct progress *p)
     if (child == 0) {
         if (o->quiet)
             be_quiet();
+        if (o->aside)
+            (void)dup2(STDERR_FILENO, STDOUT_FILENO);
         for (uint64_t i = 0; i < o->count; i++) {
             struct history_result r;
 
@@ -114,18 +118,75 @@ static void shrink(uint64_t seed, bool *skip, struct progress *p)
     }
 }
 
-static int show_broken(uint64_t seed, struct progress *p)
+/* The rounds of it in which something happens by itself. */
+static json_t *rounds_json(const bool *skip, uint64_t count)
+{
+    json_t *list = json_array();
+
+    for (uint64_t i = 0; i < count && i < SIM_ROUNDS_MAX; i++)
+        if (!skip[i])
+            json_array_append_new(list, json_integer((json_int_t)i));
+    return list;
+}
+
+/* As JSON: the seed, the promise on standard error, and which rounds it takes. */
+static int show_broken(uint64_t seed, bool json, struct progress *p)
 {
     bool skip[SIM_ROUNDS_MAX] = {false};
-    struct order o = {.seed = seed, .count = 1, .skip = skip, .verbose = true};
+    struct order o = {.seed = seed, .count = 1, .skip = skip, .verbose = true, .aside = json};
 
     fprintf(stderr, "seed %" PRIu64 " breaks a promise; looking for the shortest such history\n",
             seed);
     shrink(seed, skip, p);
+    if (json) {
+        (void)run(&o, p);
+        (void)sim_print_json(json_pack("{s:b, s:I, s:o}", "held", 0, "seed", (json_int_t)seed,
+                                       "rounds", rounds_json(skip, SIM_ROUNDS_MAX)));
+        return SIM_FAILED;
+    }
     printf("seed %" PRIu64 ", the shortest history found that breaks a promise:\n", seed);
     (void)run(&o, p);
     printf("again: yado sim check --seed %" PRIu64 " --count 1\n", seed);
     return SIM_FAILED;
+}
+
+static double cpu_s(void)
+{
+    struct rusage u;
+
+    (void)getrusage(RUSAGE_CHILDREN, &u);
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+           (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
+}
+
+static int show_held(const struct sim_options *o, const struct order *order,
+                     const struct history_result *all)
+{
+    double s = cpu_s();
+    bool late = o->within_s > 0 && s > o->within_s;
+    char digest[17];
+
+    snprintf(digest, sizeof digest, "%016" PRIx64, all->digest);
+    if (late)
+        fprintf(stderr, "yado: sim: the histories took %.0f s of CPU time, more than %.0f\n", s,
+                o->within_s);
+    if (!o->json) {
+        printf("%" PRIu64 " steps, %" PRIu64 " parts, %" PRIu64 " moves, %" PRIu64
+               " checkpoints, %" PRIu64 " merges, %" PRIu64
+               " crashes and reloads: every promise held; digest %s\n",
+               all->steps, all->parts, all->moves, all->checkpoints, all->merges, all->crashes,
+               digest);
+        return late ? SIM_FAILED : SIM_OK;
+    }
+    if (sim_print_json(json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:f}", "held",
+                                 1, "seed", (json_int_t)order->seed, "histories",
+                                 (json_int_t)order->count, "steps", (json_int_t)all->steps, "parts",
+                                 (json_int_t)all->parts, "moves", (json_int_t)all->moves,
+                                 "checkpoints", (json_int_t)all->checkpoints, "merges",
+                                 (json_int_t)all->merges, "crashes", (json_int_t)all->crashes,
+                                 "digest", digest, "cpu_s", s)) != SIM_OK)
+        return SIM_FAILED;
+    return late ? SIM_FAILED : SIM_OK;
 }
 
 int sim_check(const struct sim_options *o)
@@ -139,15 +200,12 @@ int sim_check(const struct sim_options *o)
         perror("yado: sim: mmap");
         return SIM_FAILED;
     }
-    printf("seed %" PRIu64 ", %" PRIu64 " histories\n", order.seed, order.count);
+    if (!o->json)
+        printf("seed %" PRIu64 ", %" PRIu64 " histories\n", order.seed, order.count);
     if (run(&order, p))
-        printf("%" PRIu64 " steps, %" PRIu64 " parts, %" PRIu64 " moves, %" PRIu64
-               " checkpoints, %" PRIu64 " merges, %" PRIu64
-               " crashes and reloads: every promise held; digest %016" PRIx64 "\n",
-               p->all.steps, p->all.parts, p->all.moves, p->all.checkpoints, p->all.merges,
-               p->all.crashes, p->all.digest);
+        r = show_held(o, &order, &p->all);
     else
-        r = show_broken(p->seed, p);
+        r = show_broken(p->seed, o->json, p);
     (void)munmap(p, sizeof *p);
     return r;
 }

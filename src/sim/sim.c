@@ -18,7 +18,7 @@ static const char help[] =
     "usage: yado sim fig3  [--json] [--seed S] [--svg FILE]\n"
     "       yado sim grid  [--json] [--seed S] [--pcs N] [--days D] [--demand PERCENT]\n"
     "                      [--owners KIND] [--trace FILE] [--svg FILE]\n"
-    "       yado sim check [--seed S] [--count N]\n"
+    "       yado sim check [--json] [--seed S] [--count N] [--within S]\n"
     "       yado sim replay [--json] FILE\n"
     "       yado sim plan  [--json] [--seed S] [--count N]\n"
     "       yado sim job   [--json] --pcs N --parts N --work S [--move S] [--dispatch S]\n"
@@ -39,6 +39,7 @@ static const char help[] =
     "  --json            figures as JSON\n"
     "  --svg FILE        a plot, by gnuplot\n"
     "  --count N         histories, each of its own seed, from S on (10000); cases (200)\n"
+    "  --within S        seconds of CPU time that the histories may take (no limit)\n"
     "  --pcs N           (grid: 1000; core: 1000, 10000 and 100000)\n"
     "  --days D          (7)\n"
     "  --demand PERCENT  work that comes in, of what idle PCs could do (50)\n"
@@ -56,21 +57,14 @@ static const struct {
                    {"core", sim_core}};
 
 static const struct option options[] = {
-    {"json", no_argument, NULL, 'j'},
-    {"seed", required_argument, NULL, 's'},
-    {"svg", required_argument, NULL, 'g'},
-    {"count", required_argument, NULL, 'n'},
-    {"pcs", required_argument, NULL, 'p'},
-    {"days", required_argument, NULL, 'd'},
-    {"demand", required_argument, NULL, 'D'},
-    {"owners", required_argument, NULL, 'o'},
-    {"trace", required_argument, NULL, 't'},
-    {"parts", required_argument, NULL, 'P'},
-    {"work", required_argument, NULL, 'w'},
-    {"move", required_argument, NULL, 'm'},
-    {"dispatch", required_argument, NULL, 'x'},
-    {"help", no_argument, NULL, 'h'},
-    {NULL, 0, NULL, 0},
+    {"json", no_argument, NULL, 'j'},           {"seed", required_argument, NULL, 's'},
+    {"svg", required_argument, NULL, 'g'},      {"count", required_argument, NULL, 'n'},
+    {"pcs", required_argument, NULL, 'p'},      {"days", required_argument, NULL, 'd'},
+    {"demand", required_argument, NULL, 'D'},   {"owners", required_argument, NULL, 'o'},
+    {"trace", required_argument, NULL, 't'},    {"parts", required_argument, NULL, 'P'},
+    {"work", required_argument, NULL, 'w'},     {"move", required_argument, NULL, 'm'},
+    {"dispatch", required_argument, NULL, 'x'}, {"within", required_argument, NULL, 'W'},
+    {"help", no_argument, NULL, 'h'},           {NULL, 0, NULL, 0},
 };
 
 static bool number(const char *name, uint64_t max, uint64_t *ret)
@@ -118,6 +112,8 @@ static bool take(struct sim_options *o, int c)
         return seconds("move", &o->move_s);
     case 'x':
         return seconds("dispatch", &o->dispatch_s);
+    case 'W':
+        return seconds("within", &o->within_s);
     case 'g':
         o->svg = optarg;
         return true;

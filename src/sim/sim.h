@@ -18,7 +18,7 @@ enum { SIM_OK = 0, SIM_FAILED = 1, SIM_USAGE = 2 };
 struct sim_options {
     bool json, all;
     uint64_t seed, count, pcs, days, demand, parts;
-    double work_s, move_s, dispatch_s;
+    double work_s, move_s, dispatch_s, within_s;
     const char *svg, *owners, *trace, *file;
 };
 
