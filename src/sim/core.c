@@ -3,8 +3,13 @@
  * yado sim core: how many events a second the core takes by itself, for pools of several sizes.
  * Every PC holds a part, ten times as many wait, in a hundred jobs of ten users; then, PC after PC
  * at random, a guest begins to run, ends, or is suspended because its owner came, who leaves again;
- * each is one report, and one step with all its rows. Every size is measured in processes of their
- * own; the fastest of three counts, as the least disturbed one.
+ * each is one report, and one step with all its rows. The load is of the same kind at every size: a
+ * PC has such an event every ten minutes on average, renews its lease of a minute every fifteen
+ * seconds, and has been watched for long enough that its habits count; the core is asked for a tick
+ * once a second. Renewals and ticks are no events, but their time counts, so an event's figure is
+ * that of the event and the forty renewals that come with it; renewals are also measured alone.
+ * Every size is measured in processes of their own; the fastest of three counts, as the least
+ * disturbed one.
  */
 #include "sim/sim.h"
 #include "base/buf.h"
@@ -13,6 +18,7 @@
 #include "grid/grid.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,9 +35,14 @@ enum {
     USERS = 10,
     SIZES_MAX = 3,
     IMAGE = 1,
-    MEMORY = 256 << 20
+    MEMORY = 256 << 20,
+    EVENT_S = 600, /* of a PC */
+    RENEW_S = 15,
+    VISITS = 12, /* of a PC's past */
 };
 #define EVENTS 400000
+#define HOUR_MS UINT64_C(3600000)
+#define START_MS (400 * 24 * HOUR_MS)
 
 #define PC_MEMORY (2ull * MEMORY)
 
@@ -39,14 +50,15 @@ static const struct grid_class class_of_all = {"pc-i440fx-7.2", "Nehalem", "kvm"
 
 struct row {
     uint64_t pcs, parts, events, rss_bytes;
-    double events_per_s;
+    double events_per_s, renewals_per_s;
 };
 
 struct bench {
     struct grid *g;
     struct grid_effects fx;
     struct rng rng;
-    uint64_t now_ms, blobs;
+    double now; /* ms */
+    uint64_t pcs, renewed, ticked_ms, blobs;
     bool *owner; /* is there, by PC */
 };
 
@@ -60,7 +72,7 @@ static double seconds(void)
 
 static void step(struct bench *b, struct grid_event *e)
 {
-    e->now_ms = ++b->now_ms;
+    e->now_ms = (uint64_t)b->now;
     MUST(grid_step(b->g, e, &b->fx) == GRID_OK);
 }
 
@@ -75,6 +87,25 @@ static void put(struct bench *b, const struct grid_row *row)
 static uint32_t speed_of(uint64_t pc)
 {
     return 1000 + (uint32_t)(pc * 2654435769u >> 16) % 1000;
+}
+
+/* Free for some minutes to a day, differently from PC to PC, often enough to be known. */
+static struct grid_habit habit_of(uint64_t pc)
+{
+    struct rng r = rng_seed(pc);
+    struct grid_habit h = {0};
+    double usual_ms = (double)HOUR_MS / 6 * exp(rng_unit(&r) * log(100));
+    uint64_t at_ms = START_MS - 4 * 7 * 24 * HOUR_MS;
+
+    for (int i = 0; i < VISITS; i++) {
+        grid_habit_free(&h, at_ms);
+        at_ms += (uint64_t)(usual_ms * (0.5 + rng_unit(&r)));
+        grid_habit_busy(&h, at_ms);
+        at_ms += HOUR_MS / 4;
+    }
+    grid_habit_free(&h, START_MS - HOUR_MS);
+    MUST(!isnan(grid_habit_stays(&h, START_MS, HOUR_MS)));
+    return h;
 }
 
 static void set_up(struct bench *b, uint64_t pcs)
@@ -95,9 +126,10 @@ static void set_up(struct bench *b, uint64_t pcs)
                                          .layer = {.digest = {{1}}, .cls = class_of_all}}};
     struct grid_event restart = {.kind = GRID_EV_RESTART};
 
-    config.lease_ms = UINT64_MAX;
     config.upload_slots = UINT32_MAX;
-    b->now_ms = 1;
+    b->now = START_MS;
+    b->ticked_ms = START_MS;
+    b->pcs = pcs;
     b->blobs = 1;
     b->rng = rng_seed(1);
     b->g = grid_new(&config);
@@ -114,6 +146,7 @@ static void set_up(struct bench *b, uint64_t pcs)
                                      .speed = speed_of(id),
                                      .cls = class_of_all}};
 
+        pc.pc.habit = habit_of(id);
         snprintf(pc.pc.name, sizeof pc.pc.name, "pc-%" PRIu64, id);
         put(b, &pc);
     }
@@ -121,7 +154,27 @@ static void set_up(struct bench *b, uint64_t pcs)
     put(b, &golden);
     step(b, &restart);
     for (uint64_t id = 1; id <= pcs; id++)
-        grid_renew(b->g, id, b->now_ms);
+        grid_renew(b->g, id, START_MS);
+}
+
+static void renew(struct bench *b, uint64_t count)
+{
+    while (count--)
+        grid_renew(b->g, 1 + b->renewed++ % b->pcs, (uint64_t)b->now);
+}
+
+/* As much time as lies between two events of the pool. */
+static void pass_time(struct bench *b)
+{
+    struct grid_event tick = {.kind = GRID_EV_TICK};
+
+    b->now += 1000.0 * EVENT_S / (double)b->pcs;
+    renew(b, EVENT_S / RENEW_S);
+    while (b->ticked_ms + 1000 <= (uint64_t)b->now) {
+        b->ticked_ms += 1000;
+        if (grid_tick_due(b->g, (uint64_t)b->now))
+            step(b, &tick);
+    }
 }
 
 static void submit(struct bench *b, uint32_t parts, uint64_t user)
@@ -179,7 +232,7 @@ static void one_event(struct bench *b, uint64_t id)
         memcpy(layer.digest.bytes, &b->blobs, sizeof b->blobs);
         layer.parent = chain && chain->count ? *grid_layer_name(&chain->layers[chain->count - 1])
                                              : grid_get_golden(b->g, p->golden)->layer.digest;
-        layer.run_ms = b->now_ms;
+        layer.run_ms = (uint64_t)b->now - START_MS;
         b->owner[id - 1] = true;
     } else {
         b->owner[id - 1] = false;
@@ -205,8 +258,12 @@ static void measure(uint64_t pcs, uint64_t seed, struct row *row)
         submit(&b, (uint32_t)(row->parts / JOBS), 1 + i % USERS);
     b.rng = rng_seed(seed);
     start = seconds();
+    renew(&b, EVENTS);
+    row->renewals_per_s = EVENTS / (seconds() - start);
+    start = seconds();
     /* As many jobs as end are submitted again: the queue keeps its length. */
     for (row->events = 0; row->events < EVENTS; row->events++) {
+        pass_time(&b);
         one_event(&b, 1 + rng_below(&b.rng, pcs));
         if (row->events % (row->parts / JOBS * 3) == 0)
             submit(&b, (uint32_t)(row->parts / JOBS), 1 + ++submitted % USERS);
@@ -244,9 +301,10 @@ static bool measure_best(uint64_t pcs, uint64_t seed, struct row *shared, struct
 
 static json_t *row_json(const struct row *r)
 {
-    return json_pack("{s:I, s:I, s:I, s:f, s:I}", "pcs", (json_int_t)r->pcs, "parts",
+    return json_pack("{s:I, s:I, s:I, s:f, s:f, s:I}", "pcs", (json_int_t)r->pcs, "parts",
                      (json_int_t)r->parts, "events", (json_int_t)r->events, "events_per_s",
-                     r->events_per_s, "rss_bytes", (json_int_t)r->rss_bytes);
+                     r->events_per_s, "renewals_per_s", r->renewals_per_s, "rss_bytes",
+                     (json_int_t)r->rss_bytes);
 }
 
 int sim_core(const struct sim_options *o)
@@ -261,7 +319,7 @@ int sim_core(const struct sim_options *o)
     if (o->pcs)
         sizes[0] = o->pcs;
     if (!o->json)
-        printf("%9s %10s %12s %10s\n", "PCs", "parts", "events/s", "MB");
+        printf("%9s %10s %12s %12s %10s\n", "PCs", "parts", "events/s", "renewals/s", "MB");
     for (size_t i = 0; i < count && r == SIM_OK; i++) {
         fflush(NULL);
         if (!measure_best(sizes[i], o->seed, shared, &row)) {
@@ -271,8 +329,8 @@ int sim_core(const struct sim_options *o)
         }
         json_array_append_new(list, row_json(&row));
         if (!o->json)
-            printf("%9" PRIu64 " %10" PRIu64 " %12.0f %10.0f\n", row.pcs, row.parts,
-                   row.events_per_s, (double)row.rss_bytes / 1e6);
+            printf("%9" PRIu64 " %10" PRIu64 " %12.0f %12.0f %10.0f\n", row.pcs, row.parts,
+                   row.events_per_s, row.renewals_per_s, (double)row.rss_bytes / 1e6);
     }
     if (shared != MAP_FAILED)
         (void)munmap(shared, sizeof *shared);
