@@ -583,6 +583,12 @@ json_t *jobspec_checkpoint_json(uint64_t checkpoint_ms)
     return json_integer((json_int_t)checkpoint_ms);
 }
 
+/* How it is split is not chosen yet. */
+static bool is_open(const struct jobspec *spec)
+{
+    return spec->split && !spec->planned;
+}
+
 json_t *jobspec_to_json(const struct jobspec *spec)
 {
     json_t *out = json_object(), *command = json_array(), *env = json_object();
@@ -598,10 +604,10 @@ json_t *jobspec_to_json(const struct jobspec *spec)
     json_object_set_new(out, "command", command);
     json_object_set_new(out, "env", env);
     json_object_set_new(out, "inputs", inputs_to_json(spec));
-    /* Zero is "not given" and stays so. */
-    if (spec->parts)
+    /* Zero is "not given" and stays so; so is what the master is still to choose. */
+    if (spec->parts && !is_open(spec))
         json_object_set_new(out, "parts", json_integer(spec->parts));
-    if (spec->memory_bytes)
+    if (spec->memory_bytes && !is_open(spec))
         json_object_set_new(out, "memory", json_integer((json_int_t)spec->memory_bytes));
     if (spec->disk_bytes)
         json_object_set_new(out, "disk", json_integer((json_int_t)spec->disk_bytes));

@@ -60,6 +60,30 @@ static void test_job_round_trip(void **state)
     json_decref(third);
 }
 
+/* What a client reads and sends on is what the master takes: parts are not chosen before it did. */
+static void test_a_split_job_is_sent_without_parts(void **state)
+{
+    json_t *json = parse(
+        "{\"command\": [\"x\"], \"split\": [{\"x\": [2], \"parts\": \"x^2\", \"memory\": \"1M\","
+        " \"work\": \"7\"}], \"then\": {\"command\": [\"y\"], \"memory\": \"128M\"}}");
+    struct jobspec *a = NULL, *b = NULL;
+    struct err e = {""};
+    json_t *sent;
+
+    assert_int_equal(jobspec_from_json(json, &a, &e), 0);
+    sent = jobspec_to_json(a);
+    assert_null(json_object_get(sent, "parts"));
+    assert_null(json_object_get(sent, "memory"));
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(sent, "then"), "memory")),
+                     128 << 20);
+    if (jobspec_from_json(sent, &b, &e) != 0)
+        fail_msg("%s", e.text);
+    jobspec_free(a);
+    jobspec_free(b);
+    json_decref(json);
+    json_decref(sent);
+}
+
 static void refused(const char *text, const char *wanted)
 {
     json_t *json = parse(text);
@@ -193,8 +217,11 @@ static void test_sync_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_job_round_trip),  cmocka_unit_test(test_job_refusals),
-        cmocka_unit_test(test_sync_round_trip), cmocka_unit_test(test_sync_reply_carries_spec),
+        cmocka_unit_test(test_job_round_trip),
+        cmocka_unit_test(test_a_split_job_is_sent_without_parts),
+        cmocka_unit_test(test_job_refusals),
+        cmocka_unit_test(test_sync_round_trip),
+        cmocka_unit_test(test_sync_reply_carries_spec),
         cmocka_unit_test(test_sync_refusals),
     };
 
