@@ -81,6 +81,10 @@ struct agent {
     struct agent_vm *vms;
     size_t count_vms;
     struct vm_spare spare; /* for the next one */
+    /* Of the worker that starts it. */
+    uv_work_t spare_work;
+    struct vm_spare started;
+    bool spare_starts;
     uv_timer_t tick, connect, hush, store;
     uint64_t ticks;
 

@@ -471,13 +471,31 @@ static void launch(struct agent_vm *vm)
     uv_queue_work(&vm->agent->loop, &vm->work, do_launch, after_launch);
 }
 
+/* By a worker: what the loop's thread starts would be as urgent as that is (agent_run()). */
+static void do_start_spare(uv_work_t *work)
+{
+    struct agent *a = work->data;
+    AUTO_FREE char *title = xasprintf("%s/vm/%-*s", a->config.state, AGENT_VM_NAME_MAX, "spare");
+    struct err err;
+
+    if (vm_spare_start(a->self, title, &a->started, &err))
+        log_warn("%s", err.text);
+}
+
+static void after_start_spare(uv_work_t *work, int status)
+{
+    struct agent *a = work->data;
+
+    a->spare = a->started;
+    a->spare_starts = false;
+}
+
 /* While this PC is lent one supervisor waits for the next VM; not while one starts, whose cores it
  * would take. */
 static void keep_spare(struct agent *a)
 {
-    AUTO_FREE char *title = xasprintf("%s/vm/%-*s", a->config.state, AGENT_VM_NAME_MAX, "spare");
-    struct err err;
-
+    if (a->spare_starts)
+        return;
     if (!a->available || a->leaving)
         vm_spare_end(&a->spare);
     if (!vm_spare_gone(&a->spare) || !a->available || a->leaving)
@@ -486,8 +504,10 @@ static void keep_spare(struct agent *a)
         if (vm->stage == LAUNCHING || vm->stage == CONNECTING ||
             strcmp(vm->report.state, "preparing") == 0)
             return;
-    if (vm_spare_start(a->self, title, &a->spare, &err))
-        log_warn("%s", err.text);
+    a->started = (struct vm_spare)VM_SPARE_NONE;
+    a->spare_starts = true;
+    a->spare_work.data = a;
+    uv_queue_work(&a->loop, &a->spare_work, do_start_spare, after_start_spare);
 }
 
 void agent_vm_adopt_all(struct agent *a)

@@ -461,6 +461,8 @@ static void hear_care(struct core *c, const struct care_news *news)
         replaced[i] = news->merge.layers[i].digest;
     /* Where the disk is full it is found again later. */
     (void)core_own_step(c, &e);
+    if (news->kind == GRID_EV_MERGED) /* unless it was refused, a row needs it now */
+        care_discard(c->m->care, &news->digest, 1);
 }
 
 static void run_care(struct core *c)

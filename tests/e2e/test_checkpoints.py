@@ -140,6 +140,9 @@ def test_a_long_chain_is_merged_while_its_guest_runs():
         assert layers(g, job) <= 8
         wait_ticks(g, job)
         check_ticks(g, job)
+        for pc in g.agents:
+            g.owner(pc, "leave")
+        g.wait_state(job, "suspended")  # nothing is on its way
         g.yado("cancel", job)
         wait_for("its layers to leave the depot", lambda: len(blobs(g)) == others, 20)
 

@@ -217,6 +217,10 @@ def test_a_spare_supervisor_takes_the_next_vm():
         job = g.submit("--memory", "128M", "--", "sh", "-c", COUNTER)
         g.wait_state(job, "running")
         assert (*g.pids(" supervisor", f"/vm/{job}."), *g.pids(" pager", f"/vm/{job}.")) == ready
+        urgent = [tid for pid in (ready[1], *g.pids("qemu-system"))
+                  for tid in map(int, os.listdir(f"/proc/{pid}/task"))
+                  if os.getpriority(os.PRIO_PROCESS, tid) < os.getpriority(os.PRIO_PROCESS, 0)]
+        assert not urgent, "as the agent's loop is, which only hears of the owner"
         wait_for("another one", lambda: spare(g), 10)
         for killed in 0, 1:  # what has died since it was started is started again
             wait_for("a spare", lambda: spare(g), 10)
